@@ -1,0 +1,59 @@
+"""The one interface between a scheduler and whatever computes.
+
+An engine with fixed input sizes owns `slots` staging buffers. Its owner fills the rows of one
+(`inputs`), starts it (`submit`), and collects the rows of the answer (`wait`); where the device
+allows it, several slots are in flight. Models whose rows differ in size (variable dimensions,
+strings) or that have no batch axis are executed with arrays of their own instead (`run`).
+
+An engine belongs to one thread at a time. It copies nothing that it is not asked to copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from headrace_engines.spec import ModelSpec
+
+
+class Engine(Protocol):
+    """Something that turns rows into rows."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's tensors and batch sizes."""
+
+    @property
+    def platform(self) -> str:
+        """What runs it, in the protocol's words: "onnxruntime_onnx", "tensorrt_plan"."""
+
+    @property
+    def slots(self) -> int:
+        """Staging buffers, which is how many batches may be in flight."""
+
+    def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
+        """Return the slot's staging buffers, one per input, each (max_batch_size, *dims), C-contiguous.
+
+        The same arrays at every call. Only for a spec that `is_staged`.
+        """
+
+    def submit(self, slot: int, rows: int) -> None:
+        """Start computing the first `rows` rows of the slot; returns at once where the device allows."""
+
+    def wait(self, slot: int) -> tuple[NDArray[Any], ...]:
+        """Return the outputs of the slot, one per output, each with as many rows as were submitted.
+
+        They are views, valid until the slot is submitted again. Raises ExecutionError if this batch
+        failed, DeviceError if the engine is lost.
+        """
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        """Execute arrays in the order of `spec.inputs`, batch axis included where there is one.
+
+        Works for every model; the staged way is faster where it applies. Raises as `wait` does.
+        """
+
+    def close(self) -> None:
+        """Give back what the engine holds; it is not used again."""

@@ -1,0 +1,67 @@
+"""The ways in which a request can fail, as facts of this domain.
+
+Each transport maps them to its own codes in one table. Their texts are written for the caller and
+leave the server; the text of any other exception does not.
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """Base of every failure that a caller is told about in words."""
+
+
+class InvalidInput(InferenceError):
+    """The request is wrong: the text names the tensor or field, what came, and what was expected."""
+
+
+class ModelNotFound(InferenceError):
+    """No such model, or no such version of it."""
+
+
+class ModelNotReady(InferenceError):
+    """The model is known, but is loading, unloading, or failed to load."""
+
+
+class Overloaded(InferenceError):
+    """The model's queue is full; `retry_after_seconds` is when it will probably have drained."""
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineMissed(InferenceError):
+    """The deadline passed before the request was executed; it never will be."""
+
+
+class Cancelled(InferenceError):
+    """The caller gave up before the request was executed."""
+
+
+class EngineFailed(InferenceError):
+    """The engine failed on the batch that this request was in; `error_id` finds it in the log."""
+
+    def __init__(self, message: str, error_id: str) -> None:
+        super().__init__(f"{message} (error {error_id})")
+        self.error_id = error_id
+
+
+class DeviceLost(InferenceError):
+    """The device that runs the model is gone."""
+
+
+class ShuttingDown(InferenceError):
+    """The server is stopping and takes no new requests."""
+
+
+class NotSupported(InferenceError):
+    """The protocol has this feature and the server does not: the text names it."""
+
+
+class Unauthenticated(InferenceError):
+    """The caller did not prove who they are."""
+
+
+class Forbidden(InferenceError):
+    """The caller may not do this."""
