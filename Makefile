@@ -1,0 +1,86 @@
+# Everything a contributor types. Each target sets up what it needs in .venv, once, and again only when
+# pyproject.toml changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+export PYTHON
+ARGS ?=
+
+BIN := .venv/bin
+# The stamps are the last thing that a set-up writes, so an interrupted one is done again.
+RUN_STAMP := .venv/.installed-run
+DEV_STAMP := .venv/.installed-dev
+PROTO_STAMP := .venv-proto/.installed
+# Someone without Consul waits no longer than this for an attempt to fetch it.
+CONSUL_FETCH_SECONDS := 90
+
+# PYTHON= may name another interpreter than the one that .venv was made with; venv.sh then begins again.
+ifneq ($(PYTHON),)
+version = $(shell $(1) -c 'import sys; print(sys.version_info[:2])' 2>&1)
+ifneq ($(call version,$(PYTHON)),$(call version,$(BIN)/python))
+.PHONY: $(RUN_STAMP)
+endif
+endif
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='...' goes to the command."
+
+.PHONY: setup
+setup: $(RUN_STAMP) ## Install Headrace into .venv (.venv/bin/headrace)
+
+.PHONY: run
+run: $(RUN_STAMP) ## Build, check, serve and stream a real model (ARGS=--exit stops after the table)
+	@CONSUL_BIN=$$(timeout $(CONSUL_FETCH_SECONDS) tools/install-consul.sh 2>/dev/null || true) \
+		exec $(BIN)/headrace demo $(ARGS)
+
+.PHONY: test
+test: $(DEV_STAMP) ## Run the tests, but for the slow ones (ARGS goes to pytest)
+	$(BIN)/pytest -q -m "not slow" $(ARGS)
+
+.PHONY: lint
+lint: $(DEV_STAMP) ## Check style, formatting and which room imports which
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: $(DEV_STAMP) ## Check the types
+	$(BIN)/mypy
+
+.PHONY: proto
+proto: $(PROTO_STAMP) ## Generate the stubs from the .proto files
+	cd proto && ../.venv-proto/bin/python -m grpc_tools.protoc -I. \
+		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. headrace_proto/v1/inference.proto
+	cd proto && ../.venv-proto/bin/python -m grpc_tools.protoc -I. \
+		--python_out=. --mypy_out=. headrace_proto/v1/model_config.proto
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## Measure the server beside a bare echo and the core alone (ARGS goes to the bench)
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: consul
+consul: ## Fetch a Consul agent into .tools/consul for the tests and the demo
+	tools/install-consul.sh
+
+.PHONY: clean
+clean: ## Remove all that these targets made
+	rm -rf .venv .venv-* .tools .cache build dist .coverage* .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find proto engines server client tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN_STAMP): pyproject.toml
+	@tools/venv.sh .venv $@ -e ".[cpu,build]"
+
+$(DEV_STAMP): pyproject.toml $(RUN_STAMP)
+	@tools/venv.sh .venv $@ -e ".[dev,conformance]"
+
+# Stubs of newer tools refuse older grpcio and protobuf, so these versions are exact.
+$(PROTO_STAMP): Makefile
+	@tools/venv.sh .venv-proto $@ grpcio-tools==1.76.0 mypy-protobuf==5.1.0
