@@ -1,0 +1,168 @@
+"""What stands in a version folder, and how it was made.
+
+`manifest.json` lists the artefacts that `headrace build` wrote, with the hash of each, and
+everything that made them: source, recipes, data and tools. Whoever repeats the build with the same
+gets the same bytes, so nothing measured stands here (see `report`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from headrace_engines.documents import Fields, Scalar, dump
+from headrace_engines.errors import ModelFileError
+from headrace_engines.spec import TensorSpec
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+FP32 = "fp32"
+"""The recipe of the model as it was trained: the artefact that every other one is compared with."""
+
+_DTYPES = {
+    str(dtype): dtype
+    for dtype in map(
+        np.dtype,
+        ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+         "float16", "float32", "float64", ml_dtypes.bfloat16, "object"),
+    )
+}  # fmt: skip
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What was done, by name and with every setting that changes the outcome."""
+
+    name: str
+    settings: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One file that can be executed.
+
+    `target` says for what it was made: "cpu". `passed` says whether its gates found it good
+    enough to be served, and `reason` why, in one sentence. The file of an artefact that did not
+    pass is not kept.
+    """
+
+    file: str
+    recipe: str
+    target: str
+    sha256: str
+    size_bytes: int
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The contents of `manifest.json`.
+
+    `data` holds the SHA-256 of each split, by its name; `tools` the version of each library that
+    had a part in the bytes. `inputs` and `outputs` leave the batch axis out.
+    """
+
+    source: Recipe
+    recipes: tuple[Recipe, ...]
+    data: Mapping[str, str]
+    tools: Mapping[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    artefacts: tuple[Artefact, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the document; equal manifests are equal bytes."""
+        return dump(
+            {
+                "format_version": FORMAT_VERSION,
+                "source": asdict(self.source),
+                "recipes": [asdict(recipe) for recipe in self.recipes],
+                "data": dict(self.data),
+                "tools": dict(self.tools),
+                "inputs": [_tensor_document(tensor) for tensor in self.inputs],
+                "outputs": [_tensor_document(tensor) for tensor in self.outputs],
+                "artefacts": [asdict(artefact) for artefact in self.artefacts],
+            }
+        )
+
+
+def read(folder: Path) -> Manifest | None:
+    """Read a version folder's manifest; None if it has none, as a model that nobody built has.
+
+    Raises ModelFileError naming the field if it is damaged or of an unknown format_version.
+    """
+    fields = Fields.load(folder / FILE_NAME, FORMAT_VERSION)
+    if fields is None:
+        return None
+    manifest = Manifest(
+        source=_recipe(fields.record("source")),
+        recipes=tuple(_recipe(item) for item in fields.records("recipes")),
+        data=fields.texts("data"),
+        tools=fields.texts("tools"),
+        inputs=tuple(_tensor(item) for item in fields.records("inputs")),
+        outputs=tuple(_tensor(item) for item in fields.records("outputs")),
+        artefacts=tuple(_artefact(item) for item in fields.records("artefacts")),
+    )
+    fields.end()
+    return manifest
+
+
+def verify(folder: Path, artefact: Artefact) -> None:
+    """Raise ModelFileError unless the artefact's file is the one that the manifest describes."""
+    path = folder / artefact.file
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+    if found != artefact.sha256:
+        raise ModelFileError(
+            f"{path}: not the file that {FILE_NAME} describes: "
+            f"its SHA-256 is {found}, expected {artefact.sha256}"
+        )
+
+
+def _recipe(fields: Fields) -> Recipe:
+    recipe = Recipe(name=fields.text("name"), settings=fields.scalars("settings"))
+    fields.end()
+    return recipe
+
+
+def _artefact(fields: Fields) -> Artefact:
+    artefact = Artefact(
+        file=fields.text("file"),
+        recipe=fields.text("recipe"),
+        target=fields.text("target"),
+        sha256=fields.text("sha256"),
+        size_bytes=fields.integer("size_bytes"),
+        passed=fields.flag("passed"),
+        reason=fields.text("reason"),
+    )
+    if artefact.file in ("", ".", "..") or "/" in artefact.file or "\0" in artefact.file:
+        raise fields.wrong("file", repr(artefact.file), "the name of a file in the same folder")
+    if not _SHA256.fullmatch(artefact.sha256):
+        raise fields.wrong("sha256", repr(artefact.sha256), "64 hexadecimal digits")
+    fields.end()
+    return artefact
+
+
+def _tensor(fields: Fields) -> TensorSpec:
+    dtype = fields.text("dtype")
+    if dtype not in _DTYPES:
+        raise fields.wrong("dtype", repr(dtype), f"one of {', '.join(_DTYPES)}")
+    tensor = TensorSpec(name=fields.text("name"), dtype=_DTYPES[dtype], dims=fields.integers("dims"))
+    fields.end()
+    return tensor
+
+
+def _tensor_document(tensor: TensorSpec) -> dict[str, object]:
+    return {"name": tensor.name, "dtype": str(tensor.dtype), "dims": list(tensor.dims)}
