@@ -1,0 +1,272 @@
+"""The server's configuration: one frozen object, read once, checked whole.
+
+Each field of `ServerConfig` is a flag (`--grpc-port`), an environment variable
+(`HEADRACE_GRPC_PORT`) and a key of the TOML file (`grpc_port`), in this order of precedence. This is
+the only module of the server that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+PREFIX: Final = "HEADRACE_"
+_CONSUL_VARIABLES: Final = {
+    "consul_address": "CONSUL_HTTP_ADDR",
+    "consul_token": "CONSUL_HTTP_TOKEN",
+    "consul_cacert": "CONSUL_CACERT",
+    "consul_client_cert": "CONSUL_CLIENT_CERT",
+    "consul_client_key": "CONSUL_CLIENT_KEY",
+    "consul_namespace": "CONSUL_NAMESPACE",
+}
+
+
+class ConfigError(ValueError):
+    """A value is wrong; the text names the setting, where it came from, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How one field is given: what the command line and the documentation are made from."""
+
+    name: str
+    help: str
+    kind: str
+    """"text", "path", "integer", "number", "switch", "list" or "choice"."""
+    default: Any
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+    """Never shown, and no flag: a command line is visible to every process of the machine."""
+
+    @property
+    def flag(self) -> str:
+        """The flag on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable; Consul's own where Consul's tools have one."""
+        return _CONSUL_VARIABLES.get(self.name, PREFIX + self.name.upper())
+
+
+def _setting(
+    default: Any, text: str, kind: str, *, choices: tuple[str, ...] = (), secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": text, "kind": kind, "choices": choices, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything that the server can be told. Sizes in bytes, times in seconds, port 0 is any free port."""
+
+    model_repository: Path = _setting(Path("models"), "Folder of models: MODEL/VERSION/model.onnx.", "path")
+    host: str = _setting("127.0.0.1", "Address to listen on.", "text")
+    grpc_port: int = _setting(8001, "Port for gRPC; 0 is any free port.", "integer")
+    advertise: str = _setting("", "Address that other hosts reach this server at; default: --host.", "text")
+    max_batch_size: int = _setting(64, "Most rows in one execution of a model.", "integer")
+    max_queue_size: int = _setting(
+        4096, "Requests that may wait for a model; more are refused with RESOURCE_EXHAUSTED.", "integer"
+    )
+    max_queue_bytes: int = _setting(
+        1 << 30, "Bytes of tensors that may wait for a model; more are refused likewise.", "integer"
+    )
+    max_message_bytes: int = _setting(64 << 20, "Largest message that is accepted.", "integer")
+    max_concurrent_calls: int = _setting(
+        16384, "Calls and streams open at once; more are refused with RESOURCE_EXHAUSTED.", "integer"
+    )
+    max_stream_requests: int = _setting(
+        256, "Requests in flight on one stream; reading pauses while there are as many.", "integer"
+    )
+    load_threads: int = _setting(2, "Models that are loaded at the same time.", "integer")
+    exit_timeout_secs: float = _setting(
+        30.0, "Longest wait on stop for requests in flight before they are cut off.", "number"
+    )
+    drain_secs: float = _setting(
+        1.0,
+        "How long a registered server goes on serving after leaving Consul, so that callers notice.",
+        "number",
+    )
+    consul: bool = _setting(False, "Register in Consul.", "switch")
+    consul_required: bool = _setting(False, "Exit if the first registration fails.", "switch")
+    consul_service: str = _setting("inference", "Name of the service in Consul.", "text")
+    consul_tags: tuple[str, ...] = _setting(
+        (), "Further tag of the service in Consul; may be repeated.", "list"
+    )
+    consul_checks: tuple[str, ...] = _setting(
+        ("ttl", "grpc"),
+        "Health check in Consul, `ttl` or `grpc`; may be repeated.",
+        "list",
+        choices=("ttl", "grpc"),
+    )
+    consul_ttl_secs: float = _setting(15.0, "TTL of the heartbeat; one is sent each third of it.", "number")
+    consul_register_loopback: bool = _setting(
+        False, "Register even an address that only this machine reaches.", "switch"
+    )
+    consul_address: str = _setting("127.0.0.1:8500", "Consul agent, host:port or URL.", "text")
+    consul_token: str = _setting("", "Consul ACL token.", "text", secret=True)
+    consul_cacert: str = _setting("", "CA certificate of a Consul agent that speaks HTTPS.", "text")
+    consul_client_cert: str = _setting("", "Client certificate for the Consul agent.", "text")
+    consul_client_key: str = _setting("", "Key of the client certificate for the Consul agent.", "text")
+    consul_namespace: str = _setting("", "Consul namespace.", "text")
+    log_level: str = _setting(
+        "info",
+        "Least severe messages that are logged.",
+        "choice",
+        choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = _setting(
+        "text", "Lines for people, or a JSON object a line.", "choice", choices=("text", "json")
+    )
+
+    @property
+    def advertised_host(self) -> str:
+        """The address that goes into the registry."""
+        return self.advertise or self.host
+
+
+OPTIONS: Final[tuple[Option, ...]] = tuple(
+    Option(
+        f.name, f.metadata["help"], f.metadata["kind"], f.default, f.metadata["choices"], f.metadata["secret"]
+    )
+    for f in fields(ServerConfig)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and for each setting where its value came from."""
+
+    config: ServerConfig
+    origins: Mapping[str, str]
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Loaded:
+    """Make one configuration from flags, environment and file; the first that says something wins.
+
+    `flags` holds only what was given. Raises ConfigError naming the setting and its origin.
+    """
+    flags = flags or {}
+    environ = os.environ if environ is None else environ
+    table = _read(file) if file else {}
+    _refuse_unknown(flags, "the command line")
+    _refuse_unknown(table, str(file))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        for origin, present, value in (
+            (option.flag, option.name in flags, flags.get(option.name)),
+            (option.variable, bool(environ.get(option.variable)), environ.get(option.variable)),
+            (f"{option.name} in {file}", option.name in table, table.get(option.name)),
+        ):
+            if present:
+                values[option.name] = _convert(option, value, origin)
+                origins[option.name] = origin
+                break
+        else:
+            origins[option.name] = "default"
+    config = ServerConfig(**values)
+    _check(config, origins)
+    return Loaded(config, origins)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a TOML file: {error}") from error
+
+
+def _refuse_unknown(given: Mapping[str, Any], origin: str) -> None:
+    known = {option.name for option in OPTIONS}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"{origin}: there is no setting {name!r}; there are: {', '.join(sorted(known))}"
+            )
+
+
+def _convert(option: Option, value: Any, origin: str) -> Any:
+    try:
+        converted = _CONVERTERS[option.kind](value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{origin}: {value!r} is not {_ARTICLES[option.kind]}") from None
+    allowed = option.choices
+    for item in converted if isinstance(converted, tuple) else (converted,):
+        if allowed and item not in allowed:
+            raise ConfigError(f"{origin}: {item!r} is not one of {', '.join(allowed)}")
+    return converted
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if (word := str(value).lower()) not in _SWITCH_WORDS:
+        raise ValueError(value)
+    return _SWITCH_WORDS[word]
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not all(isinstance(item, str) for item in items):
+        raise TypeError(value)
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+_SWITCH_WORDS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_CONVERTERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "text": _text, "choice": _text, "path": Path, "integer": _integer, "number": _number,
+    "switch": _switch, "list": _list,
+}  # fmt: skip
+_ARTICLES: Final = {
+    "text": "a text", "choice": "a text", "path": "a path", "integer": "a whole number", "number": "a number",
+    "switch": "true or false", "list": "a list of texts",
+}  # fmt: skip
+_LEAST: Final[Mapping[str, float]] = {
+    "max_batch_size": 1, "max_queue_size": 1, "max_queue_bytes": 1, "max_message_bytes": 1024,
+    "max_concurrent_calls": 1, "max_stream_requests": 1, "load_threads": 1, "exit_timeout_secs": 0,
+    "drain_secs": 0, "consul_ttl_secs": 1,
+}  # fmt: skip
+
+
+def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if not value >= least or value == float("inf"):
+            raise ConfigError(f"{origins[name]}: {value} is out of range; the least is {least}")
+    if not 0 <= config.grpc_port <= 65535:
+        raise ConfigError(f"{origins['grpc_port']}: {config.grpc_port} is no port; 0 to 65535 are")
+    for name in ("host", "consul_service", "consul_address"):
+        if not getattr(config, name):
+            raise ConfigError(f"{origins[name]}: must not be empty")
+    if config.max_message_bytes > 2**31 - 1:
+        raise ConfigError(f"{origins['max_message_bytes']}: a message holds at most {2**31 - 1} bytes")
+    if bool(config.consul_client_cert) != bool(config.consul_client_key):
+        raise ConfigError("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY belong together; only one is set")
