@@ -15,6 +15,7 @@ BIN := .venv/bin
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
 PROTO_STAMP := .venv-proto/.installed
+PROTOC = PATH="$(CURDIR)/.venv-proto/bin:$$PATH" python -m grpc_tools.protoc -I. --python_out=. --mypy_out=.
 # Someone without Consul waits no longer than this for an attempt to fetch it.
 CONSUL_FETCH_SECONDS := 90
 
@@ -33,7 +34,8 @@ help: ## List the targets
 	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='...' goes to the command."
 
 .PHONY: setup
-setup: $(RUN_STAMP) ## Install Headrace into .venv (.venv/bin/headrace)
+setup: $(RUN_STAMP) ## Install Headrace into .venv
+	@echo "Headrace is installed: .venv/bin/headrace"
 
 .PHONY: run
 run: $(RUN_STAMP) ## Build, check, serve and stream a real model (ARGS=--exit stops after the table)
@@ -56,10 +58,8 @@ types: $(DEV_STAMP) ## Check the types
 
 .PHONY: proto
 proto: $(PROTO_STAMP) ## Generate the stubs from the .proto files
-	cd proto && ../.venv-proto/bin/python -m grpc_tools.protoc -I. \
-		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. headrace_proto/v1/inference.proto
-	cd proto && ../.venv-proto/bin/python -m grpc_tools.protoc -I. \
-		--python_out=. --mypy_out=. headrace_proto/v1/model_config.proto
+	cd proto && $(PROTOC) --grpc_python_out=. --mypy_grpc_out=. headrace_proto/v1/inference.proto
+	cd proto && $(PROTOC) headrace_proto/v1/model_config.proto
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure the server beside a bare echo and the core alone (ARGS goes to the bench)

@@ -11,6 +11,8 @@ readonly FLOOR="3.11"
 venv=$1 stamp=$2
 shift 2
 python=${PYTHON:-python3}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -27,15 +29,12 @@ check_interpreter() {
 }
 
 install() {
-    local log
-    log=$(mktemp)
-    trap 'rm -f "$log"' EXIT
     say "installing $* into $venv"
     "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-        "hatchling>=1.27" "editables>=0.5" >"$log" 2>&1 || explain "$log"
+        "hatchling>=1.27" "editables>=0.5" >"$log" 2>&1 || explain
     # Without isolation nothing is fetched again when all is there, so a second set-up works offline.
     "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-build-isolation \
-        "$@" 2>&1 | tee "$log" | show_downloads || explain "$log"
+        "$@" 2>&1 | tee "$log" | show_downloads || explain
 }
 
 show_downloads() {
@@ -45,8 +44,8 @@ show_downloads() {
 }
 
 explain() {
-    tail -n 15 "$1" >&2
-    if ! command -v cc >/dev/null && grep -qiE "gcc|cc1|compiler" "$1"; then
+    tail -n 15 "$log" >&2
+    if ! command -v cc >/dev/null && grep -qiE "gcc|cc1|compiler" "$log"; then
         die "a package had to be compiled and there is no C compiler; install one, for example: sudo apt-get install build-essential python3-dev"
     fi
     die "pip could not install into $venv; its last lines are above"
