@@ -1,0 +1,106 @@
+"""From the tensors that a model file declares to the spec that the rooms above agree on.
+
+A file does not say which axis counts rows. The rule: axis 0 of every input and every output is left
+open, and the inputs give it one name where they name it. An output that does not carry that name is
+proved by executing the model at two batch sizes. Whether a row's answer depends on its neighbours is
+another question (`headrace_engines.independence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines import samples
+from headrace_engines.errors import ExecutionError
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+
+Execute = Callable[[Sequence[NDArray[Any]]], Sequence[NDArray[Any]]]
+"""Runs arrays in the order of the inputs; raises ExecutionError."""
+
+_PROOF_ROWS = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One tensor as its file declares it: a dimension is a size, a symbol's name, or None.
+
+    An empty shape is a scalar or, in an output, possibly one of which the file does not tell the rank.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an axis 0 and its size is not fixed."""
+        return bool(self.shape) and not isinstance(self.shape[0], int)
+
+    def tensor(self, first_dim: int) -> TensorSpec:
+        """Return the spec of the dims from `first_dim` on."""
+        dims = tuple(dim if isinstance(dim, int) else ANY for dim in self.shape[first_dim:])
+        return TensorSpec(self.name, self.dtype, dims)
+
+
+def model_spec(
+    inputs: Sequence[Declared], outputs: Sequence[Declared], max_batch_size: int, execute: Execute
+) -> ModelSpec:
+    """Return the spec of a model: with `max_batch_size` if it has a batch axis, with 0 if it has none."""
+    if max_batch_size < 1:
+        raise ValueError(f"max_batch_size is {max_batch_size}, expected at least 1")
+    symbols = {tensor.shape[0] for tensor in inputs if tensor.is_open} - {None}
+    if not inputs or len(symbols) > 1 or not all(tensor.is_open for tensor in inputs):
+        return _without_batch_axis(inputs, outputs)
+    named = all(tensor.is_open and tensor.shape[0] in symbols for tensor in outputs)
+    given = tuple(tensor.tensor(1) for tensor in inputs)
+    ranks = [len(tensor.shape) for tensor in outputs] if named else _proved_ranks(given, outputs, execute)
+    if ranks is None:
+        return _without_batch_axis(inputs, outputs)
+    answered = tuple(
+        tensor.tensor(1) if tensor.shape else TensorSpec(tensor.name, tensor.dtype, (ANY,) * (rank - 1))
+        for tensor, rank in zip(outputs, ranks, strict=True)
+    )
+    return ModelSpec(given, answered, max_batch_size, best_batch_sizes(max_batch_size))
+
+
+def best_batch_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """Return the powers of two up to the largest batch, and that."""
+    powers = {1 << exponent for exponent in range(max_batch_size.bit_length())}
+    return tuple(sorted(powers | {max_batch_size}))
+
+
+def _without_batch_axis(inputs: Sequence[Declared], outputs: Sequence[Declared]) -> ModelSpec:
+    return ModelSpec(tuple(t.tensor(0) for t in inputs), tuple(t.tensor(0) for t in outputs), 0)
+
+
+def _proved_ranks(
+    inputs: Sequence[TensorSpec], outputs: Sequence[Declared], execute: Execute
+) -> list[int] | None:
+    """Return the outputs' ranks if axis 0 of each counts the rows at two batch sizes, else None."""
+    if any(tensor.shape and not tensor.is_open for tensor in outputs):
+        return None
+    ranks: list[int] = []
+    for rows in _PROOF_ROWS:
+        answers = _first_answers(inputs, rows, execute)
+        if answers is None or any(not a.ndim or a.shape[0] != rows for a in answers):
+            return None
+        ranks = [answer.ndim for answer in answers]
+    return ranks
+
+
+def _first_answers(
+    inputs: Sequence[TensorSpec], rows: int, execute: Execute
+) -> Sequence[NDArray[Any]] | None:
+    """Return the answers to the first kind of made-up rows that the model accepts."""
+    for fill in (samples.zeros, samples.ones):
+        for any_size in (1, 8):
+            try:
+                return execute(samples.made_up(inputs, rows, fill, any_size))
+            except ExecutionError:
+                continue
+    return None
