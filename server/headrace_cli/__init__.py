@@ -1,1 +1,1 @@
-"""The `headrace` command."""
+"""The `headrace` command. It imports every other package, and nothing imports it."""

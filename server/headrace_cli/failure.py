@@ -1,0 +1,49 @@
+"""How a command ends: its exit codes, and failures as one line for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell is told."""
+
+    OK = 0
+    FAILED = 1
+    """The work was tried and failed, or a check did not hold."""
+    USAGE = 2
+    """The command line is wrong, or asks for what this installation does not support."""
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command cannot go on; the text is the line that is shown."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Tell in a sentence how to mend an import that fails because an extra is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0].startswith("headrace"):
+            raise
+        raise CommandError(
+            f"this needs {error.name}, which is not installed; mend it with: pip install 'headrace[{extra}]'",
+            ExitCode.USAGE,
+        ) from error
+
+
+@contextmanager
+def failing(*kinds: type[Exception], exit_code: ExitCode = ExitCode.FAILED) -> Iterator[None]:
+    """Show failures of these kinds by their own text, which was written for a person."""
+    try:
+        yield
+    except kinds as error:
+        raise CommandError(str(error) or type(error).__name__, exit_code) from error
