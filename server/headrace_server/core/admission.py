@@ -1,0 +1,174 @@
+"""Checks a request against what its model takes, before anything waits.
+
+What gets past here can be executed: every later step trusts names, types, shapes and sizes. Each refusal
+names the tensor, what came, and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_proto.tensors import datatype_of
+from headrace_server.core.request import InputTensor, Parameters, Request
+from headrace_server.errors import InvalidInput, NotSupported
+
+_FEATURES = {
+    "sequence_id": "sequences (parameter sequence_id)",
+    "sequence_start": "sequences (parameter sequence_start)",
+    "sequence_end": "sequences (parameter sequence_end)",
+}
+_IGNORED_TRITON_PARAMETERS = frozenset({"triton_enable_empty_final_response"})
+
+
+class Admitted(NamedTuple):
+    """The part of a checked request that its execution needs; inputs stand in the model's order."""
+
+    rows: int
+    data: tuple[bytes | NDArray[Any], ...]
+    shapes: tuple[tuple[int, ...], ...] | None
+    wanted: tuple[int, ...]
+    timeout_us: int
+    """From the `timeout` parameter; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    position: int
+    spec: TensorSpec
+    datatype: str
+    row_bytes: int
+
+
+class Admission:
+    """The check for one model; made once, when the model is loaded."""
+
+    def __init__(self, model: str, spec: ModelSpec) -> None:
+        self._model = model
+        self._spec = spec
+        self._staged = spec.is_staged
+        self._inputs = {
+            tensor.name: _Expected(
+                i, tensor, datatype_of(tensor.dtype), tensor.row_bytes if tensor.is_fixed else 0
+            )
+            for i, tensor in enumerate(spec.inputs)
+        }
+        self._outputs = {tensor.name: i for i, tensor in enumerate(spec.outputs)}
+        self._all_outputs = tuple(range(len(spec.outputs)))
+
+    def admit(self, request: Request) -> Admitted:
+        """Return what to execute. Raises InvalidInput or NotSupported."""
+        inputs = request.inputs
+        data: list[bytes | NDArray[Any] | None] = [None] * len(self._inputs)
+        shapes: list[tuple[int, ...]] = [()] * len(self._inputs)
+        for tensor in inputs:
+            expected = self._inputs.get(tensor.name)
+            if expected is None:
+                raise self._unknown_input(tensor.name)
+            if data[expected.position] is not None:
+                raise InvalidInput(f"input {tensor.name!r} came twice")
+            self._check(tensor, expected)
+            data[expected.position] = tensor.data
+            shapes[expected.position] = tensor.shape
+        if len(inputs) != len(data):
+            raise self._missing_input(data)
+        rows = self._rows(shapes) if self._spec.has_batch_axis else 1
+        timeout_us = self._timeout_us(request.parameters) if request.parameters else 0
+        wanted = self._wanted(request.outputs) if request.outputs else self._all_outputs
+        kept = None if self._staged else tuple(shapes)
+        return Admitted(rows, tuple(data), kept, wanted, timeout_us)  # type: ignore[arg-type]  # none is None
+
+    def _check(self, tensor: InputTensor, expected: _Expected) -> None:
+        if tensor.datatype != expected.datatype:
+            raise InvalidInput(
+                f"input {tensor.name!r}: datatype {tensor.datatype!r} came, {expected.datatype!r} expected"
+            )
+        shape = tensor.shape
+        dims = expected.spec.dims
+        rest = shape[1:] if self._spec.has_batch_axis else shape
+        if rest != dims and not _matches(rest, dims):
+            raise self._wrong_shape(tensor, expected)
+        if self._spec.has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
+            raise self._wrong_batch(tensor)
+        data = tensor.data
+        if self._staged:
+            size = shape[0] * expected.row_bytes
+        else:
+            size = math.prod(shape) * (1 if expected.datatype == "BYTES" else expected.spec.dtype.itemsize)
+        if len(data) != size:
+            unit = "elements" if expected.datatype == "BYTES" else "bytes"
+            raise InvalidInput(
+                f"input {tensor.name!r}: {len(data)} {unit} came, shape {list(shape)} of "
+                f"{expected.datatype} needs {size}"
+            )
+        if expected.datatype == "BOOL" and data and np.frombuffer(data, np.uint8).max() > 1:
+            raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, another value came")
+
+    def _rows(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        rows = shapes[0][0]
+        for shape, tensor in zip(shapes, self._spec.inputs, strict=True):
+            if shape[0] != rows:
+                raise InvalidInput(
+                    f"input {tensor.name!r} has {shape[0]} rows and input {self._spec.inputs[0].name!r} has "
+                    f"{rows}: all inputs of a request need the same number"
+                )
+        return rows
+
+    def _wanted(self, outputs: Sequence[str]) -> tuple[int, ...]:
+        wanted: dict[int, None] = {}
+        for name in outputs:
+            position = self._outputs.get(name)
+            if position is None:
+                raise InvalidInput(
+                    f"model {self._model!r} has no output {name!r}; it has {_names(self._outputs)}"
+                )
+            wanted[position] = None
+        return tuple(wanted)
+
+    def _timeout_us(self, parameters: Parameters) -> int:
+        for name in parameters:
+            if name in _FEATURES:
+                raise NotSupported(f"{_FEATURES[name]} are not supported")
+            if name.startswith("triton_") and name not in _IGNORED_TRITON_PARAMETERS:
+                raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
+        timeout = parameters.get("timeout", 0)
+        if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+            raise InvalidInput(
+                f"parameter 'timeout': {timeout!r} came, a whole number of microseconds expected"
+            )
+        return timeout
+
+    def _unknown_input(self, name: str) -> InvalidInput:
+        return InvalidInput(f"model {self._model!r} has no input {name!r}; it takes {_names(self._inputs)}")
+
+    def _missing_input(self, data: Sequence[object]) -> InvalidInput:
+        missing = [name for name, expected in self._inputs.items() if data[expected.position] is None]
+        return InvalidInput(f"model {self._model!r} needs input {_names(missing)}, which did not come")
+
+    def _wrong_shape(self, tensor: InputTensor, expected: _Expected) -> InvalidInput:
+        batch = ("batch",) if self._spec.has_batch_axis else ()
+        dims = ", ".join([*batch, *("any" if dim == ANY else str(dim) for dim in expected.spec.dims)])
+        return InvalidInput(f"input {tensor.name!r}: shape {list(tensor.shape)} came, [{dims}] expected")
+
+    def _wrong_batch(self, tensor: InputTensor) -> InvalidInput:
+        rows = tensor.shape[0] if tensor.shape else 0
+        return InvalidInput(
+            f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes 1 to "
+            f"{self._spec.max_batch_size}"
+        )
+
+
+def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
+    return len(shape) == len(dims) and all(
+        came == dim or (dim == ANY and came >= 0) for came, dim in zip(shape, dims, strict=True)
+    )
+
+
+def _names(names: Sequence[str] | dict[str, Any]) -> str:
+    return ", ".join(map(repr, names))

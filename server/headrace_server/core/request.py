@@ -1,0 +1,130 @@
+"""What passes through the core: a request as a codec read it, and the work that it becomes."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from headrace_engines.spec import ModelSpec
+from headrace_server.errors import InferenceError
+
+NO_DEADLINE = math.inf
+
+Parameter = bool | int | float | str
+Parameters = Mapping[str, Parameter]
+
+
+class InputTensor(NamedTuple):
+    """One input as it came: `data` is row-major little-endian bytes, or a 1-D array of bytes for BYTES."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes | NDArray[Any]
+
+
+class Request(NamedTuple):
+    """One inference request, not yet checked against a model. No `outputs` asks for all of them."""
+
+    model: str
+    version: str
+    id: str
+    inputs: Sequence[InputTensor]
+    outputs: Sequence[str] = ()
+    parameters: Parameters = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What callers are told of a loaded model. `serial` tells one loading of it from the next."""
+
+    name: str
+    version: str
+    spec: ModelSpec
+    platform: str
+    serial: int
+
+
+class Holder(Protocol):
+    """The model that a piece of work belongs to, as far as the work's sink needs to know it."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model's name, version, tensors."""
+
+    def cancel(self, work: Work) -> None:
+        """End the work unheard if it still waits: its caller has gone."""
+
+    def expire(self, work: Work) -> None:
+        """Answer the work with DeadlineMissed if it still waits."""
+
+
+class State(enum.Enum):
+    """Where a piece of work stands. Only the model's lock holder changes it, and only forwards."""
+
+    QUEUED = enum.auto()
+    TAKEN = enum.auto()
+    ENDED = enum.auto()
+
+
+class Work:
+    """An accepted request: what its model's queue holds, and what its sink gets back."""
+
+    __slots__ = (
+        "data", "deadline", "id", "model", "queued_ns", "reply", "rows", "shapes", "sink", "size_bytes",
+        "state", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        model: Holder,
+        request_id: str,
+        rows: int,
+        data: tuple[bytes | NDArray[Any], ...],
+        shapes: tuple[tuple[int, ...], ...] | None,
+        wanted: tuple[int, ...],
+        deadline: float,
+        sink: Sink,
+        reply: Any,
+        queued_ns: int,
+    ) -> None:
+        self.model = model
+        self.id = request_id
+        self.rows = rows
+        self.data = data
+        self.shapes = shapes
+        """Whole shapes of the inputs where the model is not staged; only equal ones share a batch."""
+        self.wanted = wanted
+        """Positions of the outputs that the caller asked for."""
+        self.deadline = deadline
+        """On the monotonic clock, in seconds."""
+        self.sink = sink
+        self.reply = reply
+        """The sink's own note of whom to answer."""
+        self.queued_ns = queued_ns
+        self.size_bytes = sum(map(len, data)) if shapes is None else _size_bytes(data)
+        self.state = State.QUEUED
+
+
+def _size_bytes(data: tuple[bytes | NDArray[Any], ...]) -> int:
+    """Bytes that wait with a request; strings count with what each costs beside its characters."""
+    return sum(
+        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size for item in data
+    )
+
+
+class Sink(Protocol):
+    """Where answers go: a transport, with the codec of its protocol."""
+
+    def encode(self, work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
+        """Return the answer's bytes. `outputs` are this caller's rows of the outputs that it wanted, in that
+        order: views that do not outlive the call."""
+
+    def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
+        """Take the answers of a batch. Called from the engine's thread, once a batch; must not block."""

@@ -1,0 +1,197 @@
+"""The thread that owns one engine instance: take a batch, fill the staging buffer, compute, hand out rows.
+
+An engine with several slots has several batches in flight: while one computes, the next is assembled.
+With one slot the same loop takes, executes and answers in turn. Rows are copied once on the way in,
+from the request's bytes into the staging buffer, and once on the way out, when a sink encodes them.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.engine import Engine
+from headrace_engines.errors import DeviceError, ExecutionError
+from headrace_server.core.model import Model
+from headrace_server.core.request import Work
+from headrace_server.core.statistics import Execution
+from headrace_server.errors import EngineFailed, InferenceError
+
+_logger = logging.getLogger(__name__)
+_Arrays = tuple[NDArray[Any], ...]
+
+
+class _Flight:
+    """A batch on its way through the engine; `collect` waits for its outputs."""
+
+    __slots__ = ("begun_ns", "collect", "rows", "started_ns", "works")
+
+    def __init__(self, works: list[Work], rows: int, begun_ns: int) -> None:
+        self.works = works
+        self.rows = rows
+        self.begun_ns = begun_ns
+        self.started_ns = begun_ns
+        self.collect: Callable[[], _Arrays] = tuple
+
+
+class Worker:
+    """Executes a model's batches on one engine until the model is closed and drained."""
+
+    def __init__(self, model: Model, engine: Engine) -> None:
+        self._model = model
+        self._engine = engine
+        self._slots = collections.deque(range(engine.slots))
+        self._staging = _staging(engine)
+        name = f"engine-{model.facts.name}-{model.facts.version}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to execute."""
+        self._thread.start()
+
+    def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until the thread has ended and the engine is closed; return whether it has."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        flights: collections.deque[_Flight] = collections.deque()
+        try:
+            self._serve(flights)
+        except DeviceError as error:
+            _logger.critical("model %s is lost: %s", self._model.facts.name, error)
+            self._model.lose(str(error), [work for flight in flights for work in flight.works])
+        except Exception:
+            _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
+            self._model.lose("its worker stopped", [work for flight in flights for work in flight.works])
+        finally:
+            self._engine.close()
+
+    def _serve(self, flights: collections.deque[_Flight]) -> None:
+        taken: list[Work] | None = []
+        while taken is not None or flights:
+            if taken is not None and len(flights) < self._engine.slots:
+                taken = self._model.take(wait=not flights)
+                if taken:
+                    self._launch(taken, flights)
+                    continue
+            if flights:
+                self._land(flights)
+
+    def _launch(self, works: list[Work], flights: collections.deque[_Flight]) -> None:
+        begun_ns = time.monotonic_ns()
+        rows = sum([work.rows for work in works])
+        flight = _Flight(works, rows, begun_ns)
+        flights.append(flight)
+        try:
+            if self._staging:
+                self._stage(flight)
+            else:
+                self._arrange(flight)
+        except DeviceError:
+            raise
+        except Exception as error:
+            flights.pop()
+            self._fail(works, error)
+
+    def _stage(self, flight: _Flight) -> None:
+        slot = self._slots[0]
+        for position, buffer in enumerate(self._staging[slot]):
+            offset = 0
+            for work in flight.works:
+                data: Any = work.data[position]
+                end = offset + len(data)
+                buffer[offset:end] = data
+                offset = end
+        flight.started_ns = time.monotonic_ns()
+        flight.collect = functools.partial(self._engine.wait, slot)
+        self._engine.submit(slot, flight.rows)
+        self._slots.rotate(-1)
+
+    def _arrange(self, flight: _Flight) -> None:
+        inputs = []
+        for position, tensor in enumerate(self._engine.spec.inputs):
+            arrays = [_array(work, position, tensor.dtype) for work in flight.works]
+            inputs.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        flight.started_ns = time.monotonic_ns()
+        flight.collect = functools.partial(self._engine.run, inputs)
+
+    def _land(self, flights: collections.deque[_Flight]) -> None:
+        flight = flights[0]
+        try:
+            outputs = flight.collect()
+        except DeviceError:
+            raise
+        except Exception as error:
+            flights.popleft()
+            self._fail(flight.works, error)
+            return
+        computed_ns = time.monotonic_ns()
+        answers = self._encode(flight.works, outputs)
+        flights.popleft()
+        self._model.executed(answers, _account(flight, computed_ns, time.monotonic_ns()))
+
+    def _encode(self, works: Sequence[Work], outputs: _Arrays) -> list[tuple[Work, bytes | InferenceError]]:
+        answers: list[tuple[Work, bytes | InferenceError]] = []
+        shared = self._engine.spec.has_batch_axis
+        start = 0
+        for work in works:
+            end = start + work.rows
+            wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
+            try:
+                answers.append((work, work.sink.encode(work, wanted)))
+            except Exception as error:
+                answers.append((work, _report("the answer could not be encoded", error, self._model)))
+            start = end
+        return answers
+
+    def _fail(self, works: list[Work], error: Exception) -> None:
+        what = str(error) if isinstance(error, ExecutionError) else "the engine failed"
+        self._model.fail(works, _report(what, error, self._model))
+
+
+def _account(flight: _Flight, computed_ns: int, now_ns: int) -> Execution:
+    queued_ns = sum([work.queued_ns for work in flight.works])
+    requests = len(flight.works)
+    return Execution(
+        rows=flight.rows,
+        requests=requests,
+        request_ns=requests * now_ns - queued_ns,
+        queue_ns=requests * flight.begun_ns - queued_ns,
+        input_ns=flight.started_ns - flight.begun_ns,
+        infer_ns=computed_ns - flight.started_ns,
+        output_ns=now_ns - computed_ns,
+    )
+
+
+def _report(what: str, error: Exception, model: Model) -> EngineFailed:
+    """Log the error in full under an id, and return the one that tells callers the id."""
+    error_id = secrets.token_hex(4)
+    _logger.error("model %s: %s (error %s)", model.facts.name, what, error_id, exc_info=error)
+    return EngineFailed(f"model {model.facts.name!r}: {what}", error_id)
+
+
+def _staging(engine: Engine) -> list[list[memoryview]]:
+    """Return each slot's buffers as bytes; empty for a model that is not staged."""
+    if not engine.spec.is_staged:
+        return []
+    return [
+        [array.reshape(-1).view(np.uint8).data for array in engine.inputs(slot)]
+        for slot in range(engine.slots)
+    ]
+
+
+def _array(work: Work, position: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    data = work.data[position]
+    shape = work.shapes[position] if work.shapes else ()
+    array = np.frombuffer(data, dtype) if isinstance(data, bytes) else data
+    return array.reshape(shape)

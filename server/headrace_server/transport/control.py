@@ -1,0 +1,95 @@
+"""The calls beside inference: each takes a request message and returns the answer's message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.message import Message
+
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.service import Service
+from headrace_server.errors import NotSupported
+from headrace_server.transport import describe
+
+
+class Procedure(NamedTuple):
+    """One remote procedure: what it takes, and the function that answers."""
+
+    request: type[Message]
+    answer: Callable[[Any], Message]
+
+
+NOT_SERVED: Final = {
+    "RepositoryModelLoad": "loading models on request",
+    "RepositoryModelUnload": "unloading models on request",
+    "SystemSharedMemoryStatus": "system shared memory",
+    "SystemSharedMemoryRegister": "system shared memory",
+    "SystemSharedMemoryUnregister": "system shared memory",
+    "CudaSharedMemoryStatus": "CUDA shared memory",
+    "CudaSharedMemoryRegister": "CUDA shared memory",
+    "CudaSharedMemoryUnregister": "CUDA shared memory",
+    "TraceSetting": "tracing",
+    "LogSettings": "log settings",
+}
+"""Procedures of the protocol that are declared and refused, with the feature that they need."""
+
+
+class Control:
+    """Answers for one service and the limits that it runs with."""
+
+    def __init__(self, service: Service, max_queue_size: int) -> None:
+        self._service = service
+        self._max_queue_size = max_queue_size
+
+    def procedures(self) -> dict[str, Procedure]:
+        """Return every procedure of the protocol but the two that infer."""
+        served = {
+            "ServerLive": Procedure(pb.ServerLiveRequest, self._server_live),
+            "ServerReady": Procedure(pb.ServerReadyRequest, self._server_ready),
+            "ModelReady": Procedure(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": Procedure(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": Procedure(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": Procedure(pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": Procedure(pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": Procedure(pb.RepositoryIndexRequest, self._repository_index),
+        }
+        refused = {
+            name: Procedure(getattr(pb, f"{name}Request"), _refusal(feature))
+            for name, feature in NOT_SERVED.items()
+        }
+        return served | refused
+
+    def _server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def _server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._service.is_ready())
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=self._service.is_model_ready(request.name, request.version))
+
+    def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return describe.server_metadata()
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        model = self._service.model(request.name, request.version)
+        versions = [model.facts.version for model in self._service.models(request.name, "")]
+        return describe.model_metadata(model.facts, versions)
+
+    def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        model = self._service.model(request.name, request.version)
+        return describe.model_config(model.facts, self._max_queue_size)
+
+    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        return describe.model_statistics(self._service.models(request.name, request.version))
+
+    def _repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        return describe.repository_index(self._service.index(), ready_only=request.ready)
+
+
+def _refusal(feature: str) -> Callable[[Message], Message]:
+    def refuse(_: Message) -> Message:
+        raise NotSupported(f"{feature} is not supported")
+
+    return refuse

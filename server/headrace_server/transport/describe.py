@@ -1,0 +1,139 @@
+"""What the server says about itself and its models, as the protocol's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from headrace_engines.spec import TensorSpec
+from headrace_proto import __version__
+from headrace_proto.tensors import datatype_of
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_proto.v1 import model_config_pb2 as config_pb
+from headrace_server.core.catalogue import Entry
+from headrace_server.core.model import Model
+from headrace_server.core.request import ModelFacts
+from headrace_server.core.statistics import Duration, Statistics
+
+SERVER_NAME: Final = "headrace"
+EXTENSIONS: Final = (
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""The protocol's extensions that are served."""
+
+
+def server_metadata() -> pb.ServerMetadataResponse:
+    """Describe the server."""
+    return pb.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+
+
+def model_metadata(facts: ModelFacts, versions: Sequence[str]) -> pb.ModelMetadataResponse:
+    """Describe a model's tensors; the batch axis, where there is one, is -1."""
+    batch = (-1,) if facts.spec.has_batch_axis else ()
+
+    def tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+        return pb.ModelMetadataResponse.TensorMetadata(
+            name=spec.name, datatype=datatype_of(spec.dtype), shape=(*batch, *spec.dims)
+        )
+
+    return pb.ModelMetadataResponse(
+        name=facts.name,
+        versions=versions,
+        platform=facts.platform,
+        inputs=map(tensor, facts.spec.inputs),
+        outputs=map(tensor, facts.spec.outputs),
+    )
+
+
+def model_config(facts: ModelFacts, max_queue_size: int) -> pb.ModelConfigResponse:
+    """Describe how a model is served."""
+    batching = None
+    if facts.spec.has_batch_axis:
+        policy = config_pb.ModelQueuePolicy(max_queue_size=max_queue_size, allow_timeout_override=True)
+        batching = config_pb.ModelDynamicBatching(
+            preferred_batch_size=facts.spec.batch_sizes, default_queue_policy=policy
+        )
+    group = config_pb.ModelInstanceGroup(
+        name=f"{facts.name}_0", kind=config_pb.ModelInstanceGroup.KIND_CPU, count=1
+    )
+    config = config_pb.ModelConfig(
+        name=facts.name,
+        platform=facts.platform,
+        backend=facts.platform.partition("_")[0],
+        version_policy=config_pb.ModelVersionPolicy(
+            latest=config_pb.ModelVersionPolicy.Latest(num_versions=1)
+        ),
+        max_batch_size=facts.spec.max_batch_size,
+        input=[
+            config_pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.dims)
+            for spec in facts.spec.inputs
+        ],
+        output=[
+            config_pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.dims)
+            for spec in facts.spec.outputs
+        ],
+        dynamic_batching=batching,
+        instance_group=[group],
+    )
+    return pb.ModelConfigResponse(config=config)
+
+
+def _data_type(spec: TensorSpec) -> config_pb.DataType:
+    name = datatype_of(spec.dtype)
+    return config_pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}")
+
+
+def model_statistics(models: Sequence[Model]) -> pb.ModelStatisticsResponse:
+    """Report counts and durations of these models."""
+    return pb.ModelStatisticsResponse(
+        model_stats=[_statistics(model.facts, model.statistics) for model in models]
+    )
+
+
+def _statistics(facts: ModelFacts, statistics: Statistics) -> pb.ModelStatistics:
+    return pb.ModelStatistics(
+        name=facts.name,
+        version=facts.version,
+        last_inference=statistics.last_inference_ms,
+        inference_count=statistics.inference_count,
+        execution_count=statistics.execution_count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(statistics.success),
+            fail=_duration(statistics.fail),
+            queue=_duration(statistics.queue),
+            compute_input=_duration(statistics.compute_input),
+            compute_infer=_duration(statistics.compute_infer),
+            compute_output=_duration(statistics.compute_output),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batch.compute_input),
+                compute_infer=_duration(batch.compute_infer),
+                compute_output=_duration(batch.compute_output),
+            )
+            for size, batch in sorted(statistics.by_batch_size.copy().items())
+        ],
+    )
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)
+
+
+def repository_index(entries: Sequence[Entry], *, ready_only: bool) -> pb.RepositoryIndexResponse:
+    """List the repository's versions."""
+    return pb.RepositoryIndexResponse(
+        models=[
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=entry.name, version=entry.version, state=entry.state.value, reason=entry.reason
+            )
+            for entry in entries
+            if not ready_only or entry.state.value == "READY"
+        ]
+    )

@@ -1,0 +1,62 @@
+"""The one table from what went wrong to what a protocol says about it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final, NamedTuple
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from headrace_server import errors
+
+_logger = logging.getLogger(__name__)
+
+_CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineMissed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.EngineFailed: grpc.StatusCode.INTERNAL,
+    errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
+    errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+class Status(NamedTuple):
+    """How a call ends: gRPC's code, the text for the caller, and trailing metadata."""
+
+    code: grpc.StatusCode
+    text: str
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
+
+
+def status_of(error: BaseException) -> Status:
+    """Return what the caller is told. An error that is not ours is logged, and only its id leaves."""
+    code = _CODES.get(type(error))  # type: ignore[arg-type]  # a lookup with any type is the question
+    if code is None:
+        error_id = secrets.token_hex(4)
+        _logger.error("unexpected error %s", error_id, exc_info=error)
+        return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+    text = str(error)
+    if isinstance(error, errors.Overloaded):
+        return Status(
+            code, text, (("grpc-status-details-bin", _retry_info(text, error.retry_after_seconds)),)
+        )
+    return Status(code, text)
+
+
+def _retry_info(text: str, seconds: float) -> bytes:
+    """Return gRPC's standard details that tell a client when to come back."""
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromNanoseconds(int(seconds * 1e9))
+    packed = any_pb2.Any()
+    packed.Pack(info)
+    code = int(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    return status_pb2.Status(code=code, message=text, details=[packed]).SerializeToString()
