@@ -1,0 +1,1 @@
+"""Telling a registry where this server is, and that it is alive."""
