@@ -21,29 +21,31 @@ REPEATED = 3
 
 MESSAGES = {
     "ModelInferRequest": """
-        string model_name = 1; string model_version = 2; string id = 3; repeated ParametersEntry
-        parameters = 4; repeated InferInputTensor inputs = 5; repeated InferRequestedOutputTensor
-        outputs = 6; repeated bytes raw_input_contents = 7""",
+        string model_name = 1; string model_version = 2; string id = 3;
+        repeated ParametersEntry parameters = 4; repeated InferInputTensor inputs = 5;
+        repeated InferRequestedOutputTensor outputs = 6; repeated bytes raw_input_contents = 7""",
     "ModelInferRequest.ParametersEntry": "string key = 1; InferParameter value = 2",
     "ModelInferRequest.InferInputTensor": """
-        string name = 1; string datatype = 2; repeated int64 shape = 3; repeated ParametersEntry
-        parameters = 4; InferTensorContents contents = 5""",
+        string name = 1; string datatype = 2; repeated int64 shape = 3;
+        repeated ParametersEntry parameters = 4; InferTensorContents contents = 5""",
     "ModelInferRequest.InferRequestedOutputTensor": """
         string name = 1; repeated ParametersEntry parameters = 2""",
     "ModelInferResponse": """
-        string model_name = 1; string model_version = 2; string id = 3; repeated ParametersEntry
-        parameters = 4; repeated InferOutputTensor outputs = 5; repeated bytes raw_output_contents = 6""",
+        string model_name = 1; string model_version = 2; string id = 3;
+        repeated ParametersEntry parameters = 4; repeated InferOutputTensor outputs = 5;
+        repeated bytes raw_output_contents = 6""",
     "ModelInferResponse.InferOutputTensor": """
-        string name = 1; string datatype = 2; repeated int64 shape = 3; repeated ParametersEntry
-        parameters = 4; InferTensorContents contents = 5""",
+        string name = 1; string datatype = 2; repeated int64 shape = 3;
+        repeated ParametersEntry parameters = 4; InferTensorContents contents = 5""",
     "ModelStreamInferResponse": "string error_message = 1; ModelInferResponse infer_response = 2",
     "InferParameter": """
         bool bool_param = 1; int64 int64_param = 2; string string_param = 3; double double_param = 4;
         uint64 uint64_param = 5""",
     "InferTensorContents": """
-        repeated bool bool_contents = 1; repeated int32 int_contents = 2; repeated int64 int64_contents
-        = 3; repeated uint32 uint_contents = 4; repeated uint64 uint64_contents = 5; repeated float
-        fp32_contents = 6; repeated double fp64_contents = 7; repeated bytes bytes_contents = 8""",
+        repeated bool bool_contents = 1; repeated int32 int_contents = 2;
+        repeated int64 int64_contents = 3; repeated uint32 uint_contents = 4;
+        repeated uint64 uint64_contents = 5; repeated float fp32_contents = 6;
+        repeated double fp64_contents = 7; repeated bytes bytes_contents = 8""",
     "ServerLiveResponse": "bool live = 1",
     "ServerReadyResponse": "bool ready = 1",
     "ModelReadyRequest": "string name = 1; string version = 2",
@@ -51,21 +53,22 @@ MESSAGES = {
     "ServerMetadataResponse": "string name = 1; string version = 2; repeated string extensions = 3",
     "ModelMetadataRequest": "string name = 1; string version = 2",
     "ModelMetadataResponse": """
-        string name = 1; repeated string versions = 2; string platform = 3; repeated TensorMetadata
-        inputs = 4; repeated TensorMetadata outputs = 5""",
+        string name = 1; repeated string versions = 2; string platform = 3;
+        repeated TensorMetadata inputs = 4; repeated TensorMetadata outputs = 5""",
     "ModelMetadataResponse.TensorMetadata": "string name = 1; string datatype = 2; repeated int64 shape = 3",
     "ModelConfigResponse": "ModelConfig config = 1",
     "ModelStatistics": """
         string name = 1; string version = 2; uint64 last_inference = 3; uint64 inference_count = 4;
-        uint64 execution_count = 5; InferStatistics inference_stats = 6; repeated InferBatchStatistics
-        batch_stats = 7; repeated MemoryUsage memory_usage = 8; repeated ResponseStatsEntry
-        response_stats = 9""",
+        uint64 execution_count = 5; InferStatistics inference_stats = 6;
+        repeated InferBatchStatistics batch_stats = 7; repeated MemoryUsage memory_usage = 8;
+        repeated ResponseStatsEntry response_stats = 9""",
     "ModelStatisticsResponse": "repeated ModelStatistics model_stats = 1",
     "StatisticDuration": "uint64 count = 1; uint64 ns = 2",
     "InferStatistics": """
         StatisticDuration success = 1; StatisticDuration fail = 2; StatisticDuration queue = 3;
-        StatisticDuration compute_input = 4; StatisticDuration compute_infer = 5; StatisticDuration
-        compute_output = 6; StatisticDuration cache_hit = 7; StatisticDuration cache_miss = 8""",
+        StatisticDuration compute_input = 4; StatisticDuration compute_infer = 5;
+        StatisticDuration compute_output = 6; StatisticDuration cache_hit = 7;
+        StatisticDuration cache_miss = 8""",
     "InferBatchStatistics": """
         uint64 batch_size = 1; StatisticDuration compute_input = 2; StatisticDuration compute_infer = 3;
         StatisticDuration compute_output = 4""",
@@ -74,29 +77,29 @@ MESSAGES = {
     "RepositoryIndexResponse.ModelIndex": """
         string name = 1; string version = 2; string state = 3; string reason = 4""",
     "ModelConfig": """
-        string name = 1; string platform = 2; ModelVersionPolicy version_policy = 3; int32
-        max_batch_size = 4; repeated ModelInput input = 5; repeated ModelOutput output = 6; repeated
-        ModelInstanceGroup instance_group = 7; string default_model_filename = 8; repeated
-        CcModelFilenamesEntry cc_model_filenames = 9; repeated MetricTagsEntry metric_tags = 10;
+        string name = 1; string platform = 2; ModelVersionPolicy version_policy = 3;
+        int32 max_batch_size = 4; repeated ModelInput input = 5; repeated ModelOutput output = 6;
+        repeated ModelInstanceGroup instance_group = 7; string default_model_filename = 8;
+        repeated CcModelFilenamesEntry cc_model_filenames = 9; repeated MetricTagsEntry metric_tags = 10;
         ModelDynamicBatching dynamic_batching = 11; ModelOptimizationPolicy optimization = 12;
         ModelSequenceBatching sequence_batching = 13; repeated ParametersEntry parameters = 14;
-        ModelEnsembling ensemble_scheduling = 15; repeated ModelWarmup model_warmup = 16; string backend
-        = 17; ModelOperations model_operations = 18; ModelTransactionPolicy model_transaction_policy =
-        19; repeated BatchInput batch_input = 20; repeated BatchOutput batch_output = 21;
-        ModelRepositoryAgents model_repository_agents = 23; ModelResponseCache response_cache = 24;
-        string runtime = 25; ModelMetrics model_metrics = 26""",
+        ModelEnsembling ensemble_scheduling = 15; repeated ModelWarmup model_warmup = 16;
+        string backend = 17; ModelOperations model_operations = 18;
+        ModelTransactionPolicy model_transaction_policy = 19; repeated BatchInput batch_input = 20;
+        repeated BatchOutput batch_output = 21; ModelRepositoryAgents model_repository_agents = 23;
+        ModelResponseCache response_cache = 24; string runtime = 25; ModelMetrics model_metrics = 26""",
     "ModelInput": """
         string name = 1; DataType data_type = 2; Format format = 3; repeated int64 dims = 4;
-        ModelTensorReshape reshape = 5; bool is_shape_tensor = 6; bool allow_ragged_batch = 7; bool
-        optional = 8; bool is_non_linear_format_io = 9""",
+        ModelTensorReshape reshape = 5; bool is_shape_tensor = 6; bool allow_ragged_batch = 7;
+        bool optional = 8; bool is_non_linear_format_io = 9""",
     "ModelDynamicBatching": """
-        repeated int32 preferred_batch_size = 1; uint64 max_queue_delay_microseconds = 2; bool
-        preserve_ordering = 3; uint64 priority_levels = 4; uint64 default_priority_level = 5;
-        ModelQueuePolicy default_queue_policy = 6; repeated PriorityQueuePolicyEntry
-        priority_queue_policy = 7""",
+        repeated int32 preferred_batch_size = 1; uint64 max_queue_delay_microseconds = 2;
+        bool preserve_ordering = 3; uint64 priority_levels = 4; uint64 default_priority_level = 5;
+        ModelQueuePolicy default_queue_policy = 6;
+        repeated PriorityQueuePolicyEntry priority_queue_policy = 7""",
     "ModelQueuePolicy": """
-        TimeoutAction timeout_action = 1; uint64 default_timeout_microseconds = 2; bool
-        allow_timeout_override = 3; uint32 max_queue_size = 4""",
+        TimeoutAction timeout_action = 1; uint64 default_timeout_microseconds = 2;
+        bool allow_timeout_override = 3; uint32 max_queue_size = 4""",
 }
 
 RPCS = """
