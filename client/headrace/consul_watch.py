@@ -1,0 +1,141 @@
+"""Follows a service in Consul by blocking queries over HTTP.
+
+py-consul is not used here: it hides the response's headers, cannot ask for stale answers of the
+health endpoint, and a query that blocks cannot be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from headrace.config import ConsulSettings
+from headrace.consul_health import Answer, Decision, Watch, decide, filter_expression
+from headrace.endpoint import Endpoint
+from headrace.targets import ConsulTarget
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 55
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = WAIT_SECONDS * 17 / 16 + 10
+"""An agent adds up to a sixteenth to the wait."""
+MIN_INTERVAL_SECONDS = 0.05
+"""An agent that is stopping answers every query at once."""
+
+
+class ConsulLookup:
+    """A look-up that watches one service through one agent: see `lookup.Lookup`."""
+
+    def __init__(self, target: ConsulTarget, settings: ConsulSettings) -> None:
+        self._target = target
+        self._settings = settings
+        self._base_url = base_url(settings, target.agent)
+        self._filter = filter_expression(target.tags, target.model)
+
+    async def watch(self) -> AsyncIterator[tuple[Endpoint, ...]]:
+        """Yield the complete set as soon as it is known and whenever it changes, until cancelled."""
+        watch = Watch()
+        loop = asyncio.get_running_loop()
+        async with self._connection() as connection:
+            while True:
+                started = loop.time()
+                decision = await self._step(connection, watch)
+                self._log(watch, decision)
+                watch = decision.watch
+                if decision.changed and watch.endpoints is not None:
+                    yield watch.endpoints
+                delay_seconds = decision.backoff_seconds * random.uniform(0.5, 1.0)
+                await asyncio.sleep(max(delay_seconds, started + MIN_INTERVAL_SECONDS - loop.time()))
+
+    async def fetch(self) -> tuple[Endpoint, ...]:
+        """Return the set as it is now; ConnectionError says why Consul did not tell it."""
+        async with self._connection() as connection:
+            decision = await self._step(connection, Watch())
+        self._log(Watch(), decision)
+        if decision.watch.endpoints is None:
+            raise ConnectionError(f"Consul at {self._base_url}: {decision.watch.problem}")
+        return decision.watch.endpoints
+
+    async def _step(self, connection: httpx.AsyncClient, watch: Watch) -> Decision:
+        query: dict[str, str | int] = {"stale": "1"}
+        if watch.index:
+            query |= {"index": watch.index, "wait": f"{WAIT_SECONDS}s"}
+        if self._filter:
+            query["filter"] = self._filter
+        path = f"/v1/health/service/{quote(self._target.service, safe='')}"
+        answer: Answer | str
+        try:
+            response = await connection.get(path, params=query)
+            answer = Answer(response.status_code, response.headers, response.content)
+        except httpx.HTTPError as error:
+            answer = f"the agent cannot be reached ({_reason(error)})"
+        return decide(watch, answer, has_token=bool(self._settings.token))
+
+    def _connection(self) -> httpx.AsyncClient:
+        headers = {"X-Consul-Token": self._settings.token} if self._settings.token else {}
+        if self._settings.namespace:
+            headers["X-Consul-Namespace"] = self._settings.namespace
+        return httpx.AsyncClient(
+            base_url=self._base_url,
+            headers=headers,
+            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            verify=_tls(self._settings) if self._base_url.startswith("https:") else False,
+            trust_env=False,  # an agent is a neighbour: no proxy stands between
+        )
+
+    def _log(self, before: Watch, decision: Decision) -> None:
+        """Tell a problem once, when it begins or changes, and its end."""
+        problem = decision.watch.problem
+        if problem and problem != before.problem:
+            kept = "" if decision.watch.endpoints is None else "; the servers found before are kept"
+            logger.warning(
+                "looking up %s in Consul at %s: %s%s",
+                self._target.service,
+                self._base_url,
+                problem,
+                kept if decision.watch.failures else "",
+            )
+        elif before.failures and not decision.watch.failures:
+            logger.info("Consul at %s answers again", self._base_url)
+
+
+def base_url(settings: ConsulSettings, agent: str = "") -> str:
+    """Return the URL of the settings' agent, or of `agent` (host:port) reached in the same way.
+
+    ValueError says what is wrong with the address.
+    """
+    address = settings.address
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(
+            f"Consul is reached by http:// or https://, not by {parts.scheme}:// as {address!r} says"
+        )
+    try:
+        valid = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError(f"Consul's address is host:port or https://host:port, not {address!r}")
+    default_port = "" if parts.port else ":8501" if parts.scheme == "https" else ":8500"
+    return f"{parts.scheme}://{agent or parts.netloc + default_port}"
+
+
+def _tls(settings: ConsulSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    if settings.certificate_file:
+        context.load_cert_chain(settings.certificate_file, settings.key_file or None)
+    return context
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the operating system said, without the layers of libraries around it."""
+    while error.__context__ is not None and str(error.__context__):
+        error = error.__context__
+    return str(error) or type(error).__name__
