@@ -91,6 +91,13 @@ class Fields:
             self._refuse(name, value, "an object of strings, numbers, true or false")
         return value
 
+    def numbers(self, name: str) -> dict[str, float]:
+        """Take an object whose values are numbers, under names of its own."""
+        value = self._take(name)
+        if not isinstance(value, dict) or any(type(item) not in (int, float) for item in value.values()):
+            self._refuse(name, value, "an object of numbers")
+        return value
+
     def texts(self, name: str) -> dict[str, str]:
         """Take an object whose values are strings, under names of its own."""
         value = self._take(name)

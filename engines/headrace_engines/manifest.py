@@ -116,12 +116,16 @@ def read(folder: Path) -> Manifest | None:
     return manifest
 
 
+def artefact_of(path: Path, recipe: str, target: str, reason: str) -> Artefact:
+    """Describe a file that passed its gates."""
+    return Artefact(path.name, recipe, target, _sha256(path), path.stat().st_size, True, reason)
+
+
 def verify(folder: Path, artefact: Artefact) -> None:
     """Raise ModelFileError unless the artefact's file is the one that the manifest describes."""
     path = folder / artefact.file
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _sha256(path)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
     if found != artefact.sha256:
@@ -129,6 +133,11 @@ def verify(folder: Path, artefact: Artefact) -> None:
             f"{path}: not the file that {FILE_NAME} describes: "
             f"its SHA-256 is {found}, expected {artefact.sha256}"
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recipe(fields: Fields) -> Recipe:

@@ -1,0 +1,68 @@
+"""Folders that appear whole or not at all, and that one process at a time changes.
+
+What is written goes to a hidden folder beside its place, onto the disk, and is then renamed, which
+the system does in one step: whoever looks sees the old state or the new one, and a process that is
+killed leaves nothing but a hidden folder, which the next one to hold the lock removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = ".headrace-"
+
+
+@contextmanager
+def locked(folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the only right to change the folder; makes it if need be, sweeps what was left unfinished.
+
+    The lock is on the folder itself and ends with the process, so that no lock file stays behind.
+    `on_wait` is called once if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for left in folder.glob(f"{_PREFIX}*"):
+            shutil.rmtree(left)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder inside a locked one, to be renamed when it is complete; removed if it is not."""
+    staging = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Bring a folder with all that it holds onto the disk."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for file in files:
+            sync_entry(Path(parent, file))
+        sync_entry(Path(parent))
+
+
+def sync_entry(path: Path) -> None:
+    """Bring one file, or the names in one folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

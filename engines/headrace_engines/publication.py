@@ -1,0 +1,60 @@
+"""Puts built artefacts into a model repository as a version that servers find.
+
+A version that exists is never changed, because a server may be serving it: artefacts that differ
+from those of the newest version become the next one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from headrace_engines import folders, store
+from headrace_engines.errors import ModelFileError
+from headrace_engines.store import Entry
+
+
+def publish(entry: Entry, into: Path, name: str) -> tuple[Path, bool]:
+    """Return the version folder that holds the entry's artefacts, and whether it is new.
+
+    Nothing is done if the newest version has the same manifest and is whole. Raises ValueError if
+    `name` cannot be the name of a folder, OSError if the repository cannot be written.
+    """
+    check_name(name)
+    with folders.locked(into):
+        model = into / name
+        newest = max(_versions(model), default=0)
+        if newest and _holds(model / str(newest), entry):
+            return model / str(newest), False
+        version = str(newest + 1)
+        with folders.staged(into) as staging:
+            shutil.copytree(entry.folder, staging / version)
+            folders.sync(staging)
+            # A model's folder without a version would be a broken model, so both appear together.
+            if model.exists():
+                (staging / version).rename(model / version)
+            else:
+                staging.rename(model)
+        folders.sync_entry(model)
+        folders.sync_entry(into)
+        return model / version, True
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless a model can have this name: that of a visible folder."""
+    if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"model name {name!r}: expected the name of a folder, not starting with a dot")
+
+
+def _versions(model: Path) -> list[int]:
+    if not model.is_dir():
+        return []
+    names = (entry.name for entry in model.iterdir() if entry.is_dir())
+    return [int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name))]
+
+
+def _holds(folder: Path, entry: Entry) -> bool:
+    try:
+        return store.read(folder).manifest == entry.manifest
+    except ModelFileError:
+        return False
