@@ -1,0 +1,90 @@
+"""`headrace services`: what Consul knows."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import click
+
+from headrace_cli import console
+from headrace_cli.failure import CommandError, ExitCode, failing
+
+if TYPE_CHECKING:
+    from headrace.endpoint import Endpoint
+
+_STYLES = {"passing": "green", "warning": "yellow", "critical": "red", "maintenance": "blue"}
+
+
+@click.command(name="services")
+@click.argument("name", default="inference")
+@click.option(
+    "--consul", metavar="ADDRESS", help="The agent to ask. [default: 127.0.0.1:8500; CONSUL_HTTP_ADDR]"
+)
+@click.option("--model", default="", help="Only instances that serve this model.")
+@click.option("--tag", "tags", multiple=True, help="Only instances with this tag; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(name: str, consul: str | None, model: str, tags: tuple[str, ...], as_json: bool) -> None:
+    """List the instances of a service that Consul knows; NAME is `inference` unless told.
+
+    An agent that wants a token or speaks HTTPS is told about in Consul's own variables
+    (CONSUL_HTTP_TOKEN, CONSUL_CACERT, …). The exit code is 1 if there is no instance.
+
+    \b
+    Examples:
+      headrace services
+      headrace services inference --model digits --json
+      headrace services --consul 10.0.0.2:8500
+    """
+    with failing(ValueError, exit_code=ExitCode.USAGE), failing(ConnectionError):
+        found = fetch(name, consul, model, tags)
+    if not found:
+        raise CommandError(f"Consul knows no such instance of {name!r}")
+    if as_json:
+        click.echo(json.dumps([_document(endpoint) for endpoint in found], indent=2))
+        return
+    console.results().print(
+        console.table(
+            ("Address", "Status", "Models", "Tags", "Id", "Version"), [_row(endpoint) for endpoint in found]
+        )
+    )
+
+
+def fetch(name: str, consul: str | None, model: str = "", tags: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
+    """Ask the agent once. ConnectionError says why there is no answer, ValueError what cannot be asked."""
+    from headrace.config import consul_settings
+    from headrace.consul_watch import ConsulLookup
+    from headrace.targets import ConsulTarget
+
+    # The failure is raised as well as logged; one line is enough.
+    logging.getLogger("headrace").setLevel(logging.ERROR)
+    settings = consul_settings()
+    if consul:
+        settings = dataclasses.replace(settings, address=consul)
+    return asyncio.run(ConsulLookup(ConsulTarget(name, tags=tags, model=model), settings).fetch())
+
+
+def _row(endpoint: Endpoint) -> tuple[str, ...]:
+    status = endpoint.status.value
+    return (
+        endpoint.address,
+        f"[{_STYLES[status]}]{status}[/]",
+        endpoint.meta.get("models", ""),
+        " ".join(endpoint.tags),
+        endpoint.id,
+        endpoint.meta.get("version", ""),
+    )
+
+
+def _document(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "id": endpoint.id,
+        "address": endpoint.address,
+        "status": endpoint.status.value,
+        "weight": endpoint.weight,
+        "tags": endpoint.tags,
+        "meta": dict(endpoint.meta),
+    }

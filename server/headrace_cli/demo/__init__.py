@@ -1,0 +1,1 @@
+"""The demo: a real model from training to answered streams, with every step checked."""

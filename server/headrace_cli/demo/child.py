@@ -1,0 +1,84 @@
+"""Processes that the demo starts, and stops on every way out."""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from headrace_cli.failure import CommandError
+
+_STOP_SECONDS = 20.0
+_LOG_LINES = 5
+
+
+class Child:
+    """One process; its standard error, and its output unless `lines` is asked for, go to a log file.
+
+    It gets a session of its own, so that Ctrl-C reaches the demo alone, which then stops its children in
+    the right order.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, *, lines: bool = False) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if lines else file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def line(self, timeout_seconds: float) -> str:
+        """Return the next line of its output; CommandError if it ends or says nothing in time."""
+        output = self._process.stdout
+        if output is None:
+            raise ValueError(f"the output of {self.name} goes to its log")
+        readable, _, _ = select.select([output], [], [], timeout_seconds)
+        line = output.readline().decode() if readable else ""
+        if not line:
+            raise self.failed("ended" if readable else f"said nothing for {timeout_seconds:.0f} s")
+        return line
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until it ends; False if it still runs after the time."""
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> int:
+        """Ask it to end, wait, and return its exit code; one that does not end is killed."""
+        if self.is_running:
+            self._process.send_signal(signal.SIGTERM)
+            if not self.wait(_STOP_SECONDS):
+                self._process.kill()
+        code = self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        return code
+
+    def failed(self, what: str) -> CommandError:
+        """Return the error that tells what happened to it, with the end of its log."""
+        tail = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return CommandError(f"{self.name} {what}; the end of {self.log}: {' / '.join(tail) or 'empty'}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
