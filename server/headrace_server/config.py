@@ -66,7 +66,9 @@ class ServerConfig:
     model_repository: Path = _setting(Path("models"), "Folder of models: MODEL/VERSION/model.onnx.", "path")
     host: str = _setting("127.0.0.1", "Address to listen on.", "text")
     grpc_port: int = _setting(8001, "Port for gRPC; 0 is any free port.", "integer")
-    advertise: str = _setting("", "Address that other hosts reach this server at; default: --host.", "text")
+    advertise: str = _setting(
+        "", "Address that other hosts reach this server at, as registered in Consul; default: --host.", "text"
+    )
     max_batch_size: int = _setting(64, "Most rows in one execution of a model.", "integer")
     max_queue_size: int = _setting(
         4096, "Requests that may wait for a model; more are refused with RESOURCE_EXHAUSTED.", "integer"
@@ -103,9 +105,6 @@ class ServerConfig:
         choices=("ttl", "grpc"),
     )
     consul_ttl_secs: float = _setting(15.0, "TTL of the heartbeat; one is sent each third of it.", "number")
-    consul_register_loopback: bool = _setting(
-        False, "Register even an address that only this machine reaches.", "switch"
-    )
     consul_address: str = _setting("127.0.0.1:8500", "Consul agent, host:port or URL.", "text")
     consul_token: str = _setting("", "Consul ACL token.", "text", secret=True)
     consul_cacert: str = _setting("", "CA certificate of a Consul agent that speaks HTTPS.", "text")
@@ -121,11 +120,6 @@ class ServerConfig:
     log_format: str = _setting(
         "text", "Lines for people, or a JSON object a line.", "choice", choices=("text", "json")
     )
-
-    @property
-    def advertised_host(self) -> str:
-        """The address that goes into the registry."""
-        return self.advertise or self.host
 
 
 OPTIONS: Final[tuple[Option, ...]] = tuple(

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
@@ -24,6 +23,7 @@ _FEATURES = {
     "sequence_start": "sequences (parameter sequence_start)",
     "sequence_end": "sequences (parameter sequence_end)",
 }
+_CHECKED_VALUES = frozenset({"BOOL", "BYTES"})
 _IGNORED_TRITON_PARAMETERS = frozenset({"triton_enable_empty_final_response"})
 
 
@@ -107,8 +107,8 @@ class Admission:
                 f"input {tensor.name!r}: {len(data)} {unit} came, shape {list(shape)} of "
                 f"{expected.datatype} needs {size}"
             )
-        if expected.datatype == "BOOL" and data and np.frombuffer(data, np.uint8).max() > 1:
-            raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, another value came")
+        if expected.datatype in _CHECKED_VALUES:
+            _check_values(tensor)
 
     def _rows(self, shapes: Sequence[tuple[int, ...]]) -> int:
         rows = shapes[0][0]
@@ -162,6 +162,19 @@ class Admission:
             f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes 1 to "
             f"{self._spec.max_batch_size}"
         )
+
+
+def _check_values(tensor: InputTensor) -> None:
+    """Refuse what a runtime would trip over, which would cost the whole batch."""
+    if isinstance(tensor.data, bytes):
+        if tensor.data and max(tensor.data) > 1:
+            raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, {max(tensor.data)} came")
+        return
+    for index, element in enumerate(tensor.data):
+        try:
+            element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"input {tensor.name!r}: element {index} is no UTF-8 text: {error}") from None
 
 
 def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace_engines.spec import ModelSpec
@@ -38,7 +38,15 @@ class Limits:
 class Model:
     """One version of a model that is being served."""
 
-    def __init__(self, name: str, version: str, spec: ModelSpec, platform: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        spec: ModelSpec,
+        platform: str,
+        limits: Limits,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self.facts = ModelFacts(name, version, spec, platform, next(_serials))
         self.admission = Admission(name, spec)
         self.statistics = Statistics()
@@ -48,6 +56,7 @@ class Model:
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
         self._lost: str | None = None
+        self._on_lost = on_lost
 
     @property
     def lost(self) -> str | None:
@@ -132,6 +141,7 @@ class Model:
             self._lost = reason
             works = [*taken, *self._queue.clear()]
         self.fail(works, DeviceLost(f"model {self.facts.name!r}: {reason}"))
+        self._on_lost()
 
     def close(self, *, drain: bool) -> None:
         """Accept nothing more. With `drain` what waits is still executed, else answered ShuttingDown."""
@@ -149,6 +159,7 @@ def deliver(answers: Answers) -> None:
     by_sink: dict[int, list[tuple[Work, bytes | InferenceError]]] = {}
     for answer in answers:
         answer[0].state = State.ENDED
+        answer[0].data = ()
         by_sink.setdefault(id(answer[0].sink), []).append(answer)
     for mine in by_sink.values():
         try:

@@ -71,7 +71,8 @@ def _inputs(message: pb.ModelInferRequest) -> list[InputTensor]:
                 data = _strings(name, data)
         else:
             raise InvalidInput(
-                f"input {name!r} has no data: {len(raw)} raw_input_contents came for {len(message.inputs)} inputs"
+                f"input {name!r} has no data: {len(raw)} raw_input_contents came for "
+                f"{len(message.inputs)} inputs"
             )
         inputs.append(InputTensor(name, tensor.datatype, tuple(tensor.shape), data))
     return inputs

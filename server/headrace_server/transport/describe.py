@@ -83,7 +83,7 @@ def model_config(facts: ModelFacts, max_queue_size: int) -> pb.ModelConfigRespon
     return pb.ModelConfigResponse(config=config)
 
 
-def _data_type(spec: TensorSpec) -> config_pb.DataType:
+def _data_type(spec: TensorSpec) -> config_pb.DataType.ValueType:
     name = datatype_of(spec.dtype)
     return config_pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}")
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from headrace_server import errors
@@ -59,4 +60,5 @@ def _retry_info(text: str, seconds: float) -> bytes:
     packed = any_pb2.Any()
     packed.Pack(info)
     code = int(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
-    return status_pb2.Status(code=code, message=text, details=[packed]).SerializeToString()
+    status: Message = status_pb2.Status(code=code, message=text, details=[packed])
+    return status.SerializeToString()

@@ -1,0 +1,207 @@
+"""The process and its life: everything that is started, in order, and stopped, in the reverse order.
+
+Start: configuration → port bound (live, not ready) → models loaded and warmed up → SERVING → registered
+→ ready line. Stop: deregistered and NOT_SERVING → still serving while look-ups notice → what was accepted
+is answered → engines closed. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from headrace_proto import __version__
+from headrace_server.config import ServerConfig
+from headrace_server.core.model import Limits
+from headrace_server.core.service import Service
+from headrace_server.discovery.consul import ConsulRegistrar, ConsulSettings
+from headrace_server.discovery.registry import (
+    Check,
+    Registrar,
+    RegistrationError,
+    ServiceEntry,
+    why_not_registered,
+)
+from headrace_server.models.layout import Found, RepositoryError
+from headrace_server.models.repository import Repository
+from headrace_server.telemetry import logs
+from headrace_server.transport.aio import AioServer, PortError, TransportOptions
+from headrace_server.transport.health import Health, states_of
+
+_logger = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The server cannot start; the text says what to change."""
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
+    logs.set_up(config.log_level, config.log_format)
+    try:
+        asyncio.run(Server(config).serve())
+    except (StartError, PortError, RepositoryError, RegistrationError) as error:
+        _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
+        return 1
+    return 0
+
+
+class Server:
+    """One server process."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._health = Health()
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        limits = Limits(config.max_queue_size, config.max_queue_bytes)
+        self._repository = Repository(
+            config.model_repository, config.max_batch_size, limits, self._model_lost
+        )
+        self._service = Service(self._repository)
+        self._registrar: Registrar | None = None
+
+    async def serve(self) -> None:
+        """Start, serve until a signal, stop.
+
+        Raises StartError, PortError, RepositoryError or RegistrationError if it cannot start.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._catch_signals(self._loop)
+        found = self._repository.scan()
+        transport = AioServer(self._service, self._health, _transport_options(self._config))
+        try:
+            port = await transport.start()
+            _logger.info("listening on %s, loading %d models", _address(self._config.host, port), len(found))
+            await self._load(found)
+            if not self._stop.is_set():
+                await self._open_for_business(port)
+            await self._stop.wait()
+            await self._leave()
+        finally:
+            await transport.stop(self._config.exit_timeout_secs)
+            await asyncio.to_thread(self._repository.close, self._config.exit_timeout_secs)
+        _logger.info("stopped")
+
+    async def _load(self, found: list[Found]) -> None:
+        """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""
+        with ThreadPoolExecutor(self._config.load_threads, "load") as pool:
+            loads = [asyncio.wrap_future(pool.submit(self._repository.load, model)) for model in found]
+            stop = asyncio.create_task(self._stop.wait())
+            everything = asyncio.gather(*loads)
+            waits: set[asyncio.Future[Any]] = {everything, stop}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not everything.done():
+                pool.shutdown(wait=False, cancel_futures=True)
+                everything.cancel()
+        if not self._stop.is_set() and not self._repository.ready():
+            reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._repository.index())
+            raise StartError(f"no model could be loaded: {reasons}")
+
+    async def _open_for_business(self, port: int) -> None:
+        await self._show_health()
+        if self._config.consul:
+            await self._register(port)
+        ready = {
+            "event": "ready",
+            "grpc": _address(self._config.host, port),
+            "models": self._served(),
+            "version": __version__,
+        }
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+
+    async def _register(self, port: int) -> None:
+        config = self._config
+        problem = why_not_registered(config.host, config.advertise)
+        if problem:
+            if config.consul_required:
+                raise StartError(f"not registered in Consul: {problem}")
+            _logger.warning("not registered in Consul: %s", problem)
+            return
+        self._registrar = ConsulRegistrar(_consul_settings(config), _entry(config, port, self._served()))
+        await self._registrar.start()
+        if config.consul_required:
+            await self._registrar.first_attempt()
+
+    async def _leave(self) -> None:
+        """Tell everybody that this server goes, and serve on until they can have heard it."""
+        _logger.info("stopping; a second signal ends the process at once")
+        registered = self._registrar is not None and self._registrar.registered.is_set()
+        if self._registrar is not None:
+            await self._registrar.stop()
+        await self._health.show({})
+        if registered:
+            await asyncio.sleep(self._config.drain_secs)
+
+    def _served(self) -> dict[str, str]:
+        return {model.facts.name: model.facts.version for model in self._repository.ready()}
+
+    async def _show_health(self) -> None:
+        index = list(self._repository.index())
+        await self._health.show(states_of(ready=self._service.is_ready(), index=index))
+
+    def _model_lost(self) -> None:
+        """Called from an engine's thread."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._tell_what_is_left(), self._loop)
+
+    async def _tell_what_is_left(self) -> None:
+        await self._show_health()
+        if self._registrar is not None:
+            await self._registrar.update(self._served())
+
+    def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        def stop() -> None:
+            self._stop.set()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _transport_options(config: ServerConfig) -> TransportOptions:
+    return TransportOptions(
+        host=config.host,
+        port=config.grpc_port,
+        max_message_bytes=config.max_message_bytes,
+        max_concurrent_calls=config.max_concurrent_calls,
+        max_stream_requests=config.max_stream_requests,
+        max_queue_size=config.max_queue_size,
+    )
+
+
+def _consul_settings(config: ServerConfig) -> ConsulSettings:
+    return ConsulSettings(
+        address=config.consul_address,
+        token=config.consul_token,
+        cacert=config.consul_cacert,
+        client_cert=config.consul_client_cert,
+        client_key=config.consul_client_key,
+        namespace=config.consul_namespace,
+    )
+
+
+def _entry(config: ServerConfig, port: int, models: dict[str, str]) -> ServiceEntry:
+    return ServiceEntry(
+        address=config.advertise or config.host,
+        port=port,
+        name=config.consul_service,
+        tags=config.consul_tags,
+        models=models,
+        version=__version__,
+        checks=frozenset(map(Check, config.consul_checks)),
+        ttl_seconds=config.consul_ttl_secs,
+    )

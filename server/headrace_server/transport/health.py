@@ -1,0 +1,52 @@
+"""The standard health service's names and states: what load balancers and Consul ask.
+
+`""` and the names of the services tell about the server, `model:NAME` and `model:NAME:VERSION` about
+models. Transports listen; whoever changes a state awaits that all of them know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from grpc_health.v1 import health_pb2
+
+from headrace_proto.names import SERVICES, model_health_name
+from headrace_server.core.catalogue import Entry, ModelState
+
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+Listener = Callable[[str, int], Awaitable[None]]
+
+
+class Health:
+    """The states as last told, passed on to every listener when one changes."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, int] = {}
+        self._listeners: list[Listener] = []
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell this one of each change from now on."""
+        self._listeners.append(listener)
+
+    async def show(self, states: Mapping[str, int]) -> None:
+        """Take these states; names that are not among them, and once were, are not serving."""
+        wanted = dict.fromkeys(self._states, NOT_SERVING) | dict(states)
+        for name, state in wanted.items():
+            if self._states.get(name) != state:
+                self._states[name] = state
+                for listener in self._listeners:
+                    await listener(name, state)
+
+
+def states_of(*, ready: bool, index: list[Entry]) -> dict[str, int]:
+    """Return the state of each name, given whether the server is ready and how its models stand."""
+    states = dict.fromkeys(("", *SERVICES), SERVING if ready else NOT_SERVING)
+    for entry in index:
+        serving = ready and entry.state is ModelState.READY
+        states[model_health_name(entry.name, entry.version)] = SERVING if serving else NOT_SERVING
+        name = model_health_name(entry.name)
+        states[name] = SERVING if serving else states.get(name, NOT_SERVING)
+    return states
