@@ -1,41 +1,113 @@
-"""Made-up inputs for a model of which nothing is known but its spec.
+"""Made-up rows for a model of which nothing is known but its tensors.
 
 They prove things about a model (has it a batch axis, does each row get its own answer) and warm it
-up. Dimensions that each request chooses are given a small size.
+up. A model may refuse values (an index that is out of range) or sizes (a picture smaller than its
+kernel), so ever more cautious recipes are tried until it accepts one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.errors import ExecutionError
 from headrace_engines.spec import ANY, TensorSpec
 
-Fill = Callable[[tuple[int, ...], np.dtype[np.generic]], NDArray[Any]]
-"""Makes one array of a shape and a dtype."""
+Execute = Callable[[Sequence[NDArray[Any]]], Sequence[NDArray[Any]]]
+"""Runs arrays in the order of the inputs; raises ExecutionError."""
+
+_ANY_SIZES = (8, 1, 32, 224)
+_INTEGER_BOUNDS = (10, 2, 1)
 
 
-def shape_of(tensor: TensorSpec, rows: int | None, any_size: int = 1) -> tuple[int, ...]:
-    """Return a shape that fits the tensor, with `rows` as axis 0; None for a model without batch axis."""
-    dims = tuple(any_size if dim == ANY else dim for dim in tensor.dims)
-    return dims if rows is None else (rows, *dims)
+class Floats(Enum):
+    """How floating-point values are drawn."""
+
+    NORMAL = auto()
+    UNIFORM = auto()
+    ONE = auto()
 
 
-def made_up(
-    tensors: Sequence[TensorSpec], rows: int | None, fill: Fill, any_size: int = 1
-) -> list[NDArray[Any]]:
-    """Return one array for each tensor, `rows` rows each, with what `fill` puts in."""
-    return [fill(shape_of(tensor, rows, any_size), tensor.dtype) for tensor in tensors]
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How rows are made up.
+
+    Integers, and strings as their decimal digits, lie below `integer_bound`; dimensions that each
+    request chooses are `any_size`.
+    """
+
+    floats: Floats
+    integer_bound: int
+    any_size: int
+
+    def rows(
+        self, tensors: Sequence[TensorSpec], rows: int | None, random: np.random.Generator
+    ) -> list[NDArray[Any]]:
+        """Return an array for each tensor, with `rows` rows; None for tensors without a batch axis."""
+        lead = () if rows is None else (rows,)
+        return [self._draw((*lead, *self._sizes(tensor)), tensor.dtype, random) for tensor in tensors]
+
+    def _sizes(self, tensor: TensorSpec) -> tuple[int, ...]:
+        return tuple(self.any_size if dim == ANY else dim for dim in tensor.dims)
+
+    def _draw(
+        self, shape: tuple[int, ...], dtype: np.dtype[np.generic], random: np.random.Generator
+    ) -> NDArray[Any]:
+        if is_floating(dtype):
+            return self._draw_floats(shape, random).astype(dtype)
+        integers = random.integers(self.integer_bound, size=shape)
+        if integers.ndim:
+            integers[-1:] = self.integer_bound - 1  # so that a recipe that was accepted once always is
+        return integers.astype(np.str_).astype(dtype) if dtype == np.dtype(object) else integers.astype(dtype)
+
+    def _draw_floats(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        match self.floats:
+            case Floats.NORMAL:
+                return random.standard_normal(shape)
+            case Floats.UNIFORM:
+                return random.random(shape)
+            case Floats.ONE:
+                return np.ones(shape)
 
 
-def zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[Any]:
-    """Fill with zeros, strings with the empty string."""
-    return np.full(shape, "", dtype) if dtype == np.dtype(object) else np.zeros(shape, dtype)
+def is_floating(dtype: np.dtype[np.generic]) -> bool:
+    """Whether values of this dtype are rounded; NumPy alone does not count BF16 among them."""
+    return dtype.kind == "f" or dtype == np.dtype(ml_dtypes.bfloat16)
 
 
-def ones(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[Any]:
-    """Fill with ones, strings with the digit."""
-    return np.full(shape, "1", dtype) if dtype == np.dtype(object) else np.ones(shape, dtype)
+def accepted_recipe(
+    tensors: Sequence[TensorSpec],
+    rows: int | None,
+    execute: Execute,
+    floats: Sequence[Floats] = tuple(Floats),
+) -> Recipe:
+    """Return the first recipe whose rows the model executes.
+
+    Raises ExecutionError with what the model said last if it executes none.
+    """
+    refusal = ExecutionError("there is nothing to try")
+    for recipe in _recipes(tensors, floats):
+        try:
+            execute(recipe.rows(tensors, rows, np.random.default_rng(0)))
+        except ExecutionError as error:
+            refusal = error
+        else:
+            return recipe
+    raise refusal
+
+
+def _recipes(tensors: Sequence[TensorSpec], floats: Sequence[Floats]) -> Iterator[Recipe]:
+    """Yield the recipes that differ for these tensors, the most varied values first."""
+    sizes = _ANY_SIZES if any(ANY in tensor.dims for tensor in tensors) else _ANY_SIZES[:1]
+    rounded = [is_floating(tensor.dtype) for tensor in tensors]
+    bounds = _INTEGER_BOUNDS[:1] if all(rounded) else _INTEGER_BOUNDS
+    for kind in floats if any(rounded) else floats[:1]:
+        for bound in bounds:
+            for size in sizes:
+                yield Recipe(kind, bound, size)

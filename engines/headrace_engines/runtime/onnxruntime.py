@@ -8,12 +8,14 @@ halves the cost of a small batch against `InferenceSession.run` (bench/engine.py
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from headrace_engines.errors import ExecutionError, ModelFileError, UnsupportedModelError
 from headrace_engines.runtime.signature import Declared, model_spec
 from headrace_engines.spec import ModelSpec, TensorSpec
+
+_BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
+_ONNX_BFLOAT16: Final = 16
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "tensor(bool)": np.dtype(np.bool_),
@@ -33,6 +38,7 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "tensor(int16)": np.dtype(np.int16),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
+    "tensor(bfloat16)": _BFLOAT16,
     "tensor(float16)": np.dtype(np.float16),
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
@@ -74,6 +80,7 @@ class OnnxRuntimeEngine:
         outputs = [_declared(tensor, path) for tensor in self._session.get_outputs()]
         self._input_names = [tensor.name for tensor in inputs]
         self._output_names = [tensor.name for tensor in outputs]
+        self._has_bfloat16 = any(tensor.dtype == _BFLOAT16 for tensor in (*inputs, *outputs))
         self.spec: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
         self._bound: dict[int, _Bound] = {}
         self._pending_rows = 0
@@ -98,18 +105,19 @@ class OnnxRuntimeEngine:
         bound = self._bound[self._pending_rows]
         try:
             self._session.run_with_iobinding(bound.binding)
-            return bound.outputs or tuple(bound.binding.copy_outputs_to_cpu())
+            return bound.outputs or tuple(_array(value) for value in bound.binding.get_outputs())
         except _NATIVE_ERRORS as error:
             _fail(error)
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Execute arrays of the caller's own; strings may be text or UTF-8 bytes."""
         try:
-            feed = {
-                name: _as_text(array) if array.dtype == object else array
-                for name, array in zip(self._input_names, arrays, strict=True)
-            }
-            return tuple(self._session.run(self._output_names, feed))
+            taken = [_as_text(array) if array.dtype == object else array for array in arrays]
+            feed = dict(zip(self._input_names, taken, strict=True))
+            if not self._has_bfloat16:
+                return tuple(self._session.run(self._output_names, feed))
+            values = {name: _ort_value(array) for name, array in feed.items()}
+            return tuple(map(_array, self._session.run_with_ort_values(self._output_names, values)))
         except _NATIVE_ERRORS as error:
             _fail(error)
 
@@ -128,14 +136,14 @@ class OnnxRuntimeEngine:
         binding = self._session.io_binding()
         for name, buffer in zip(self._input_names, self._inputs, strict=True):
             shape = (rows, *buffer.shape[1:])
-            binding.bind_input(name, "cpu", 0, buffer.dtype.type, shape, buffer.ctypes.data)
+            binding.bind_input(name, "cpu", 0, _element_type(buffer.dtype), shape, buffer.ctypes.data)
         if self._outputs is None:
             for name in self._output_names:
                 binding.bind_output(name, "cpu")
             return _Bound(binding, None)
         for name, buffer in zip(self._output_names, self._outputs, strict=True):
             shape = (rows, *buffer.shape[1:])
-            binding.bind_output(name, "cpu", 0, buffer.dtype.type, shape, buffer.ctypes.data)
+            binding.bind_output(name, "cpu", 0, _element_type(buffer.dtype), shape, buffer.ctypes.data)
         return _Bound(binding, tuple(buffer[:rows] for buffer in self._outputs))
 
 
@@ -169,6 +177,28 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     memory = np.zeros(size_bytes + _ALIGNMENT_BYTES, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT_BYTES
     return memory[start : start + size_bytes].view(dtype).reshape(shape)
+
+
+def _element_type(dtype: np.dtype[Any]) -> Any:
+    """Return a dtype as bindings take it: NumPy's class, or ONNX's number for what NumPy lacks."""
+    return _ONNX_BFLOAT16 if dtype == _BFLOAT16 else dtype.type
+
+
+def _ort_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    if array.dtype == _BFLOAT16:
+        plain = np.ascontiguousarray(array)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, _ONNX_BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    """Return what an output holds; BF16 is copied by its address, since ONNX Runtime has no name for it."""
+    if value.element_type() != _ONNX_BFLOAT16:
+        array: NDArray[Any] = value.numpy()
+        return array
+    size_bytes = math.prod(value.shape()) * _BFLOAT16.itemsize
+    raw = ctypes.string_at(value.data_ptr(), size_bytes)
+    return np.frombuffer(raw, _BFLOAT16).reshape(value.shape())
 
 
 def _as_text(array: NDArray[Any]) -> NDArray[Any]:

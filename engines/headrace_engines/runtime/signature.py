@@ -8,19 +8,14 @@ another question (`headrace_engines.independence`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from headrace_engines import samples
 from headrace_engines.errors import ExecutionError
+from headrace_engines.samples import Execute, accepted_recipe
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
-
-Execute = Callable[[Sequence[NDArray[Any]]], Sequence[NDArray[Any]]]
-"""Runs arrays in the order of the inputs; raises ExecutionError."""
 
 _PROOF_ROWS = (2, 3)
 
@@ -84,23 +79,12 @@ def _proved_ranks(
     """Return the outputs' ranks if axis 0 of each counts the rows at two batch sizes, else None."""
     if any(tensor.shape and not tensor.is_open for tensor in outputs):
         return None
-    ranks: list[int] = []
-    for rows in _PROOF_ROWS:
-        answers = _first_answers(inputs, rows, execute)
-        if answers is None or any(not a.ndim or a.shape[0] != rows for a in answers):
+    try:
+        recipe = accepted_recipe(inputs, _PROOF_ROWS[0], execute)
+        proofs = [execute(recipe.rows(inputs, rows, np.random.default_rng(0))) for rows in _PROOF_ROWS]
+    except ExecutionError:
+        return None
+    for rows, answers in zip(_PROOF_ROWS, proofs, strict=True):
+        if any(answer.ndim == 0 or len(answer) != rows for answer in answers):
             return None
-        ranks = [answer.ndim for answer in answers]
-    return ranks
-
-
-def _first_answers(
-    inputs: Sequence[TensorSpec], rows: int, execute: Execute
-) -> Sequence[NDArray[Any]] | None:
-    """Return the answers to the first kind of made-up rows that the model accepts."""
-    for fill in (samples.zeros, samples.ones):
-        for any_size in (1, 8):
-            try:
-                return execute(samples.made_up(inputs, rows, fill, any_size))
-            except ExecutionError:
-                continue
-    return None
+    return [answer.ndim for answer in proofs[0]]
