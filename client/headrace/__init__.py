@@ -1,0 +1,45 @@
+"""The client of Headrace: predictions from the servers behind an address, a name, or Consul.
+
+with Client("localhost:8001") as client:
+    outputs = client.infer("digits", {"image": images})
+"""
+
+from headrace.client import Client
+from headrace.config import Retry, Tls
+from headrace.errors import (
+    Cancelled,
+    ClientClosed,
+    DeadlineExceeded,
+    EngineFailed,
+    Forbidden,
+    HeadraceError,
+    InvalidInput,
+    ModelNotFound,
+    NotSupported,
+    Overloaded,
+    RequestFailed,
+    Unauthenticated,
+    Unavailable,
+)
+from headrace.messages import ModelMetadata, TensorMetadata
+
+__all__ = [
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "EngineFailed",
+    "Forbidden",
+    "HeadraceError",
+    "InvalidInput",
+    "ModelMetadata",
+    "ModelNotFound",
+    "NotSupported",
+    "Overloaded",
+    "RequestFailed",
+    "Retry",
+    "TensorMetadata",
+    "Tls",
+    "Unauthenticated",
+    "Unavailable",
+]

@@ -1,0 +1,193 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from random import Random
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from weakref import WeakSet
+
+import grpc
+from grpc import StatusCode
+from numpy.typing import NDArray
+
+from headrace.config import Retry, Settings, Tls
+from headrace.errors import HeadraceError, error_for
+from headrace.exchange import Exchange, Key, Outcome
+from headrace.lookup import Lookup
+from headrace.messages import Arrays, ModelMetadata, decode_metadata, decode_response, encode_request
+from headrace.retry import Budget, Failure, next_delay_seconds
+from headrace.servers import Servers
+from headrace.status import failure_of
+from headrace.streaming import StreamCall
+from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
+from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+
+Answer = TypeVar("Answer")
+
+DEFAULT_RETRY: Final = Retry()
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+DEFAULT_KEEPALIVE_SECONDS: Final = 2.0
+
+CONNECTION_CLOSED: Final = Failure(StatusCode.CANCELLED, "the connection was closed: its server left")
+
+
+class Client:
+    """Predictions from the servers behind a target; one client serves any number of threads.
+
+    `target` is "host:port" (several with commas), "dns:///host:port", "consul:///service?tag=…&model=…"
+    or "consul://agent:8500/service"; an own `Lookup` is taken too. `timeout_seconds` is for a whole call
+    with its retries (None: no limit). A server is given up that leaves a ping unanswered, sent after
+    `keepalive_seconds` of silence (None: no pings; needed for servers that do not permit them so often).
+
+    Nothing is connected before the first call. Errors are `HeadraceError`s.
+    """
+
+    def __init__(
+        self,
+        target: str | Lookup,
+        *,
+        timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
+        retry: Retry = DEFAULT_RETRY,
+        tls: Tls | None = None,
+        keepalive_seconds: float | None = DEFAULT_KEEPALIVE_SECONDS,
+    ) -> None:
+        self._settings = Settings(timeout_seconds, retry, tls, keepalive_seconds)
+        self._servers = Servers(target, self._settings)
+        self._budget = Budget(retry)
+        self._random = Random()
+        self._streams: WeakSet[StreamCall[Any]] = WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection; calls and streams that are under way end with ClientClosed."""
+        self._servers.close()
+        for stream in tuple(self._streams):
+            stream.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Arrays:
+        """Return the model's outputs by name, as read-only arrays.
+
+        `version` "" is the server's choice, `outputs` None is all of them.
+        """
+        request = encode_request(model, inputs, version, outputs)
+        return decode_response(self._call(lambda stub: stub.ModelInfer, request, timeout_seconds))
+
+    def stream(
+        self,
+        requests: Iterable[tuple[Key, Mapping[str, NDArray[Any]]]],
+        *,
+        model: str,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        max_in_flight: int = 64,
+        timeout_seconds: float | None = None,
+    ) -> Iterator[Outcome[Key]]:
+        """Yield (key, outputs) or (key, error) for each (key, inputs) of `requests`, in completion order.
+
+        A request that fails is one error among the outcomes: it is yielded, not raised, and changes
+        nothing for the others. `requests` may be endless and slow; it runs in a thread of its own, at
+        most `max_in_flight` requests ahead of the outcomes taken. What it raises is raised here, after
+        the outcomes of what it gave before. `timeout_seconds` is for each request.
+        """
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight: {max_in_flight} came, at least 1 expected")
+        exchange: Exchange[Key] = Exchange(
+            self._settings.retry,
+            self._budget,
+            self._random,
+            max_in_flight=max_in_flight,
+            timeout_seconds=self._timeout_seconds(timeout_seconds),
+        )
+        stream = StreamCall(
+            self._servers, exchange, lambda inputs: encode_request(model, inputs, version, outputs)
+        )
+        self._streams.add(stream)
+        return stream.outcomes(iter(requests))
+
+    def metadata(
+        self, model: str, *, version: str = "", timeout_seconds: float | None = None
+    ) -> ModelMetadata:
+        """Return what a server says about a model: its versions, inputs and outputs."""
+        request = ModelMetadataRequest(name=model, version=version)
+        return decode_metadata(self._call(lambda stub: stub.ModelMetadata, request, timeout_seconds))
+
+    def ready(self, *, timeout_seconds: float | None = None) -> bool:
+        """Say whether there is a server that takes requests now."""
+        try:
+            return self._call(lambda stub: stub.ServerReady, ServerReadyRequest(), timeout_seconds).ready
+        except HeadraceError as error:
+            if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+                return False
+            raise
+
+    def _timeout_seconds(self, timeout_seconds: float | None) -> float | None:
+        if timeout_seconds is None:
+            return self._settings.timeout_seconds
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds: {timeout_seconds} came, a positive number expected")
+        return timeout_seconds
+
+    def _call(
+        self,
+        method: Callable[[InferenceServiceStub], grpc.UnaryUnaryMultiCallable[Any, Answer]],
+        request: Any,
+        timeout_seconds: float | None,
+    ) -> Answer:
+        timeout = self._timeout_seconds(timeout_seconds)
+        deadline = math.inf if timeout is None else monotonic() + timeout
+        tried: list[str] = []
+        self._budget.deposit()
+        while True:
+            slot = self._servers.pick(tried, deadline)
+            tried.append(slot.address)
+            at_fault = False
+            try:
+                left = None if timeout is None else deadline - monotonic()
+                return method(slot.link.stub)(request, timeout=left)
+            except grpc.RpcError as error:
+                failure = failure_of(error)
+                at_fault = failure.server_at_fault
+            except ValueError:  # gRPC's, when the connection was closed after it was picked
+                failure = CONNECTION_CLOSED
+            finally:
+                self._servers.done(slot, failed=at_fault)
+            self._prepare_retry(failure, tried, deadline)
+
+    def _prepare_retry(self, failure: Failure, tried: list[str], deadline: float) -> None:
+        """Wait until the next attempt is due, or raise the failure as the call's error."""
+        delay = next_delay_seconds(
+            self._settings.retry,
+            failure,
+            len(tried),
+            elsewhere=self._servers.elsewhere(tried),
+            random=self._random,
+        )
+        if delay is None or monotonic() + delay >= deadline or not self._budget.withdraw():
+            raise error_for(
+                failure.code,
+                failure.message,
+                endpoint=tried[-1],
+                attempts=len(tried),
+                retry_after_seconds=failure.retry_after_seconds,
+            )
+        if delay > 0:
+            self._servers.pause(delay)

@@ -1,0 +1,273 @@
+"""One stream call as a plain data structure: which requests wait, which are where, what they ended with.
+
+A caller's stream outlives the gRPC streams that carry it, called legs here. Requests are sent on one
+leg at a time. When a leg breaks, or its server says that it is going away, a new leg to another
+server takes over, and what the old one left unanswered is sent again as far as the retry rules
+allow. So every request that was admitted ends with exactly one outcome: its outputs, or one error.
+
+There is no I/O, no clock and no lock here. The owner feeds requests in and asks for the next one to
+send, hands over answers and the ends of legs, calls `tick` when `wake_at` has come, and passes the
+outcomes on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Final, Generic, TypeVar
+
+from grpc import StatusCode
+
+from headrace.config import Retry
+from headrace.errors import DeadlineExceeded, HeadraceError, Unavailable, error_for
+from headrace.messages import Arrays
+from headrace.retry import Budget, Failure, next_delay_seconds
+from headrace_proto.v1.inference_pb2 import ModelInferRequest
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+Outcome = tuple[Key, Arrays | HeadraceError]
+
+TIMEOUT_PARAMETER: Final = "timeout"
+"""The protocol's request parameter for how long a request may take, in microseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class Leg(Generic[Key]):
+    """One gRPC stream to one server: `open` while it takes further requests."""
+
+    address: str
+    open: bool = True
+    unanswered: dict[str, Entry[Key]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[Key]):
+    """One request of the caller's, until its outcome is known."""
+
+    id: str
+    key: Key
+    request: ModelInferRequest
+    deadline: float
+    tried: list[str] = field(default_factory=list)
+    leg: Leg[Key] | None = None
+    over: bool = False
+
+
+class Exchange(Generic[Key]):
+    """The state of one stream call; `max_in_flight` bounds the requests taken and not yet passed on."""
+
+    def __init__(
+        self,
+        policy: Retry,
+        budget: Budget,
+        random: Random,
+        *,
+        max_in_flight: int,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._policy = policy
+        self._budget = budget
+        self._random = random
+        self._max_in_flight = max_in_flight
+        self._timeout_seconds = math.inf if timeout_seconds is None else timeout_seconds
+        self._numbers = count()
+        self._held = 0
+        self._source_over = False
+        self._entries: dict[str, Entry[Key]] = {}  # oldest first, which is also the order of deadlines
+        self._waiting: deque[Entry[Key]] = deque()
+        self._delayed: list[tuple[float, int, Entry[Key]]] = []
+        self._outcomes: deque[Outcome[Key]] = deque()
+        self._leg: Leg[Key] | None = None
+        self.source_error: BaseException | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may be taken from the caller."""
+        return self._held < self._max_in_flight
+
+    def admit(self, key: Key, request: ModelInferRequest, now: float) -> None:
+        """Take a request over; its id becomes one of ours, so that callers may use any key, even twice."""
+        request.id = str(next(self._numbers))
+        entry = Entry(request.id, key, request, now + self._timeout_seconds)
+        self._entries[entry.id] = entry
+        self._waiting.append(entry)
+        self._held += 1
+
+    def refuse(self, key: Key, error: HeadraceError) -> None:
+        """Take over a request that cannot be sent."""
+        self._outcomes.append((key, error))
+        self._held += 1
+
+    def end_source(self, error: BaseException | None = None) -> None:
+        """Note that no further request comes, because of `error` if the caller's own iterator failed."""
+        self._source_over = True
+        self.source_error = error
+
+    @property
+    def needs_leg(self) -> bool:
+        """Whether something waits to be sent and no leg would take it."""
+        while self._waiting and self._waiting[0].over:
+            self._waiting.popleft()
+        return bool(self._waiting) and (self._leg is None or not self._leg.open)
+
+    @property
+    def tried(self) -> list[str]:
+        """The servers that a new leg had better not go to."""
+        return self._waiting[0].tried if self._waiting else []
+
+    def start_leg(self, address: str) -> Leg[Key]:
+        """Note that requests are sent on a new leg from now on."""
+        self._leg = Leg(address)
+        return self._leg
+
+    def take(self, leg: Leg[Key], now: float) -> ModelInferRequest | None:
+        """Return the next request to send on a leg, or None if there is none at the moment.
+
+        Closes the leg when none can come any more.
+        """
+        while leg.open and self._waiting:
+            entry = self._waiting.popleft()
+            if entry.over:
+                continue
+            entry.leg = leg
+            entry.tried.append(leg.address)
+            leg.unanswered[entry.id] = entry
+            if entry.deadline < math.inf:
+                left_us = max(int((entry.deadline - now) * 1e6), 1)
+                entry.request.parameters[TIMEOUT_PARAMETER].int64_param = left_us
+            return entry.request
+        if self._source_over and not self._delayed:
+            leg.open = False
+        return None
+
+    def answer(
+        self,
+        leg: Leg[Key],
+        request_id: str,
+        answer: Arrays | Failure | HeadraceError,
+        now: float,
+        *,
+        elsewhere: bool,
+    ) -> None:
+        """Take an answer; one to a request that is over already, or was never sent, changes nothing.
+
+        `elsewhere` says whether another server than the leg's could be asked.
+        """
+        entry = leg.unanswered.get(request_id)
+        if entry is None:
+            logger.debug("dropped an answer of %s: no request %r waits for it", leg.address, request_id)
+        elif not isinstance(answer, Failure):
+            self._budget.deposit()
+            self._finish(entry, answer)
+        else:
+            delay = self._retry_delay_seconds(entry, answer, now, elsewhere=elsewhere)
+            if delay is None or not self._budget.withdraw():
+                self._give_up(entry, answer)
+                return
+            self._send_again(entry, now, delay)
+            if answer.code is not StatusCode.RESOURCE_EXHAUSTED:
+                leg.open = False
+
+    def end_leg(self, leg: Leg[Key], failure: Failure, now: float, *, elsewhere: bool) -> None:
+        """Take the end of a leg: what it left unanswered is sent again or fails with `failure`.
+
+        A leg costs the retry budget once, however many requests were on it.
+        """
+        leg.open = False
+        paid = bool(leg.unanswered) and self._budget.withdraw()
+        for entry in tuple(leg.unanswered.values()):
+            delay = self._retry_delay_seconds(entry, failure, now, elsewhere=elsewhere)
+            if delay is None or not paid:
+                self._give_up(entry, failure)
+            else:
+                self._send_again(entry, now, delay)
+
+    def retire(self, leg: Leg[Key]) -> None:
+        """Send nothing more on a leg, whose server leaves; its answers are still waited for."""
+        leg.open = False
+
+    def fail_waiting(self, error: Unavailable) -> None:
+        """Fail what waits to be sent: there is no server."""
+        while self._waiting:
+            entry = self._waiting.popleft()
+            if not entry.over:
+                self._give_up(entry, Failure(error.code, error.message))
+
+    def tick(self, now: float) -> bool:
+        """Fail the requests whose time is over, and let those go whose delay before a retry is.
+
+        Says whether one was let go, so that there is something to send.
+        """
+        while self._entries:
+            oldest = next(iter(self._entries.values()))
+            if oldest.deadline > now:
+                break
+            text = f"no answer within {self._timeout_seconds:g} s"
+            self._give_up(oldest, Failure(DeadlineExceeded.default_code, text))
+        released = False
+        while self._delayed and (self._delayed[0][0] <= now or self._delayed[0][2].over):
+            self._waiting.append(heapq.heappop(self._delayed)[2])
+            released = True
+        return released
+
+    @property
+    def wake_at(self) -> float:
+        """When `tick` is due."""
+        oldest = next(iter(self._entries.values()), None)
+        deadline = math.inf if oldest is None else oldest.deadline
+        return min(deadline, self._delayed[0][0]) if self._delayed else deadline
+
+    def next_outcome(self) -> Outcome[Key] | None:
+        """Return a request's key and what it ended with, which makes room for another one."""
+        if not self._outcomes:
+            return None
+        self._held -= 1
+        return self._outcomes.popleft()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request has ended, and none can come."""
+        return self._source_over and not self._entries and not self._outcomes
+
+    def _retry_delay_seconds(
+        self, entry: Entry[Key], failure: Failure, now: float, *, elsewhere: bool
+    ) -> float | None:
+        delay = next_delay_seconds(
+            self._policy, failure, len(entry.tried), elsewhere=elsewhere, random=self._random
+        )
+        return None if delay is None or now + delay >= entry.deadline else delay
+
+    def _send_again(self, entry: Entry[Key], now: float, delay: float) -> None:
+        self._detach(entry)
+        if delay > 0:
+            heapq.heappush(self._delayed, (now + delay, next(self._numbers), entry))
+        else:
+            self._waiting.append(entry)
+
+    def _give_up(self, entry: Entry[Key], failure: Failure) -> None:
+        error = error_for(
+            failure.code,
+            failure.message,
+            endpoint=entry.tried[-1] if entry.tried else "",
+            attempts=len(entry.tried),
+            retry_after_seconds=failure.retry_after_seconds,
+        )
+        self._finish(entry, error)
+
+    def _finish(self, entry: Entry[Key], result: Arrays | HeadraceError) -> None:
+        self._detach(entry)
+        entry.over = True
+        del self._entries[entry.id]
+        self._outcomes.append((entry.key, result))
+
+    def _detach(self, entry: Entry[Key]) -> None:
+        if entry.leg is not None:
+            del entry.leg.unanswered[entry.id]
+            entry.leg = None

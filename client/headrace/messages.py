@@ -1,0 +1,128 @@
+"""Arrays to protocol messages and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from grpc import StatusCode
+from numpy.typing import NDArray
+
+from headrace.errors import HeadraceError, InvalidInput, RequestFailed
+from headrace.retry import Failure
+from headrace_proto import tensors
+from headrace_proto.v1.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataResponse,
+    ModelStreamInferResponse,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+ERROR_CODE_PARAMETER: Final = "error_code"
+"""Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One input or output: the protocol's datatype ("FP32", …) and its shape, -1 where any size goes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a server says about one model."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+def encode_request(
+    model: str, inputs: Mapping[str, NDArray[Any]], version: str = "", outputs: Sequence[str] | None = None
+) -> ModelInferRequest:
+    """Return the request for one prediction; InvalidInput, naming the tensor, for what cannot be sent."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
+    if not inputs:
+        raise InvalidInput("inputs: none came, at least one expected")
+    request = ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        _add_input(request, name, array)
+    for name in outputs or ():
+        request.outputs.add(name=name)
+    return request
+
+
+def _add_input(request: ModelInferRequest, name: str, array: NDArray[Any]) -> None:
+    if not isinstance(name, str):
+        raise InvalidInput(f"input {name!r}: its name is {type(name).__name__}, str expected")
+    if not isinstance(array, np.ndarray):
+        raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
+    try:
+        datatype = tensors.datatype_of(array.dtype)
+        raw = tensors.to_raw(array)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"input {name!r}: {error}") from error
+    request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    request.raw_input_contents.append(raw)
+
+
+def decode_response(response: ModelInferResponse) -> Arrays:
+    """Return the outputs by name, as read-only views of the answer where that is possible.
+
+    An answer that contradicts itself is a RequestFailed with the code DATA_LOSS.
+    """
+    raws = response.raw_output_contents
+    raw_index = 0
+    arrays: Arrays = {}
+    for output in response.outputs:
+        try:
+            if output.HasField("contents"):
+                values = tensors.from_contents(output.contents, output.datatype)
+                arrays[output.name] = values.reshape(output.shape)
+            elif raw_index < len(raws):
+                arrays[output.name] = tensors.from_raw(raws[raw_index], output.datatype, output.shape)
+                raw_index += 1
+            else:
+                raise ValueError("it has no contents")  # noqa: TRY301 - named like the other faults
+        except ValueError as error:
+            raise RequestFailed(
+                f"the server's answer cannot be read: output {output.name!r}: {error}",
+                code=StatusCode.DATA_LOSS,
+            ) from error
+    return arrays
+
+
+def decode_stream_answer(response: ModelStreamInferResponse) -> Arrays | Failure | HeadraceError:
+    """Return one stream answer's outputs, or how the server failed, or why the answer cannot be read."""
+    if response.error_message:
+        parameter = response.infer_response.parameters.get(ERROR_CODE_PARAMETER)
+        name = parameter.string_param if parameter is not None else ""
+        return Failure(_CODES.get(name, StatusCode.UNKNOWN), response.error_message)
+    try:
+        return decode_response(response.infer_response)
+    except RequestFailed as error:
+        return error
+
+
+_CODES = {code.name: code for code in StatusCode}
+
+
+def decode_metadata(response: ModelMetadataResponse) -> ModelMetadata:
+    """Return the server's description of a model."""
+    return ModelMetadata(
+        name=response.name,
+        versions=tuple(response.versions),
+        platform=response.platform,
+        inputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.inputs),
+        outputs=tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.outputs),
+    )

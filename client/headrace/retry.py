@@ -1,0 +1,85 @@
+"""Whether, and when, a call that failed is tried again: pure decisions.
+
+| status | tried again |
+| --- | --- |
+| UNAVAILABLE, or CANCELLED by the server (a stopping one does that) | elsewhere, later with backoff |
+| RESOURCE_EXHAUSTED | after the time that the server asks for, elsewhere if possible |
+| INTERNAL | once, and only elsewhere |
+| any other | never: another attempt would end alike, or the time is over |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from threading import Lock
+
+from grpc import StatusCode
+
+from headrace.config import Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt ended; `retry_after_seconds` is the server's advice, if it gave any."""
+
+    code: StatusCode
+    message: str
+    retry_after_seconds: float | None = None
+
+    @property
+    def server_at_fault(self) -> bool:
+        """Whether the server should be left out for a while, whatever the next call is."""
+        return self.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+
+
+def next_delay_seconds(
+    policy: Retry, failure: Failure, attempts: int, *, elsewhere: bool, random: Random
+) -> float | None:
+    """Return how long to wait before the next attempt, or None if there must be none.
+
+    `attempts` counts those made, this failed one included; `elsewhere` says whether a server is left
+    that was not asked yet.
+    """
+    if attempts >= policy.attempts:
+        return None
+    match failure.code:
+        case StatusCode.UNAVAILABLE | StatusCode.CANCELLED:
+            return 0.0 if attempts == 1 and elsewhere else _backoff_seconds(policy, attempts, random)
+        case StatusCode.RESOURCE_EXHAUSTED:
+            if failure.retry_after_seconds is not None:
+                return failure.retry_after_seconds
+            return _backoff_seconds(policy, attempts, random)
+        case StatusCode.INTERNAL:
+            return 0.0 if attempts == 1 and elsewhere else None
+        case _:
+            return None
+
+
+def _backoff_seconds(policy: Retry, attempts: int, random: Random) -> float:
+    """Double with each attempt, between half and all of it, so that callers do not come back together."""
+    limit = min(policy.backoff_seconds * 2.0 ** (attempts - 1), policy.max_backoff_seconds)
+    return limit * (0.5 + random.random() / 2)
+
+
+class Budget:
+    """What keeps retries a fraction of the calls; any thread may use it."""
+
+    def __init__(self, policy: Retry) -> None:
+        self._ratio = policy.budget_ratio
+        self._burst = float(policy.budget_burst)
+        self._tokens = self._burst
+        self._lock = Lock()
+
+    def deposit(self) -> None:
+        """Count a call."""
+        with self._lock:
+            self._tokens = min(self._tokens + self._ratio, self._burst)
+
+    def withdraw(self) -> bool:
+        """Count a retry, or say that there are too many."""
+        with self._lock:
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True
