@@ -37,6 +37,7 @@ class ConsulLookup:
         self._target = target
         self._settings = settings
         self._base_url = base_url(settings, target.agent)
+        self._tls = _tls(settings) if self._base_url.startswith("https:") else None
         self._filter = filter_expression(target.tags, target.model)
 
     async def watch(self) -> AsyncIterator[tuple[Endpoint, ...]]:
@@ -74,7 +75,7 @@ class ConsulLookup:
         try:
             response = await connection.get(path, params=query)
             answer = Answer(response.status_code, response.headers, response.content)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # a certificate refused late is a bare SSLError
             answer = f"the agent cannot be reached ({_reason(error)})"
         return decide(watch, answer, has_token=bool(self._settings.token))
 
@@ -86,7 +87,7 @@ class ConsulLookup:
             base_url=self._base_url,
             headers=headers,
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
-            verify=_tls(self._settings) if self._base_url.startswith("https:") else False,
+            verify=self._tls or False,
             trust_env=False,  # an agent is a neighbour: no proxy stands between
         )
 
@@ -128,9 +129,13 @@ def base_url(settings: ConsulSettings, agent: str = "") -> str:
 
 
 def _tls(settings: ConsulSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if settings.certificate_file:
-        context.load_cert_chain(settings.certificate_file, settings.key_file or None)
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        if settings.certificate_file:
+            context.load_cert_chain(settings.certificate_file, settings.key_file or None)
+    except OSError as error:
+        files = ", ".join(filter(None, (settings.ca_file, settings.certificate_file, settings.key_file)))
+        raise ValueError(f"the certificates for Consul cannot be used ({files}): {error}") from error
     return context
 
 

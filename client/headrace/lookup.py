@@ -75,7 +75,7 @@ class DnsLookup:
 
     async def watch(self) -> AsyncIterator[tuple[Endpoint, ...]]:
         """Yield the addresses whenever they are others than before; a name that fails changes nothing."""
-        known: tuple[Endpoint, ...] = ()
+        known: tuple[Endpoint, ...] | None = None
         failures = 0
         while True:
             try:

@@ -7,7 +7,7 @@ outside A-Z a-z 0-9 _ -, one value over 512 bytes, or a 65th key.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headrace_proto.names import TRITON_SERVICE
@@ -57,8 +57,9 @@ def meta(entry: ServiceEntry) -> dict[str, str]:
         facts["metrics_port"] = str(entry.metrics_port)
     listed = sorted(entry.models.items())
     facts["models"] = _joined(f"{name}:{version}" for name, version in listed)
-    for name, version in listed[: MAX_META_KEYS - len(facts)]:
-        facts[model_key(name)] = version
+    for name, version in listed:
+        if len(facts) < MAX_META_KEYS:
+            facts[model_key(name)] = version
     return {key: _cut(value) for key, value in facts.items()}
 
 
@@ -99,7 +100,7 @@ def _checks(entry: ServiceEntry) -> list[tuple[Check, dict[str, Any]]]:
     return [(Check.TTL, heartbeat), (Check.GRPC, health)]
 
 
-def _joined(items: Any) -> str:
+def _joined(items: Iterable[str]) -> str:
     joined = ""
     for item in items:
         longer = f"{joined},{item}" if joined else item
