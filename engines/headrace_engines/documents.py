@@ -7,6 +7,7 @@ another type is refused and never guessed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, Self, cast
@@ -76,6 +77,13 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._refuse(name, value, "a number")
         return float(value)
+
+    def positive(self, name: str) -> float:
+        """Take a number above 0."""
+        value = self.number(name)
+        if not 0 < value < math.inf:
+            self._refuse(name, value, "a number above 0")
+        return value
 
     def integers(self, name: str) -> tuple[int, ...]:
         """Take a list of whole numbers."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from headrace_engines.documents import Fields, Scalar, dump
 from headrace_engines.errors import ModelFileError
-from headrace_engines.spec import TensorSpec
+from headrace_engines.spec import ANY, TensorSpec
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -168,7 +168,10 @@ def _tensor(fields: Fields) -> TensorSpec:
     dtype = fields.text("dtype")
     if dtype not in _DTYPES:
         raise fields.wrong("dtype", repr(dtype), f"one of {', '.join(_DTYPES)}")
-    tensor = TensorSpec(name=fields.text("name"), dtype=_DTYPES[dtype], dims=fields.integers("dims"))
+    dims = fields.integers("dims")
+    if any(dim < ANY for dim in dims):
+        raise fields.wrong("dims", str(list(dims)), f"sizes of 0 or more, or {ANY} for any")
+    tensor = TensorSpec(name=fields.text("name"), dtype=_DTYPES[dtype], dims=dims)
     fields.end()
     return tensor
 

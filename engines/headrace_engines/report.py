@@ -106,8 +106,8 @@ def _accuracy(fields: Fields) -> Accuracy:
 def _speed(fields: Fields) -> Speed:
     speed = Speed(
         rows=fields.integer("rows", at_least=1),
-        reference_seconds=fields.number("reference_seconds"),
-        candidate_seconds=fields.number("candidate_seconds"),
+        reference_seconds=fields.positive("reference_seconds"),
+        candidate_seconds=fields.positive("candidate_seconds"),
     )
     fields.end()
     return speed

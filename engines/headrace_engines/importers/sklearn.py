@@ -44,6 +44,8 @@ def convert(estimator: BaseEstimator, *, input_name: str, output_name: str) -> o
         raise UnsupportedModelError(
             f"{type(classifier).__name__} cannot be converted to ONNX; MLPClassifier can"
         )
+    if not hasattr(classifier, "out_activation_"):
+        raise UnsupportedModelError("MLPClassifier was not fitted: it has no weights to convert")
     if classifier.out_activation_ != "softmax":
         raise UnsupportedModelError(
             f"MLPClassifier with {classifier.out_activation_} outputs (two classes, or several labels "

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from headrace_engines import folders
+
+_HOLD = """
+import sys
+from pathlib import Path
+from headrace_engines import folders
+with folders.locked(Path(sys.argv[1])), folders.staged(Path(sys.argv[1])) as staging:
+    (staging / "half").write_text("written")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def _holder(folder: Path) -> subprocess.Popen[str]:
+    """Start a process that holds the folder, with something unfinished in it, until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
+    process = _holder(tmp_path)
+    waits, entered = threading.Event(), threading.Event()
+
+    def enter() -> None:
+        with folders.locked(tmp_path, waits.set):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert waits.wait(10)
+    assert not entered.is_set()
+    assert len(list(tmp_path.iterdir())) == 1
+    process.communicate("")
+    assert entered.wait(10)
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    process = _holder(tmp_path)
+    process.kill()
+    process.communicate()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    (tmp_path / "model").mkdir()
+    with folders.locked(tmp_path, lambda: pytest.fail("a dead process cannot hold it")):
+        assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_a_folder_is_made_for_its_first_holder(tmp_path: Path) -> None:
+    with folders.locked(tmp_path / "new" / "store"):
+        assert list((tmp_path / "new" / "store").iterdir()) == []
+
+
+def test_a_failure_leaves_nothing_staged(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="halfway"), folders.staged(tmp_path) as staging:
+        (staging / "file").write_text("half")
+        raise RuntimeError("halfway")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_renamed_stays(tmp_path: Path) -> None:
+    with folders.staged(tmp_path) as staging:
+        (staging / "file").write_text("whole")
+        folders.sync(staging)
+        staging.rename(tmp_path / "done")
+    assert (tmp_path / "done" / "file").read_text() == "whole"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["done"]
+
+
+def test_others_may_read_what_was_staged(tmp_path: Path) -> None:
+    (tmp_path / "usual").mkdir()
+    with folders.staged(tmp_path) as staging:
+        assert staging.stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from headrace_engines import gates
+from headrace_engines.errors import GateError
+from headrace_engines.gates import Accuracy, Speed
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def _paired(rows: int, worse: int, better: int, both_wrong: int = 0) -> Accuracy:
+    reference, candidate = np.ones(rows, bool), np.ones(rows, bool)
+    candidate[:worse] = False
+    reference[worse : worse + better] = False
+    reference[rows - both_wrong :] = candidate[rows - both_wrong :] = False
+    return gates.compare_accuracy(reference, candidate)
+
+
+def test_only_rows_that_differ_count() -> None:
+    accuracy = _paired(719, worse=5, better=2, both_wrong=17)
+    assert (accuracy.rows, accuracy.worse, accuracy.better) == (719, 5, 2)
+    assert accuracy.reference == pytest.approx(700 / 719)
+    assert accuracy.candidate == pytest.approx(697 / 719)
+    assert accuracy.drop == pytest.approx(3 / 719)
+
+
+def test_the_interval_is_that_of_bonett_and_price() -> None:
+    accuracy = _paired(98, worse=9, better=4)
+    # (10 - 5) / 100 -+ 1.959964 * sqrt((0.15 - 0.0025) / 100)
+    assert accuracy.low == pytest.approx(0.05 - 0.0752734, abs=1e-6)
+    assert accuracy.high == pytest.approx(0.05 + 0.0752734, abs=1e-6)
+
+
+@given(st.integers(1, 2000), st.data())
+def test_the_interval_mirrors_when_the_two_change_places(rows: int, data: st.DataObject) -> None:
+    worse = data.draw(st.integers(0, rows))
+    better = data.draw(st.integers(0, rows - worse))
+    one, other = _paired(rows, worse, better), _paired(rows, better, worse)
+    assert one.low == pytest.approx(-other.high)
+    assert one.high == pytest.approx(-other.low)
+    assert -1 <= one.low < one.high <= 1
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0.005, 0.005), (0.02, 0.005), (0.05, 0.05), (0.1, 0.02)])
+def test_the_interval_holds_the_true_drop_as_often_as_it_says(lost: float, gained: float) -> None:
+    rows, most = 200, 45
+    covered = 0.0
+    for worse, better in product(range(most), repeat=2):
+        accuracy = _paired(rows, worse, better)
+        if accuracy.low <= lost - gained <= accuracy.high:
+            ways = comb(rows, worse) * comb(rows - worse, better)
+            covered += ways * lost**worse * gained**better * (1 - lost - gained) ** (rows - worse - better)
+    assert covered >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("rows", "worse", "better"),
+    [
+        (719, 0, 0),
+        (719, 7, 0),
+        (719, 9, 4),
+        (719, 0, 200),
+        (1000, 10, 0),
+    ],
+)
+def test_a_candidate_that_lost_little_passes(rows: int, worse: int, better: int) -> None:
+    gates.check_accuracy("model.onnx", _paired(rows, worse, better))
+
+
+@pytest.mark.parametrize(
+    ("rows", "worse", "better", "complaint"),
+    [
+        (719, 8, 0, "the drop may be 1.00 at most"),
+        (719, 500, 0, "the drop may be 1.00 at most"),
+        (719, 40, 34, "the interval may reach 2.00 at most"),
+        (50, 0, 0, "the interval may reach 2.00 at most"),
+        (1, 0, 0, "the interval may reach 2.00 at most"),
+    ],
+)
+def test_a_candidate_that_lost_too_much_or_was_seen_too_little_is_refused(
+    rows: int, worse: int, better: int, complaint: str
+) -> None:
+    with pytest.raises(GateError, match=complaint):
+        gates.check_accuracy("model.onnx", _paired(rows, worse, better))
+
+
+def test_the_refusal_carries_the_figures() -> None:
+    with pytest.raises(GateError) as raised:
+        gates.check_accuracy("model.int8-cpu.onnx", _paired(719, 100, 0))
+    assert str(raised.value) == (
+        "model.int8-cpu.onnx: accuracy 0.8609, FP32 1.0000, on 719 held-out rows; "
+        "drop 13.91 points, 95 % interval 11.32 to 16.42; the drop may be 1.00 at most"
+    )
+
+
+@pytest.mark.parametrize("rows", [(0, 0), (3, 4)])
+def test_unpaired_answers_are_refused(rows: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected as many answers"):
+        gates.compare_accuracy(np.ones(rows[0], bool), np.ones(rows[1], bool))
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.0, True), (1e-5, True), (2e-5, False), (np.nan, False)])
+def test_a_conversion_must_answer_like_its_source(error: float, passes: bool) -> None:
+    if passes:
+        gates.check_same("model.onnx", error, 1e-5)
+    else:
+        with pytest.raises(GateError, match=r"differ from those of the model .* by (2e-05|nan)"):
+            gates.check_same("model.onnx", error, 1e-5)
+
+
+def test_speed_is_the_geometric_mean_over_batches() -> None:
+    assert gates.speed_ratio([Speed(1, 1.0, 2.0), Speed(8, 8.0, 1.0)]) == pytest.approx(2.0)
+
+
+def test_what_is_no_faster_is_refused_with_each_ratio() -> None:
+    gates.check_speed("model.onnx", [Speed(1, 1.0, 1.0), Speed(64, 3.0, 1.0)])
+    with pytest.raises(GateError, match=r"not better: 0\.71 times .*0\.50 at batch 1, 1\.00 at batch 64"):
+        gates.check_speed("model.onnx", [Speed(1, 1.0, 2.0), Speed(64, 1.0, 1.0)])

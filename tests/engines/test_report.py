@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headrace_engines import report
+from headrace_engines.errors import ModelFileError
+from headrace_engines.gates import Accuracy, Speed
+from headrace_engines.report import Comparison, Report
+
+_EXAMPLE = Report(
+    comparisons=(
+        Comparison(
+            "int8-cpu",
+            4000,
+            1000,
+            Accuracy(719, 0.976, 0.975, 2, 1, -0.004, 0.006),
+            (Speed(1, 2e-5, 1e-5), Speed(8, 8e-5, 1e-5)),
+        ),
+    ),
+    machine={"cores": "2"},
+    seconds={"training": 2.5},
+)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes(_EXAMPLE.to_bytes())
+    assert report.read(tmp_path) == _EXAMPLE
+
+
+def test_a_folder_without_one_has_none(tmp_path: Path) -> None:
+    assert report.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda it: it.pop("machine"), "field 'machine' is missing"),
+        (
+            lambda it: it.update(seconds={"training": "long"}),
+            "field 'seconds': expected an object of numbers",
+        ),
+        (
+            lambda it: it["comparisons"][0]["accuracy"].update(high="much"),
+            r"field 'comparisons\[0\]\.accuracy\.high'",
+        ),
+        (
+            lambda it: it["comparisons"][0]["speeds"][1].update(rows=0),
+            r"field 'comparisons\[0\]\.speeds\[1\]\.rows': expected a whole number, 1 or more",
+        ),
+        (
+            lambda it: it["comparisons"][0]["speeds"][1].update(candidate_seconds=0.0),
+            r"field 'comparisons\[0\]\.speeds\[1\]\.candidate_seconds': expected a number above 0",
+        ),
+    ],
+)
+def test_damage_is_refused_and_the_field_named(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    document = json.loads(_EXAMPLE.to_bytes())
+    damage(document)
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    with pytest.raises(ModelFileError, match=complaint):
+        report.read(tmp_path)
+
+
+def test_the_speed_ratio_is_over_all_sizes_of_batch() -> None:
+    assert _EXAMPLE.comparisons[0].speed_ratio == pytest.approx(4.0)
+
+
+def test_the_machine_is_described() -> None:
+    assert set(report.machine()) == {"system", "processor", "cores", "python"}
+    assert all(report.machine().values())
