@@ -4,6 +4,7 @@ with Client("localhost:8001") as client:
     outputs = client.infer("digits", {"image": images})
 """
 
+from headrace.aio import AsyncClient
 from headrace.client import Client
 from headrace.config import Retry, Tls
 from headrace.errors import (
@@ -24,6 +25,7 @@ from headrace.errors import (
 from headrace.messages import ModelMetadata, TensorMetadata
 
 __all__ = [
+    "AsyncClient",
     "Cancelled",
     "Client",
     "ClientClosed",

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from random import Random
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 import grpc
 from grpc import StatusCode
 from numpy.typing import NDArray
 
-from headrace.config import Retry, Settings, Tls
-from headrace.errors import HeadraceError, error_for
+from headrace.config import (
+    DEFAULT_KEEPALIVE_SECONDS,
+    DEFAULT_RETRY,
+    DEFAULT_TIMEOUT_SECONDS,
+    Retry,
+    Settings,
+    Tls,
+)
+from headrace.errors import HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
 from headrace.messages import Arrays, ModelMetadata, decode_metadata, decode_response, encode_request
-from headrace.retry import Budget, Failure, next_delay_seconds
+from headrace.retry import CONNECTION_CLOSED, Retries
 from headrace.servers import Servers
 from headrace.status import failure_of
 from headrace.streaming import StreamCall
@@ -27,12 +34,6 @@ from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyReq
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
 Answer = TypeVar("Answer")
-
-DEFAULT_RETRY: Final = Retry()
-DEFAULT_TIMEOUT_SECONDS: Final = 30.0
-DEFAULT_KEEPALIVE_SECONDS: Final = 2.0
-
-CONNECTION_CLOSED: Final = Failure(StatusCode.CANCELLED, "the connection was closed: its server left")
 
 
 class Client:
@@ -57,8 +58,7 @@ class Client:
     ) -> None:
         self._settings = Settings(timeout_seconds, retry, tls, keepalive_seconds)
         self._servers = Servers(target, self._settings)
-        self._budget = Budget(retry)
-        self._random = Random()
+        self._retries = Retries(retry, Random())
         self._streams: WeakSet[StreamCall[Any]] = WeakSet()
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class Client:
         outputs: Sequence[str] | None = None,
         max_in_flight: int = 64,
         timeout_seconds: float | None = None,
-    ) -> Iterator[Outcome[Key]]:
+    ) -> Generator[Outcome[Key], None, None]:
         """Yield (key, outputs) or (key, error) for each (key, inputs) of `requests`, in completion order.
 
         A request that fails is one error among the outcomes: it is yielded, not raised, and changes
@@ -108,14 +108,10 @@ class Client:
         most `max_in_flight` requests ahead of the outcomes taken. What it raises is raised here, after
         the outcomes of what it gave before. `timeout_seconds` is for each request.
         """
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight: {max_in_flight} came, at least 1 expected")
         exchange: Exchange[Key] = Exchange(
-            self._settings.retry,
-            self._budget,
-            self._random,
+            self._retries,
             max_in_flight=max_in_flight,
-            timeout_seconds=self._timeout_seconds(timeout_seconds),
+            timeout_seconds=self._settings.timeout_of_call(timeout_seconds),
         )
         stream = StreamCall(
             self._servers, exchange, lambda inputs: encode_request(model, inputs, version, outputs)
@@ -139,23 +135,16 @@ class Client:
                 return False
             raise
 
-    def _timeout_seconds(self, timeout_seconds: float | None) -> float | None:
-        if timeout_seconds is None:
-            return self._settings.timeout_seconds
-        if not timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds: {timeout_seconds} came, a positive number expected")
-        return timeout_seconds
-
     def _call(
         self,
         method: Callable[[InferenceServiceStub], grpc.UnaryUnaryMultiCallable[Any, Answer]],
         request: Any,
         timeout_seconds: float | None,
     ) -> Answer:
-        timeout = self._timeout_seconds(timeout_seconds)
+        timeout = self._settings.timeout_of_call(timeout_seconds)
         deadline = math.inf if timeout is None else monotonic() + timeout
         tried: list[str] = []
-        self._budget.deposit()
+        self._retries.budget.deposit()
         while True:
             slot = self._servers.pick(tried, deadline)
             tried.append(slot.address)
@@ -170,24 +159,11 @@ class Client:
                 failure = CONNECTION_CLOSED
             finally:
                 self._servers.done(slot, failed=at_fault)
-            self._prepare_retry(failure, tried, deadline)
-
-    def _prepare_retry(self, failure: Failure, tried: list[str], deadline: float) -> None:
-        """Wait until the next attempt is due, or raise the failure as the call's error."""
-        delay = next_delay_seconds(
-            self._settings.retry,
-            failure,
-            len(tried),
-            elsewhere=self._servers.elsewhere(tried),
-            random=self._random,
-        )
-        if delay is None or monotonic() + delay >= deadline or not self._budget.withdraw():
-            raise error_for(
-                failure.code,
-                failure.message,
-                endpoint=tried[-1],
-                attempts=len(tried),
-                retry_after_seconds=failure.retry_after_seconds,
+            delay = self._retries.delay_or_raise(
+                failure,
+                tried,
+                left_seconds=deadline - monotonic(),
+                elsewhere=self._servers.elsewhere(tried),
             )
-        if delay > 0:
-            self._servers.pause(delay)
+            if delay > 0:
+                self._servers.pause(delay)

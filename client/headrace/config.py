@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Retry:
                 raise ValueError(f"{name}: {getattr(self, name)} came, 0 or more expected")
 
 
+DEFAULT_RETRY: Final = Retry()
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+DEFAULT_KEEPALIVE_SECONDS: Final = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Tls:
     """How to prove who is at the other end, and who is at this one.
@@ -65,10 +71,10 @@ class Tls:
 class Settings:
     """What a client was told, checked once."""
 
-    timeout_seconds: float | None = 30.0
-    retry: Retry = field(default_factory=Retry)
+    timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS
+    retry: Retry = DEFAULT_RETRY
     tls: Tls | None = None
-    keepalive_seconds: float | None = 2.0
+    keepalive_seconds: float | None = DEFAULT_KEEPALIVE_SECONDS
 
     def __post_init__(self) -> None:
         for name in ("timeout_seconds", "keepalive_seconds"):
@@ -79,6 +85,14 @@ class Settings:
             raise TypeError(f"retry: {type(self.retry).__name__} came, headrace.Retry expected")
         if not (self.tls is None or isinstance(self.tls, Tls)):
             raise TypeError(f"tls: {type(self.tls).__name__} came, headrace.Tls or None expected")
+
+    def timeout_of_call(self, timeout_seconds: float | None) -> float | None:
+        """Return the time one call has, given what its caller asked for: None takes the client's."""
+        if timeout_seconds is None:
+            return self.timeout_seconds
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds: {timeout_seconds} came, a positive number expected")
+        return timeout_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,13 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
-from random import Random
 from typing import Final, Generic, TypeVar
 
 from grpc import StatusCode
 
-from headrace.config import Retry
-from headrace.errors import DeadlineExceeded, HeadraceError, Unavailable, error_for
+from headrace.errors import HeadraceError, Unavailable
 from headrace.messages import Arrays
-from headrace.retry import Budget, Failure, next_delay_seconds
+from headrace.retry import Failure, Retries, error_of
 from headrace_proto.v1.inference_pb2 import ModelInferRequest
 
 logger = logging.getLogger(__name__)
@@ -63,18 +61,10 @@ class Entry(Generic[Key]):
 class Exchange(Generic[Key]):
     """The state of one stream call; `max_in_flight` bounds the requests taken and not yet passed on."""
 
-    def __init__(
-        self,
-        policy: Retry,
-        budget: Budget,
-        random: Random,
-        *,
-        max_in_flight: int,
-        timeout_seconds: float | None,
-    ) -> None:
-        self._policy = policy
-        self._budget = budget
-        self._random = random
+    def __init__(self, retries: Retries, *, max_in_flight: int, timeout_seconds: float | None) -> None:
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight: {max_in_flight} came, at least 1 expected")
+        self._retries = retries
         self._max_in_flight = max_in_flight
         self._timeout_seconds = math.inf if timeout_seconds is None else timeout_seconds
         self._numbers = count()
@@ -164,11 +154,11 @@ class Exchange(Generic[Key]):
         if entry is None:
             logger.debug("dropped an answer of %s: no request %r waits for it", leg.address, request_id)
         elif not isinstance(answer, Failure):
-            self._budget.deposit()
+            self._retries.budget.deposit()
             self._finish(entry, answer)
         else:
             delay = self._retry_delay_seconds(entry, answer, now, elsewhere=elsewhere)
-            if delay is None or not self._budget.withdraw():
+            if delay is None or not self._retries.budget.withdraw():
                 self._give_up(entry, answer)
                 return
             self._send_again(entry, now, delay)
@@ -181,7 +171,7 @@ class Exchange(Generic[Key]):
         A leg costs the retry budget once, however many requests were on it.
         """
         leg.open = False
-        paid = bool(leg.unanswered) and self._budget.withdraw()
+        paid = bool(leg.unanswered) and self._retries.budget.withdraw()
         for entry in tuple(leg.unanswered.values()):
             delay = self._retry_delay_seconds(entry, failure, now, elsewhere=elsewhere)
             if delay is None or not paid:
@@ -210,7 +200,7 @@ class Exchange(Generic[Key]):
             if oldest.deadline > now:
                 break
             text = f"no answer within {self._timeout_seconds:g} s"
-            self._give_up(oldest, Failure(DeadlineExceeded.default_code, text))
+            self._give_up(oldest, Failure(StatusCode.DEADLINE_EXCEEDED, text))
         released = False
         while self._delayed and (self._delayed[0][0] <= now or self._delayed[0][2].over):
             self._waiting.append(heapq.heappop(self._delayed)[2])
@@ -239,10 +229,10 @@ class Exchange(Generic[Key]):
     def _retry_delay_seconds(
         self, entry: Entry[Key], failure: Failure, now: float, *, elsewhere: bool
     ) -> float | None:
-        delay = next_delay_seconds(
-            self._policy, failure, len(entry.tried), elsewhere=elsewhere, random=self._random
+        left_seconds = entry.deadline - now
+        return self._retries.delay_seconds(
+            failure, len(entry.tried), left_seconds=left_seconds, elsewhere=elsewhere
         )
-        return None if delay is None or now + delay >= entry.deadline else delay
 
     def _send_again(self, entry: Entry[Key], now: float, delay: float) -> None:
         self._detach(entry)
@@ -252,14 +242,7 @@ class Exchange(Generic[Key]):
             self._waiting.append(entry)
 
     def _give_up(self, entry: Entry[Key], failure: Failure) -> None:
-        error = error_for(
-            failure.code,
-            failure.message,
-            endpoint=entry.tried[-1] if entry.tried else "",
-            attempts=len(entry.tried),
-            retry_after_seconds=failure.retry_after_seconds,
-        )
-        self._finish(entry, error)
+        self._finish(entry, error_of(failure, entry.tried))
 
     def _finish(self, entry: Entry[Key], result: Arrays | HeadraceError) -> None:
         self._detach(entry)

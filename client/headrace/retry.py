@@ -10,13 +10,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from threading import Lock
+from typing import Final
 
 from grpc import StatusCode
 
 from headrace.config import Retry
+from headrace.errors import HeadraceError, error_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,21 @@ class Failure:
     def server_at_fault(self) -> bool:
         """Whether the server should be left out for a while, whatever the next call is."""
         return self.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+
+
+CONNECTION_CLOSED: Final = Failure(StatusCode.CANCELLED, "the connection was closed: its server left")
+"""When the client itself closed a connection that a call was on, or was about to use."""
+
+
+def error_of(failure: Failure, tried: Sequence[str]) -> HeadraceError:
+    """Return the error that a caller gets for the last failure, after the servers `tried` were asked."""
+    return error_for(
+        failure.code,
+        failure.message,
+        endpoint=tried[-1] if tried else "",
+        attempts=len(tried),
+        retry_after_seconds=failure.retry_after_seconds,
+    )
 
 
 def next_delay_seconds(
@@ -83,3 +101,28 @@ class Budget:
                 return False
             self._tokens -= 1.0
             return True
+
+
+class Retries:
+    """The retry rules of one client, with the budget that all of its calls share."""
+
+    def __init__(self, policy: Retry, random: Random) -> None:
+        self._policy = policy
+        self._random = random
+        self.budget = Budget(policy)
+
+    def delay_seconds(
+        self, failure: Failure, attempts: int, *, left_seconds: float, elsewhere: bool
+    ) -> float | None:
+        """Return how long to wait before the next attempt; None if it is not allowed, or too late."""
+        delay = next_delay_seconds(self._policy, failure, attempts, elsewhere=elsewhere, random=self._random)
+        return None if delay is None or delay >= left_seconds else delay
+
+    def delay_or_raise(
+        self, failure: Failure, tried: Sequence[str], *, left_seconds: float, elsewhere: bool
+    ) -> float:
+        """Return how long to wait before the next attempt, paid for, or raise the call's error."""
+        delay = self.delay_seconds(failure, len(tried), left_seconds=left_seconds, elsewhere=elsewhere)
+        if delay is None or not self.budget.withdraw():
+            raise error_of(failure, tried)
+        return delay

@@ -8,7 +8,7 @@ receives. They meet under one lock, each waiting for its own condition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import Any, Generic
@@ -22,7 +22,7 @@ from headrace.errors import ClientClosed, InvalidInput, Unavailable
 from headrace.exchange import Exchange, Key, Leg, Outcome
 from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
-from headrace.retry import Failure
+from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.servers import Servers
 from headrace.status import failure_of
 from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -53,7 +53,9 @@ class StreamCall(Generic[Key]):
         self._calls: set[grpc.Call] = set()
         self._closed = False
 
-    def outcomes(self, requests: Iterator[tuple[Key, Mapping[str, NDArray[Any]]]]) -> Iterator[Outcome[Key]]:
+    def outcomes(
+        self, requests: Iterator[tuple[Key, Mapping[str, NDArray[Any]]]]
+    ) -> Generator[Outcome[Key], None, None]:
         """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
         Thread(target=self._feed, args=(requests,), name="headrace-feeder", daemon=True).start()
         try:
@@ -107,7 +109,7 @@ class StreamCall(Generic[Key]):
         try:
             call = slot.link.stub.ModelStreamInfer(self._outgoing(leg, slot))
         except ValueError:  # the connection was closed after it was picked
-            self._end_leg(leg, slot, UNANSWERED, at_fault=False)
+            self._end_leg(leg, slot, CONNECTION_CLOSED, at_fault=False)
             return
         with self._lock:
             self._calls.add(call)

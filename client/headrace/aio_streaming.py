@@ -1,0 +1,222 @@
+"""One asynchronous stream call: the tasks that move an `Exchange`; the twin of `streaming`.
+
+The caller's task waits for outcomes and starts legs, a feeder task runs the caller's iterator, and
+each leg has the task in which gRPC sends and one that receives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import Any, Generic
+
+import grpc
+from numpy.typing import NDArray
+
+from headrace.aio_servers import AioServers
+from headrace.channels import AioConnection
+from headrace.errors import ClientClosed, InvalidInput, Unavailable
+from headrace.exchange import Exchange, Key, Leg, Outcome
+from headrace.messages import decode_stream_answer
+from headrace.pool import Slot
+from headrace.retry import CONNECTION_CLOSED, Failure
+from headrace.status import failure_of
+from headrace.streaming import UNANSWERED, Encode, pair_of
+from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
+
+Requests = (
+    AsyncIterable[tuple[Key, Mapping[str, NDArray[Any]]]] | Iterable[tuple[Key, Mapping[str, NDArray[Any]]]]
+)
+
+
+def cancelled_by_caller() -> bool:
+    """Say whether a CancelledError is meant for this task; gRPC raises the same for a closed connection."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class AioStreamCall(Generic[Key]):
+    """A stream that is being answered."""
+
+    def __init__(self, servers: AioServers, exchange: Exchange[Key], encode: Encode) -> None:
+        self._servers = servers
+        self._exchange = exchange
+        self._encode = encode
+        self._room = asyncio.Event()
+        self._work = asyncio.Event()
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def outcomes(self, requests: Requests[Key]) -> AsyncGenerator[Outcome[Key], None]:
+        """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
+        self._spawn(self._feed(requests))
+        try:
+            while (outcome := await self._next()) is not None:
+                yield outcome
+            if self._exchange.source_error is not None:
+                raise self._exchange.source_error
+        finally:
+            self.close()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def close(self) -> None:
+        """Give up what is unanswered."""
+        self._closed = True
+        self._wake_all()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake_all(self) -> None:
+        for event in (self._room, self._work, self._news):
+            event.set()
+
+    async def _next(self) -> Outcome[Key] | None:
+        while True:
+            if self._closed:
+                raise ClientClosed("the client was closed during the stream")
+            now = _now()
+            if self._exchange.tick(now):
+                self._work.set()
+            outcome = self._exchange.next_outcome()
+            if outcome is not None:
+                self._room.set()
+                return outcome
+            if self._exchange.finished:
+                return None
+            if self._exchange.needs_leg:
+                await self._start_leg()
+            else:
+                self._set_alarm(self._exchange.wake_at)
+                self._news.clear()
+                await self._news.wait()
+
+    def _set_alarm(self, wake_at: float) -> None:
+        """Wake the caller's task at a time, or earlier: it looks again and sets the next alarm."""
+        if wake_at == math.inf or (self._alarm is not None and _now() < self._alarm.when() <= wake_at):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(wake_at, self._news.set)
+
+    async def _start_leg(self) -> None:
+        try:
+            slot = await self._servers.pick(tuple(self._exchange.tried), self._exchange.wake_at)
+        except Unavailable as error:
+            self._exchange.fail_waiting(error)
+            return
+        leg = self._exchange.start_leg(slot.address)
+        self._spawn(self._run_leg(leg, slot))
+
+    async def _feed(self, requests: Requests[Key]) -> None:
+        error: Exception | None = None
+        try:
+            source = requests if isinstance(requests, AsyncIterable) else _as_async(requests)
+            iterator = aiter(source)
+            while await self._wait_for_room():
+                self._admit(await anext(iterator))
+        except StopAsyncIteration:
+            pass
+        except Exception as raised:  # raised again where the caller waits for outcomes
+            error = raised
+        self._exchange.end_source(error)
+        self._news.set()
+        self._work.set()
+
+    async def _wait_for_room(self) -> bool:
+        while not (self._closed or self._exchange.has_room):
+            self._room.clear()
+            await self._room.wait()
+        return not self._closed
+
+    def _admit(self, item: object) -> None:
+        key, inputs = pair_of(item)
+        try:
+            request = self._encode(inputs)
+        except InvalidInput as error:
+            self._exchange.refuse(key, error)
+            self._news.set()
+            return
+        self._exchange.admit(key, request, _now())
+        if self._exchange.needs_leg:
+            self._news.set()
+        self._work.set()
+
+    async def _run_leg(self, leg: Leg[Key], slot: Slot[AioConnection]) -> None:
+        failure: Failure | None = CONNECTION_CLOSED
+        at_fault = False
+        try:
+            failure = await self._receive(leg, slot)
+            at_fault = bool(leg.unanswered) if failure is None else failure.server_at_fault
+        except grpc.aio.UsageError:  # the connection was closed after it was picked
+            pass
+        except asyncio.CancelledError:
+            if cancelled_by_caller():
+                raise
+        finally:
+            self._servers.done(slot, failed=at_fault)
+            elsewhere = self._servers.elsewhere((leg.address,))
+            self._exchange.end_leg(leg, failure or UNANSWERED, _now(), elsewhere=elsewhere)
+            self._wake_all()
+
+    async def _receive(self, leg: Leg[Key], slot: Slot[AioConnection]) -> Failure | None:
+        """Pass answers on until the leg ends; return how it failed, or None if it ended well."""
+        call = slot.link.stub.ModelStreamInfer(self._outgoing(leg, slot))
+        try:
+            async for response in call:
+                failure = self._accept(leg, response)
+                if failure is not None:
+                    return failure
+        except grpc.aio.AioRpcError as error:
+            return failure_of(error)
+        finally:
+            call.cancel()
+        return None
+
+    async def _outgoing(self, leg: Leg[Key], slot: Slot[AioConnection]) -> AsyncIterator[ModelInferRequest]:
+        """Yield what is to be sent on a leg."""
+        while True:
+            if slot.retired_at is not None:
+                self._exchange.retire(leg)
+            request = self._exchange.take(leg, _now())
+            if request is not None:
+                yield request
+            elif leg.open and not self._closed:
+                self._work.clear()
+                await self._work.wait()
+            else:
+                self._news.set()
+                return
+
+    def _accept(self, leg: Leg[Key], response: ModelStreamInferResponse) -> Failure | None:
+        """Pass an answer on; return a failure that names no request, which ends the leg."""
+        answer = decode_stream_answer(response)
+        request_id = response.infer_response.id
+        if isinstance(answer, Failure) and not request_id:
+            return answer
+        failed = isinstance(answer, Failure)
+        elsewhere = failed and self._servers.elsewhere((leg.address,))
+        self._exchange.answer(leg, request_id, answer, _now(), elsewhere=elsewhere)
+        self._news.set()
+        if failed:
+            self._work.set()
+        return None
+
+
+async def _as_async(requests: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in requests:
+        yield item
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
