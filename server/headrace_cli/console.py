@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _PIPED_WIDTH = 160
 """Columns where nobody's terminal says how many there are: wide enough that no cell is wrapped."""
@@ -22,13 +23,17 @@ def progress() -> Console:
     return _console(stderr=True)
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
+Cell = str | Text
+
+
+def table(columns: Iterable[str], rows: Iterable[Sequence[Cell]], *, title: str | None = None) -> Table:
     """Return a table of texts; a column whose name ends in a space is aligned to the right."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         made.add_column(column.rstrip(), justify="right" if column.endswith(" ") else "left")
     for row in rows:
-        made.add_row(*row)
+        # A text from elsewhere may hold brackets, which rich would take for its markup.
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.table import Table
+from rich.text import Text
 
 from headrace_cli.console import human_size, table
 from headrace_engines.gates import Accuracy
@@ -65,5 +66,5 @@ def _accuracy_row(compared: Comparison) -> tuple[str, ...]:
     )
 
 
-def _judgement(artefact: Artefact) -> str:
-    return f"{'[green]✓[/]' if artefact.passed else '[red]✗[/]'} {artefact.reason}"
+def _judgement(artefact: Artefact) -> Text:
+    return Text.assemble(("✓ ", "green") if artefact.passed else ("✗ ", "red"), artefact.reason)

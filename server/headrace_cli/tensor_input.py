@@ -6,13 +6,13 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace import TensorMetadata
 from headrace_engines.spec import ANY
 from headrace_proto.tensors import DTYPES
 
@@ -24,26 +24,18 @@ class InputError(ValueError):
     """An input does not fit; the text names it, what came, and what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """One input as the model's metadata declares it; -1 in `shape` is any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.datatype} [{', '.join(map(str, self.shape))}]"
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype for the datatype."""
-        if self.datatype not in DTYPES:
-            raise InputError(f"input {self.name!r} has datatype {self.datatype!r}, which is not known here")
-        return DTYPES[self.datatype]
+def gather(
+    assignments: Sequence[str], filling: str | None, declared: Sequence[TensorMetadata], rows: int
+) -> dict[str, NDArray[Any]]:
+    """Return the inputs that were typed, or made up: `filling` is "zeros", "random" or None."""
+    if filling is None:
+        return parse(assignments, declared)
+    if assignments:
+        raise InputError(f"--input and --{filling} exclude each other")
+    return made_up(declared, rows, zeros if filling == "zeros" else random)
 
 
-def parse(assignments: Iterable[str], declared: Sequence[Declared]) -> dict[str, NDArray[Any]]:
+def parse(assignments: Iterable[str], declared: Sequence[TensorMetadata]) -> dict[str, NDArray[Any]]:
     """Read NAME=VALUE texts into arrays of the declared dtypes, shapes unchecked.
 
     VALUE is a JSON literal, @FILE.npy, @FILE.json, or @- for JSON on standard input. The name may be
@@ -56,13 +48,13 @@ def parse(assignments: Iterable[str], declared: Sequence[Declared]) -> dict[str,
         if name in arrays:
             raise InputError(f"input {name!r} came twice")
         arrays[name] = _converted(_read(name, value), by_name[name])
-    missing = [str(tensor) for tensor in declared if tensor.name not in arrays]
+    missing = [told(tensor) for tensor in declared if tensor.name not in arrays]
     if missing:
         raise InputError(f"no value for {'; '.join(missing)}; give --input NAME=VALUE, --zeros or --random")
     return arrays
 
 
-def fit(arrays: Mapping[str, NDArray[Any]], declared: Sequence[Declared]) -> dict[str, NDArray[Any]]:
+def fit(arrays: Mapping[str, NDArray[Any]], declared: Sequence[TensorMetadata]) -> dict[str, NDArray[Any]]:
     """Return the arrays in the declared shapes: one row without its batch axis is given one."""
     return {tensor.name: _fitted(arrays[tensor.name], tensor) for tensor in declared}
 
@@ -79,14 +71,14 @@ def split_rows(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any
     return [{name: array[row] for name, array in arrays.items()} for row in range(rows)]
 
 
-def made_up(declared: Sequence[Declared], rows: int, fill: Fill) -> dict[str, NDArray[Any]]:
+def made_up(declared: Sequence[TensorMetadata], rows: int, fill: Fill) -> dict[str, NDArray[Any]]:
     """Return arrays of `rows` rows where the model takes rows, and of size 1 along other free axes."""
     arrays = {}
     for tensor in declared:
         shape = tuple(
             size if size != ANY else rows if axis == 0 else 1 for axis, size in enumerate(tensor.shape)
         )
-        arrays[tensor.name] = fill(shape, tensor.dtype)
+        arrays[tensor.name] = fill(shape, _dtype(tensor))
     return arrays
 
 
@@ -107,11 +99,22 @@ def random(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[Any]:
     return generator.random(shape).astype(dtype)
 
 
-def _split(assignment: str, by_name: Mapping[str, Declared]) -> tuple[str, str]:
+def told(tensor: TensorMetadata) -> str:
+    """Return a tensor as people read it: name, datatype, and shape with -1 for any size."""
+    return f"{tensor.name} {tensor.datatype} [{', '.join(map(str, tensor.shape))}]"
+
+
+def _dtype(tensor: TensorMetadata) -> np.dtype[Any]:
+    if tensor.datatype not in DTYPES:
+        raise InputError(f"input {tensor.name!r} has datatype {tensor.datatype!r}, which is not known here")
+    return DTYPES[tensor.datatype]
+
+
+def _split(assignment: str, by_name: Mapping[str, TensorMetadata]) -> tuple[str, str]:
     name, equals, value = assignment.partition("=")
     if equals and name in by_name:
         return name, value
-    known = "; ".join(map(str, by_name.values()))
+    known = "; ".join(map(told, by_name.values()))
     if equals and not name.startswith(("@", "[", '"')):
         raise InputError(f"the model has no input {name!r}; it has: {known}")
     if len(by_name) != 1:
@@ -146,8 +149,9 @@ def _json(name: str, text: str | bytes, origin: str) -> Any:
         ) from error
 
 
-def _converted(value: Any, tensor: Declared) -> NDArray[Any]:
-    if tensor.dtype == np.dtype(object):
+def _converted(value: Any, tensor: TensorMetadata) -> NDArray[Any]:
+    dtype = _dtype(tensor)
+    if dtype == np.dtype(object):
         return _strings(np.asarray(value, dtype=object), tensor)
     try:
         array = np.asarray(value)
@@ -156,26 +160,26 @@ def _converted(value: Any, tensor: Declared) -> NDArray[Any]:
     if array.dtype not in DTYPES.values() or array.dtype == np.dtype(object):
         raise InputError(f"input {tensor.name!r} is {tensor.datatype}; {array.dtype} came")
     with np.errstate(all="ignore"):
-        converted = array.astype(tensor.dtype)
+        converted = array.astype(dtype)
     # A float may be rounded to a shorter one; a whole number or a truth value is that, or something else.
     if converted.dtype.kind in "biu" and not np.array_equal(converted, array):
         raise InputError(f"input {tensor.name!r} is {tensor.datatype}; some values do not fit into that")
     return converted
 
 
-def _strings(array: NDArray[Any], tensor: Declared) -> NDArray[Any]:
+def _strings(array: NDArray[Any], tensor: TensorMetadata) -> NDArray[Any]:
     for item in array.flat:
         if not isinstance(item, str | bytes):
             raise InputError(f"input {tensor.name!r} is BYTES, which takes strings; {item!r} came")
     return array
 
 
-def _fitted(array: NDArray[Any], tensor: Declared) -> NDArray[Any]:
+def _fitted(array: NDArray[Any], tensor: TensorMetadata) -> NDArray[Any]:
     shape = tensor.shape
     if array.ndim == len(shape) - 1 and shape[0] == ANY:
         array = array[np.newaxis]
     if array.ndim != len(shape) or any(
         want not in (ANY, got) for want, got in zip(shape, array.shape, strict=True)
     ):
-        raise InputError(f"input {tensor} does not take shape [{', '.join(map(str, array.shape))}]")
+        raise InputError(f"input {told(tensor)} does not take shape [{', '.join(map(str, array.shape))}]")
     return array

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from headrace_cli.tensor_input import Declared, InputError, fit, made_up, parse, random, split_rows, zeros
+from headrace import TensorMetadata
+from headrace_cli.tensor_input import InputError, fit, made_up, parse, random, split_rows, zeros
 from headrace_proto.tensors import DTYPES
 
-IMAGE = Declared("image", "FP32", (-1, 4))
-MASK = Declared("mask", "UINT8", (-1, 2))
-WORDS = Declared("words", "BYTES", (-1, 1))
+IMAGE = TensorMetadata("image", "FP32", (-1, 4))
+MASK = TensorMetadata("mask", "UINT8", (-1, 2))
+WORDS = TensorMetadata("words", "BYTES", (-1, 1))
 
 
 @pytest.mark.parametrize(
@@ -27,14 +28,14 @@ WORDS = Declared("words", "BYTES", (-1, 1))
         (IMAGE, "[[1, 2, 3, 4]]", np.array([[1, 2, 3, 4]], np.float32)),
         (MASK, "mask=[0, 255]", np.array([0, 255], np.uint8)),
         (MASK, "mask=[1.0, 2.0]", np.array([1, 2], np.uint8)),
-        (Declared("flag", "BOOL", (2,)), "flag=[true, false]", np.array([True, False])),
-        (Declared("half", "BF16", (1,)), "half=[0.5]", np.array([0.5], ml_dtypes.bfloat16)),
-        (Declared("big", "INT64", (1,)), "big=[9007199254740993]", np.array([9007199254740993])),
+        (TensorMetadata("flag", "BOOL", (2,)), "flag=[true, false]", np.array([True, False])),
+        (TensorMetadata("half", "BF16", (1,)), "half=[0.5]", np.array([0.5], ml_dtypes.bfloat16)),
+        (TensorMetadata("big", "INT64", (1,)), "big=[9007199254740993]", np.array([9007199254740993])),
         (WORDS, 'words=["a=b"]', np.array(["a=b"], object)),
         (WORDS, '["x=y"]', np.array(["x=y"], object)),
     ],
 )
-def test_literals_take_the_declared_dtype(declared: Declared, text: str, expected: Any) -> None:
+def test_literals_take_the_declared_dtype(declared: TensorMetadata, text: str, expected: Any) -> None:
     (array,) = parse([text], [declared]).values()
     assert array.dtype == expected.dtype
     assert np.array_equal(array, expected)
@@ -55,10 +56,10 @@ def test_literals_take_the_declared_dtype(declared: Declared, text: str, expecte
         ([MASK], ["mask=[0.5, 0]"], "is UINT8; some values do not fit"),
         ([WORDS], ["words=[1]"], "takes strings; 1 came"),
         ([IMAGE, MASK], ["[1]"], "is not NAME=VALUE, and the model has several inputs"),
-        ([Declared("x", "FP8", (1,))], ["x=[1]"], "datatype 'FP8', which is not known here"),
+        ([TensorMetadata("x", "FP8", (1,))], ["x=[1]"], "datatype 'FP8', which is not known here"),
     ],
 )
-def test_what_does_not_fit_is_named(declared: list[Declared], texts: list[str], told: str) -> None:
+def test_what_does_not_fit_is_named(declared: list[TensorMetadata], texts: list[str], told: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(texts, declared)
     assert told in str(caught.value)
@@ -80,7 +81,7 @@ def test_files_hold_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @given(hnp.array_shapes(min_dims=1, max_dims=3), st.booleans())
 def test_one_row_is_given_its_batch_axis(shape: tuple[int, ...], with_batch: bool) -> None:
-    declared = Declared("x", "FP32", (-1, *shape))
+    declared = TensorMetadata("x", "FP32", (-1, *shape))
     came = np.zeros((3, *shape) if with_batch else shape, np.float32)
     assert fit({"x": came}, [declared])["x"].shape == (3 if with_batch else 1, *shape)
 
@@ -111,7 +112,7 @@ def test_rows_that_do_not_match_are_refused(arrays: dict[str, Any], told: str) -
 
 @given(st.sampled_from(sorted(DTYPES)), st.integers(1, 4), st.booleans())
 def test_made_up_inputs_fit_the_model(datatype: str, rows: int, is_random: bool) -> None:
-    declared = Declared("x", datatype, (-1, 3, -1))
+    declared = TensorMetadata("x", datatype, (-1, 3, -1))
     arrays = made_up([declared], rows, random if is_random else zeros)
     assert arrays["x"].shape == (rows, 3, 1)
     assert arrays["x"].dtype == DTYPES[datatype]

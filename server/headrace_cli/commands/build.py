@@ -90,5 +90,7 @@ def show(built: BuildResult) -> None:
         out.print(measured.speed_table(comparison))
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"
-    out.print(f"{origin}, {place} {built.folder}", soft_wrap=True)
-    out.print(f"next: headrace serve --model-repository {built.folder.parent.parent}", soft_wrap=True)
+    out.print(f"{origin}, {place} {built.folder}", soft_wrap=True, markup=False)
+    out.print(
+        f"next: headrace serve --model-repository {built.folder.parent.parent}", soft_wrap=True, markup=False
+    )

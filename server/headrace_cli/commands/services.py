@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import click
+from rich.text import Text
 
 from headrace_cli import console
 from headrace_cli.failure import CommandError, ExitCode, failing
@@ -67,11 +68,11 @@ def fetch(name: str, consul: str | None, model: str = "", tags: tuple[str, ...] 
     return asyncio.run(ConsulLookup(ConsulTarget(name, tags=tags, model=model), settings).fetch())
 
 
-def _row(endpoint: Endpoint) -> tuple[str, ...]:
+def _row(endpoint: Endpoint) -> tuple[console.Cell, ...]:
     status = endpoint.status.value
     return (
         endpoint.address,
-        f"[{_STYLES[status]}]{status}[/]",
+        Text(status, _STYLES[status]),
         endpoint.meta.get("models", ""),
         " ".join(endpoint.tags),
         endpoint.id,

@@ -1,0 +1,45 @@
+"""`headrace call`: one prediction."""
+
+from __future__ import annotations
+
+import click
+
+from headrace_cli.target import TARGET_HELP, connected, input_options, target_arguments
+
+
+@click.command(name="call", epilog=TARGET_HELP)
+@target_arguments
+@input_options
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows for --zeros and --random."
+)
+@click.option("--output", "wanted", multiple=True, help="Only this output; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outputs as JSON.")
+def command(
+    target: str,
+    model: str,
+    version: str,
+    timeout_seconds: float,
+    assignments: tuple[str, ...],
+    filling: str | None,
+    rows: int,
+    wanted: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Ask a model once.
+
+    Types and shapes are those that the model declares; one row may leave out the batch axis.
+
+    \b
+    Examples:
+      headrace call 127.0.0.1:8001 digits --zeros
+      headrace call 127.0.0.1:8001 digits --input image=@image.npy --json
+      headrace call consul:///inference sums --input a='[[1, 2]]' --input b='[[3, 4]]'
+    """
+    from headrace_cli import tensor_input, tensor_output
+
+    with connected(target, timeout_seconds) as client:
+        declared = client.metadata(model, version=version).inputs
+        inputs = tensor_input.fit(tensor_input.gather(assignments, filling, declared, rows), declared)
+        outputs = client.infer(model, inputs, version=version, outputs=wanted or None)
+    click.echo(tensor_output.as_json(outputs) if as_json else tensor_output.as_text(outputs))

@@ -1,0 +1,142 @@
+"""`headrace inspect`: what is in a model's folder, and which of it would be served here."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from headrace_cli import console, measured
+from headrace_cli.failure import CommandError, failing, needs
+from headrace_engines import manifest, report
+from headrace_engines.errors import EngineError
+from headrace_engines.manifest import Manifest
+from headrace_engines.report import Report
+from headrace_engines.spec import ModelSpec, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """Everything that a path tells; manifest and report only for what `headrace build` made."""
+
+    path: Path
+    spec: ModelSpec
+    platform: str
+    served: str
+    why: tuple[str, ...]
+    manifest: Manifest | None = None
+    report: Report | None = None
+
+
+@click.command(name="inspect")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(path: Path, as_json: bool) -> None:
+    """Show a model's tensors, artefacts and measurements.
+
+    PATH is a model's folder (its newest version is shown), a version's folder, or a file model.onnx.
+    The model is loaded as a server would, so this also tells which artefact serves on this machine.
+
+    \b
+    Examples:
+      headrace inspect models/digits
+      headrace inspect models/digits/1 --json
+      headrace inspect exported.onnx
+    """
+    # What a server would log about each candidate is part of what is shown.
+    logging.getLogger("headrace_engines").setLevel(logging.ERROR)
+    with needs("cpu"), failing(EngineError):
+        inspected = _inspect_file(path) if path.is_file() else _inspect_version(_version_folder(path))
+    if as_json:
+        click.echo(json.dumps(_document(inspected), indent=2))
+    else:
+        _show(inspected)
+
+
+def _inspect_file(path: Path) -> Inspected:
+    from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+
+    engine = OnnxRuntimeEngine(path)
+    try:
+        return Inspected(path, engine.spec, engine.platform, path.name, ())
+    finally:
+        engine.close()
+
+
+def _inspect_version(folder: Path) -> Inspected:
+    from headrace_engines.load import load
+
+    loaded = load(folder)
+    try:
+        return Inspected(
+            folder,
+            loaded.engine.spec,
+            loaded.engine.platform,
+            loaded.artefact,
+            loaded.why,
+            manifest.read(folder),
+            report.read(folder),
+        )
+    finally:
+        loaded.engine.close()
+
+
+def _version_folder(path: Path) -> Path:
+    """Return the newest version in a model's folder, or the folder itself if it is a version."""
+    versions = [entry for entry in path.iterdir() if entry.is_dir() and entry.name.isdecimal()]
+    if versions:
+        return max(versions, key=lambda entry: int(entry.name))
+    if any(entry.is_file() for entry in path.iterdir()):
+        return path
+    raise CommandError(f"{path} is no model: expected MODEL/VERSION/model.onnx or model.onnx in it")
+
+
+def _document(inspected: Inspected) -> dict[str, object]:
+    spec = inspected.spec
+    made = inspected.manifest.artefacts if inspected.manifest else ()
+    compared = inspected.report.comparisons if inspected.report else ()
+    return {
+        "path": str(inspected.path),
+        "platform": inspected.platform,
+        "max_batch_size": spec.max_batch_size,
+        "inputs": [_tensor_document(tensor) for tensor in spec.inputs],
+        "outputs": [_tensor_document(tensor) for tensor in spec.outputs],
+        "served": inspected.served,
+        "why": list(inspected.why),
+        "artefacts": [asdict(artefact) for artefact in made],
+        "comparisons": [asdict(comparison) for comparison in compared],
+    }
+
+
+def _tensor_document(tensor: TensorSpec) -> dict[str, object]:
+    return {"name": tensor.name, "dtype": str(tensor.dtype), "dims": list(tensor.dims)}
+
+
+def _show(inspected: Inspected) -> None:
+    out = console.results()
+    spec = inspected.spec
+    out.print(Text.assemble((str(inspected.path), "bold"), f" ({inspected.platform})"), soft_wrap=True)
+    tensors = [("input", tensor) for tensor in spec.inputs] + [("output", tensor) for tensor in spec.outputs]
+    out.print(
+        console.table(
+            ("", "Name", "Type", "Dims of a row" if spec.has_batch_axis else "Dims"),
+            [(kind, tensor.name, str(tensor.dtype), _dims(tensor)) for kind, tensor in tensors],
+        )
+    )
+    out.print(f"batches: up to {spec.max_batch_size} rows" if spec.has_batch_axis else "batches: none")
+    for line in inspected.why:
+        out.print(line, soft_wrap=True, markup=False)
+    if inspected.manifest:
+        out.print(measured.artefact_table(inspected.manifest.artefacts))
+    if inspected.report:
+        out.print(measured.accuracy_table(inspected.report.comparisons))
+        for comparison in inspected.report.comparisons:
+            out.print(measured.speed_table(comparison))
+
+
+def _dims(tensor: TensorSpec) -> str:
+    return " x ".join("any" if dim < 0 else str(dim) for dim in tensor.dims) or "one value"
