@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import json
-import logging
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +10,7 @@ from rich.text import Text
 
 from headrace_cli import console
 from headrace_cli.failure import CommandError, ExitCode, failing
+from headrace_cli.registry import instances
 
 if TYPE_CHECKING:
     from headrace.endpoint import Endpoint
@@ -41,7 +39,7 @@ def command(name: str, consul: str | None, model: str, tags: tuple[str, ...], as
       headrace services --consul 10.0.0.2:8500
     """
     with failing(ValueError, exit_code=ExitCode.USAGE), failing(ConnectionError):
-        found = fetch(name, consul, model, tags)
+        found = instances(name, agent=consul, model=model, tags=tags)
     if not found:
         raise CommandError(f"Consul knows no such instance of {name!r}")
     if as_json:
@@ -52,20 +50,6 @@ def command(name: str, consul: str | None, model: str, tags: tuple[str, ...], as
             ("Address", "Status", "Models", "Tags", "Id", "Version"), [_row(endpoint) for endpoint in found]
         )
     )
-
-
-def fetch(name: str, consul: str | None, model: str = "", tags: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
-    """Ask the agent once. ConnectionError says why there is no answer, ValueError what cannot be asked."""
-    from headrace.config import consul_settings
-    from headrace.consul_watch import ConsulLookup
-    from headrace.targets import ConsulTarget
-
-    # The failure is raised as well as logged; one line is enough.
-    logging.getLogger("headrace").setLevel(logging.ERROR)
-    settings = consul_settings()
-    if consul:
-        settings = dataclasses.replace(settings, address=consul)
-    return asyncio.run(ConsulLookup(ConsulTarget(name, tags=tags, model=model), settings).fetch())
 
 
 def _row(endpoint: Endpoint) -> tuple[console.Cell, ...]:

@@ -13,6 +13,10 @@ from pathlib import Path
 import httpx
 
 from headrace_cli.demo.child import Child
+from headrace_cli.registry import instances
+
+SERVICE = "headrace-demo"
+"""A name of its own, so that nobody's look-up of real servers finds the demo."""
 
 _FETCHED = Path(".tools/consul/bin/consul")
 """Where `make consul` puts it, seen from a checkout."""
@@ -25,10 +29,29 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent that has a leader; `origin` says whose it is."""
+    """An agent with a leader. `address` is None for the environment's own, which answers already."""
 
-    address: str
-    origin: str
+    address: str | None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a server is told to register here, under a loopback address."""
+        registered = (
+            "--consul",
+            "--consul-required",
+            "--consul-service",
+            SERVICE,
+            "--advertise",
+            "127.0.0.1",
+        )
+        if self.address is None:
+            # An agent that runs elsewhere could not reach this machine's loopback to check it.
+            return (*registered, "--consul-checks", "ttl")
+        return (*registered, "--consul-address", self.address)
+
+    def target(self, model: str) -> str:
+        """Return the client's target for the servers that have the model."""
+        return f"consul://{self.address or ''}/{SERVICE}?model={model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +62,38 @@ class NoAgent:
 
 
 @contextmanager
-def consul_agent(address: str, binary: str, folder: Path) -> Iterator[Agent | NoAgent]:
-    """Use the agent at the address; if none answers there, run one until the block is left."""
-    if _has_leader(address):
-        yield Agent(address, "already running")
+def consul_agent(program: str, folder: Path) -> Iterator[Agent | NoAgent]:
+    """Use the agent that the environment names; if it does not answer, run one until the block is left."""
+    absence = _absence()
+    if not absence:
+        yield Agent(None)
         return
-    program = _find(binary)
-    if program is None:
-        yield NoAgent(f"none answers at {address} and there is no consul program: `make consul` fetches one")
+    found = _find(program)
+    if found is None:
+        yield NoAgent(f"{absence}, and there is no consul program (`make consul` fetches one)")
         return
     with ExitStack() as stack:
-        yield _start(program, folder, stack)
+        yield _start(found, folder, stack)
 
 
-def _find(binary: str) -> str | None:
-    if binary:
-        return shutil.which(binary)
+def _absence() -> str:
+    """Return why the environment's agent does not answer, or "" if it does."""
+    try:
+        instances(SERVICE)
+    except (ConnectionError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _find(program: str) -> str | None:
+    if program:
+        return shutil.which(program)
     return str(_FETCHED.absolute()) if _FETCHED.is_file() else shutil.which("consul")
 
 
 def _start(program: str, folder: Path, stack: ExitStack) -> Agent | NoAgent:
     log = folder / "consul.log"
+    problem = ""
     for _ in range(_TRIES):
         http, server, serf = _free_ports(3)
         arguments = [
@@ -71,27 +105,26 @@ def _start(program: str, folder: Path, stack: ExitStack) -> Agent | NoAgent:
             child = stack.enter_context(Child("the Consul agent", arguments, log))
         except OSError as error:
             return NoAgent(f"{program} does not start: {error.strerror}")
-        address = f"127.0.0.1:{http}"
-        if _becomes_leader(child, address):
-            return Agent(address, "started for the demo")
+        if _gets_a_leader(child, f"http://127.0.0.1:{http}"):
+            return Agent(f"127.0.0.1:{http}")
         child.stop()
-    return NoAgent(str(child.failed("did not come up")))
+        problem = str(child.failed("did not come up"))
+    return NoAgent(problem)
 
 
-def _becomes_leader(child: Child, address: str) -> bool:
+def _gets_a_leader(child: Child, url: str) -> bool:
     end = time.monotonic() + _START_SECONDS
     while child.is_running and time.monotonic() < end:
-        if _has_leader(address):
+        if _has_leader(url):
             return True
         child.wait(_POLL_SECONDS)
     return False
 
 
-def _has_leader(address: str) -> bool:
-    url = address if "://" in address else f"http://{address}"
+def _has_leader(url: str) -> bool:
     try:
-        answer = httpx.get(f"{url}/v1/status/leader", timeout=2.0)
-    except (httpx.HTTPError, httpx.InvalidURL):
+        answer = httpx.get(f"{url}/v1/status/leader", timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
         return False
     return answer.is_success and answer.text not in ("", '""')
 

@@ -13,24 +13,24 @@ from typing import Self
 from headrace_cli.failure import CommandError
 
 _STOP_SECONDS = 20.0
-_LOG_LINES = 5
+_LOG_LINES = 3
 
 
 class Child:
-    """One process; its standard error, and its output unless `lines` is asked for, go to a log file.
+    """One process; what it writes goes to a log file, but for its output if that is `read`.
 
     It gets a session of its own, so that Ctrl-C reaches the demo alone, which then stops its children in
     the right order.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, *, lines: bool = False) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, *, read: bool = False) -> None:
         self.name = name
-        self.log = log
+        self._log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if lines else file,
+                stdout=subprocess.PIPE if read else file,
                 stderr=file,
                 start_new_session=True,
             )
@@ -61,19 +61,22 @@ class Child:
 
     def stop(self) -> int:
         """Ask it to end, wait, and return its exit code; one that does not end is killed."""
-        if self.is_running:
-            self._process.send_signal(signal.SIGTERM)
-            if not self.wait(_STOP_SECONDS):
+        try:
+            if self.is_running:
+                self._process.send_signal(signal.SIGTERM)
+                self.wait(_STOP_SECONDS)
+        finally:
+            # Also when somebody is in a hurry and interrupts the wait.
+            if self.is_running:
                 self._process.kill()
-        code = self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
-        return code
+            if self._process.stdout:
+                self._process.stdout.close()
+        return self._process.wait()
 
     def failed(self, what: str) -> CommandError:
         """Return the error that tells what happened to it, with the end of its log."""
-        tail = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        return CommandError(f"{self.name} {what}; the end of {self.log}: {' / '.join(tail) or 'empty'}")
+        tail = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return CommandError(f"{self.name} {what}; the end of {self._log}: {' / '.join(tail) or 'empty'}")
 
     def __enter__(self) -> Self:
         return self

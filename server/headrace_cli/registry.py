@@ -1,0 +1,30 @@
+"""Asks Consul once which instances of a service there are."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.endpoint import Endpoint
+
+
+def instances(
+    service: str, *, agent: str | None = None, model: str = "", tags: tuple[str, ...] = ()
+) -> tuple[Endpoint, ...]:
+    """Return the instances that have the model and all tags; `agent` None is the environment's.
+
+    ConnectionError says why there is no answer, ValueError what cannot be asked.
+    """
+    from headrace.config import consul_settings
+    from headrace.consul_watch import ConsulLookup
+    from headrace.targets import ConsulTarget
+
+    # The failure is raised as well as logged, and one line is enough.
+    logging.getLogger("headrace.consul_watch").setLevel(logging.ERROR)
+    settings = consul_settings()
+    if agent:
+        settings = dataclasses.replace(settings, address=agent)
+    return asyncio.run(ConsulLookup(ConsulTarget(service, tags=tags, model=model), settings).fetch())
