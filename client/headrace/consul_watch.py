@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 55
 CONNECT_TIMEOUT_SECONDS = 5.0
-READ_TIMEOUT_SECONDS = WAIT_SECONDS * 17 / 16 + 10
+ANSWER_TIMEOUT_SECONDS = 10.0
+BLOCKED_TIMEOUT_SECONDS = WAIT_SECONDS * 17 / 16 + ANSWER_TIMEOUT_SECONDS
 """An agent adds up to a sixteenth to the wait."""
 MIN_INTERVAL_SECONDS = 0.05
 """An agent that is stopping answers every query at once."""
@@ -66,14 +67,17 @@ class ConsulLookup:
 
     async def _step(self, connection: httpx.AsyncClient, watch: Watch) -> Decision:
         query: dict[str, str | int] = {"stale": "1"}
+        timeout_seconds = ANSWER_TIMEOUT_SECONDS
         if watch.index:
             query |= {"index": watch.index, "wait": f"{WAIT_SECONDS}s"}
+            timeout_seconds = BLOCKED_TIMEOUT_SECONDS
         if self._filter:
             query["filter"] = self._filter
         path = f"/v1/health/service/{quote(self._target.service, safe='')}"
         answer: Answer | str
         try:
-            response = await connection.get(path, params=query)
+            timeout = httpx.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS)
+            response = await connection.get(path, params=query, timeout=timeout)
             answer = Answer(response.status_code, response.headers, response.content)
         except (httpx.HTTPError, OSError) as error:  # a certificate refused late is a bare SSLError
             answer = f"the agent cannot be reached ({_reason(error)})"
@@ -86,24 +90,22 @@ class ConsulLookup:
         return httpx.AsyncClient(
             base_url=self._base_url,
             headers=headers,
-            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             verify=self._tls or False,
             trust_env=False,  # an agent is a neighbour: no proxy stands between
         )
 
     def _log(self, before: Watch, decision: Decision) -> None:
         """Tell a problem once, when it begins or changes, and its end."""
-        problem = decision.watch.problem
-        if problem and problem != before.problem:
-            kept = "" if decision.watch.endpoints is None else "; the servers found before are kept"
+        after = decision.watch
+        if after.problem and after.problem != before.problem:
             logger.warning(
                 "looking up %s in Consul at %s: %s%s",
                 self._target.service,
                 self._base_url,
-                problem,
-                kept if decision.watch.failures else "",
+                after.problem,
+                "; the servers found before are kept" if after.failures and after.endpoints else "",
             )
-        elif before.failures and not decision.watch.failures:
+        elif before.failures and not after.failures:
             logger.info("Consul at %s answers again", self._base_url)
 
 

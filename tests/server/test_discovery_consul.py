@@ -132,6 +132,32 @@ async def test_beats_keep_a_server_passing_and_silence_does_not(consul_agent: Co
     consul_agent.call("PUT", "agent/service/deregister/silent")
 
 
+async def test_a_server_with_more_models_than_metadata_holds_is_registered(
+    consul_agent: ConsulAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = {f"modèle/{number:02}-{'x' * 150}": "é" * 600 for number in range(70)}
+    async with serving(consul_agent, entry("crowded", models=models)) as registrar:
+        await registrar.first_attempt()
+        (found,) = consul_agent.health("crowded")
+    assert 1 < len(found["Service"]["Meta"]) <= 64
+    async with serving(
+        consul_agent, entry("many", models=dict.fromkeys(map(str, range(70)), "1"))
+    ) as registrar:
+        await registrar.first_attempt()
+        (found,) = consul_agent.health("many")
+    assert len(found["Service"]["Meta"]) == 64
+    assert "no room for 11 models" in caplog.text
+
+
+async def test_an_error_that_nobody_foresaw_is_logged_and_does_not_end_the_beats(
+    consul_agent: ConsulAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(consul_agent, entry("unforeseen"), token="no header: €") as registrar:
+        with pytest.raises(RegistrationError, match="unforeseen error"):
+            await registrar.first_attempt()
+    assert "UnicodeEncodeError" in caplog.text
+
+
 async def test_new_models_are_told(consul_agent: ConsulAgent) -> None:
     async with serving(consul_agent, entry("updated", models={"one": "1"})) as registrar:
         await registrar.first_attempt()
@@ -166,6 +192,30 @@ async def test_an_agent_that_lost_its_memory_is_told_again(own_agent: ConsulAgen
         assert statuses(found) == {"heartbeat": "passing"}
 
 
+async def test_an_agent_that_remembers_hears_the_beats_again(
+    own_agent: ConsulAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    unreachable, heard = asyncio.Event(), asyncio.Event()
+
+    def listen(record: logging.LogRecord) -> bool:
+        for text, event in (("cannot be reached", unreachable), ("hears the beats", heard)):
+            if text in record.getMessage():
+                event.set()
+        return True
+
+    caplog.handler.addFilter(listen)
+    own_agent.start()
+    async with serving(own_agent, entry("remembered", ttl_seconds=1)) as registrar, asyncio.timeout(10):
+        await registrar.first_attempt()
+        await asyncio.to_thread(own_agent.stop)
+        await unreachable.wait()
+        await asyncio.to_thread(own_agent.start)
+        await heard.wait()
+        assert registrar.registered.is_set()
+    assert "registering anew" not in caplog.text
+
+
 async def test_an_agent_that_starts_late_is_waited_for(
     own_agent: ConsulAgent, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +243,8 @@ async def test_an_agent_that_hangs_does_not_hold_up_a_stop(
         started = time.monotonic()
         await registrar.stop()
         assert time.monotonic() - started < 2.3
-    assert "stays in Consul" in caplog.text
+    assert "could not be taken out of Consul" in caplog.text
+    assert "no answer in time" in caplog.text
 
 
 async def test_a_stop_with_the_agent_away_is_quick_and_quiet(own_agent: ConsulAgent) -> None:

@@ -121,9 +121,9 @@ class ConsulRegistrar:
         try:
             async with asyncio.timeout_at(give_up):
                 await _in_daemon_thread(self._deregister)
-        except (consul.ConsulException, OSError) as error:
+        except Exception as error:
             logger.warning(
-                "%s stays in Consul at %s until its checks fail: %s",
+                "%s could not be taken out of Consul at %s (%s): what is left goes once its checks fail",
                 self._entry.id,
                 self._address,
                 "no answer in time" if isinstance(error, TimeoutError) else _root_cause(error),
@@ -157,8 +157,10 @@ class ConsulRegistrar:
         except OSError as error:
             return Outcome.UNREACHABLE, f"the agent cannot be reached ({_root_cause(error)})"
         except Exception as error:
-            logger.exception("an unforeseen error while talking to Consul at %s", self._address)
-            return Outcome.UNREACHABLE, f"an unforeseen error ({_one_line(error)})"
+            complaint = f"an unforeseen error ({_one_line(error)})"
+            if complaint != self._complaint:
+                logger.exception("an unforeseen error while talking to Consul at %s", self._address)
+            return Outcome.UNREACHABLE, complaint
         return (Outcome.DONE, "") if known else (Outcome.FORGOTTEN, "the agent does not know the entry")
 
     def _note(self, step: Step, outcome: Outcome, complaint: str) -> None:
