@@ -1,0 +1,95 @@
+"""The models that every server under test runs, and the one request that each is sent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from headrace_proto.tensors import to_raw
+from headrace_proto.v1 import inference_pb2 as pb
+
+INPUT: Final = "x"
+OUTPUT: Final = "y"
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """A perceptron with ReLU between its layers; `widths` runs from the features to the classes."""
+
+    name: str
+    widths: tuple[int, ...]
+
+    @property
+    def features(self) -> int:
+        """Numbers in a row of the input."""
+        return self.widths[0]
+
+    @property
+    def classes(self) -> int:
+        """Numbers in a row of the output."""
+        return self.widths[-1]
+
+
+MODELS: Final[Mapping[str, Mlp]] = {
+    model.name: model
+    for model in (
+        Mlp("mlp-small", (100, 50, 10)),  # the cost of the call is all there is
+        Mlp("mlp-large", (784, 1024, 1024, 10)),  # a batch costs little more than a row
+    )
+}
+
+
+def write_repository(root: Path, models: Iterable[Mlp]) -> None:
+    """Write `root`/NAME/1/model.onnx for each model, the same bytes every time."""
+    for model in models:
+        version = root / model.name / "1"
+        version.mkdir(parents=True)
+        onnx.save(_graph(model), version / "model.onnx")
+
+
+def request(model: Mlp, request_id: str = "") -> bytes:
+    """Return a ModelInferRequest with one row."""
+    message = pb.ModelInferRequest(model_name=model.name, id=request_id)
+    message.inputs.add(name=INPUT, datatype="FP32", shape=(1, model.features))
+    message.raw_input_contents.append(to_raw(row(model)))
+    return message.SerializeToString()
+
+
+def row(model: Mlp) -> NDArray[np.float32]:
+    """Return the row that all requests carry."""
+    return np.random.default_rng(1).standard_normal((1, model.features), np.float32)
+
+
+def _graph(model: Mlp) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+    source = INPUT
+    last = len(model.widths) - 2
+    for layer, (width, next_width) in enumerate(itertools.pairwise(model.widths)):
+        scale = np.float32((2 / width) ** 0.5)
+        weight = rng.standard_normal((width, next_width), np.float32) * scale
+        bias = np.zeros(next_width, np.float32)
+        weights += [numpy_helper.from_array(weight, f"w{layer}"), numpy_helper.from_array(bias, f"b{layer}")]
+        target = OUTPUT if layer == last else f"sum{layer}"
+        nodes.append(helper.make_node("Gemm", [source, f"w{layer}", f"b{layer}"], [target]))
+        if layer != last:
+            source = f"relu{layer}"
+            nodes.append(helper.make_node("Relu", [target], [source]))
+    graph = helper.make_graph(
+        nodes,
+        model.name,
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", model.features])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", model.classes])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(proto)
+    return proto
