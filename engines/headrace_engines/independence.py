@@ -84,7 +84,8 @@ def check(engine: Engine) -> Independence:
                 worst = max(worst, seen, key=lambda observation: observation.error)
         except ExecutionError as error:
             return Independence(False, math.nan, "", f"could not be proved: {error}")
-    why = f"each row got its own answer, to within {worst.error:.1e} of the output's range"
+    precision = f"to within {worst.error:.1e} of the output's range" if worst.error else "to the last bit"
+    why = f"each row got its own answer, {precision}"
     return Independence(True, worst.error, worst.tensor, why)
 
 

@@ -75,6 +75,19 @@ class Models:
             weights,
         )
 
+    def compressed(self, kind: int) -> Path:
+        """Takes columns 0 and 2, of which the file does not tell how many they are."""
+        return self.save(
+            [
+                helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+                helper.make_node("Compress", ["wide", "chosen"], ["narrow"], axis=1),
+                helper.make_node("Cast", ["narrow"], ["y"], to=kind),
+            ],
+            {"x": (kind, ("N", 3))},
+            {"y": (kind, (None, None))},
+            {"chosen": np.array([True, False, True])},
+        )
+
     def embedding(self) -> Path:
         """Two inputs and two outputs of different types; words 0 to 6 are known."""
         nodes = [
@@ -117,6 +130,17 @@ class Models:
             helper.make_node("MatMul", ["x", "t"], ["y"]),
         ]
         return self.save(nodes, outputs={"y": (TensorProto.FLOAT, ("N", None))})
+
+    def repeated(self) -> Path:
+        """Repeats each row as often as there are rows."""
+        nodes = [
+            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+            helper.make_node("Concat", ["once", "rows"], ["repeats"], axis=0),
+            helper.make_node("Tile", ["x", "repeats"], ["y"]),
+        ]
+        return self.save(
+            nodes, outputs={"y": (TensorProto.FLOAT, ("N", None))}, weights={"once": np.array([1])}
+        )
 
     def faintly_dependent(self) -> Path:
         """Each row takes a millionth of the batch's mean."""

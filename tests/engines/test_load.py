@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from headrace_engines.errors import ModelFileError
+from headrace_engines.load import Loaded, load
+from headrace_engines.manifest import FILE_NAME, FP32, Artefact, Manifest, Recipe
+from headrace_engines.spec import TensorSpec
+
+FLOAT = np.dtype(np.float32)
+INT8 = "model.int8-cpu.onnx"
+
+
+@contextmanager
+def loaded(folder: Path, max_batch_size: int = 64) -> Iterator[Loaded]:
+    result = load(folder, max_batch_size=max_batch_size)
+    try:
+        yield result
+    finally:
+        result.engine.close()
+
+
+def artefact(folder: Path, file: str, recipe: str) -> Artefact:
+    contents = (folder / file).read_bytes()
+    digest = hashlib.sha256(contents).hexdigest()
+    return Artefact(file, recipe, "cpu", digest, len(contents), True, f"{recipe} is good")
+
+
+class Version:
+    """A version folder that two MLPs of the same shape stand in, as a build leaves it."""
+
+    def __init__(self, folder: Path, fp32: Path, int8: Path, features: int = 4, classes: int = 3) -> None:
+        self.folder = folder
+        shutil.copy(fp32, folder / "model.onnx")
+        shutil.copy(int8, folder / INT8)
+        self.manifest = Manifest(
+            source=Recipe("test", {}),
+            recipes=(Recipe(FP32, {}), Recipe("int8-cpu", {})),
+            data={},
+            tools={},
+            inputs=(TensorSpec("x", FLOAT, (features,)),),
+            outputs=(TensorSpec("y", FLOAT, (classes,)),),
+            artefacts=(artefact(folder, "model.onnx", FP32), artefact(folder, INT8, "int8-cpu")),
+        )
+        self.write(self.manifest)
+
+    def write(self, manifest: Manifest) -> None:
+        (self.folder / FILE_NAME).write_bytes(manifest.to_bytes())
+
+    def describe(self, file: str, **changes: object) -> None:
+        """Change what the manifest says of one artefact."""
+        artefacts = tuple(replace(a, **changes) if a.file == file else a for a in self.manifest.artefacts)
+        self.manifest = replace(self.manifest, artefacts=artefacts)
+        self.write(self.manifest)
+
+
+@pytest.fixture
+def version(models, tmp_path) -> Version:
+    return Version(tmp_path, models.mlp(seed=1), models.mlp(seed=2))
+
+
+def test_a_bare_model(models, tmp_path):
+    shutil.copy(models.mlp(), tmp_path / "model.onnx")
+    with loaded(tmp_path, 16) as result:
+        assert result.artefact == "model.onnx"
+        assert result.engine.spec.max_batch_size == 16
+        assert result.why == ("model.onnx: chosen: the only model, as it was put here",)
+
+
+def test_what_passed_its_gates_comes_before_the_original(version):
+    with loaded(version.folder) as result:
+        assert result.artefact == INT8
+        assert result.why == (
+            f"{INT8}: chosen: int8-cpu is good",
+            f"model.onnx: not needed: {INT8} comes first",
+        )
+
+
+def test_what_did_not_pass_is_not_opened(version):
+    (version.folder / INT8).unlink()
+    version.describe(INT8, passed=False, reason="a drop of 3.1 points")
+    with loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert f"{INT8}: not good enough: a drop of 3.1 points" in result.why
+
+
+def test_what_was_made_for_another_device_is_not_opened(version):
+    version.describe(INT8, target="cuda-sm90")
+    with loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert f"{INT8}: made for cuda-sm90, and this version runs on cpu alone" in result.why
+
+
+def test_a_damaged_artefact_gives_way_loudly(version, caplog):
+    whole = (version.folder / INT8).read_bytes()
+    (version.folder / INT8).write_bytes(whole[:-1] + b"\x00")
+    expected = hashlib.sha256(whole).hexdigest()
+    found = hashlib.sha256((version.folder / INT8).read_bytes()).hexdigest()
+    with caplog.at_level(logging.WARNING), loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        (line,) = (line for line in result.why if line.startswith(f"{INT8}: NOT SERVED: "))
+    assert expected in line
+    assert found in line
+    assert found in caplog.text
+
+
+def test_a_missing_artefact_gives_way(version):
+    (version.folder / INT8).unlink()
+    with loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert any(line.startswith(f"{INT8}: NOT SERVED: ") for line in result.why)
+
+
+def test_nothing_whole(version):
+    for file in (INT8, "model.onnx"):
+        (version.folder / file).write_bytes(b"damaged")
+    with pytest.raises(ModelFileError, match=rf"nothing here can be served: .*{INT8}.*expected model.onnx"):
+        load(version.folder)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        pytest.param(TensorSpec("other", FLOAT, (4,)), id="name"),
+        pytest.param(TensorSpec("x", np.dtype(np.int64), (4,)), id="datatype"),
+        pytest.param(TensorSpec("x", FLOAT, (5,)), id="dims"),
+        pytest.param(TensorSpec("x", FLOAT, (4, 1)), id="rank"),
+    ],
+)
+def test_an_artefact_that_is_not_what_the_manifest_says_is_refused(version, tensor):
+    version.write(replace(version.manifest, inputs=(tensor,)))
+    with pytest.raises(ModelFileError, match=r"its inputs are x float32 \[4\], and manifest.json says"):
+        load(version.folder)
+
+
+def test_a_damaged_manifest_is_refused(version):
+    (version.folder / FILE_NAME).write_text("{")
+    with pytest.raises(ModelFileError, match=r"manifest\.json"):
+        load(version.folder)
+
+
+def test_rows_that_change_each_other_are_served_alone(models, tmp_path, caplog):
+    shutil.copy(models.normalised_over_batch(), tmp_path / "model.onnx")
+    with loaded(tmp_path) as result:
+        assert result.engine.spec.max_batch_size == 1
+        (line,) = result.why
+    assert line.startswith("model.onnx: chosen: one row at a time, for in a batch output 'y' changes")
+    assert "would change each other" in caplog.text
+
+
+def test_an_original_that_batches_comes_before_an_artefact_that_does_not(models, tmp_path):
+    version = Version(tmp_path, models.mlp((16, 32, 4)), models.dynamically_quantised(), 16, 4)
+    with loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert result.engine.spec.max_batch_size == 64
+        assert any(line.startswith(f"{INT8}: NOT SERVED: the rows of a batch") for line in result.why)
+
+
+def test_one_row_at_a_time_there_is_nothing_to_change(models, tmp_path):
+    version = Version(tmp_path, models.mlp((16, 32, 4)), models.dynamically_quantised(), 16, 4)
+    with loaded(version.folder, max_batch_size=1) as result:
+        assert result.artefact == INT8
+
+
+def test_a_model_without_a_batch_axis_is_served_as_it_is(models, tmp_path):
+    shutil.copy(models.unary("Softmax", TensorProto.FLOAT, (2, 3), (2, 3), axis=0), tmp_path / "model.onnx")
+    with loaded(tmp_path) as result:
+        assert result.engine.spec.max_batch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("model.plan", "needs TensorRT, which is not built into this version"),
+        ("model.py", "Python models are not supported"),
+        ("model.pt", "TorchScript is not supported"),
+    ],
+)
+def test_formats_that_are_not_served_are_named(models, tmp_path, file, reason):
+    (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ModelFileError, match=f"{file}: {reason}.*; expected model.onnx"):
+        load(tmp_path)
+    shutil.copy(models.mlp(), tmp_path / "model.onnx")
+    with loaded(tmp_path) as result:
+        assert any(line.startswith(f"{file}: {reason}") for line in result.why)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [((), "found no files"), (("weights.bin", "a.txt"), "found a.txt, weights.bin")],
+)
+def test_a_folder_with_nothing_to_serve(tmp_path, names, message):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ModelFileError, match=f"{message}; expected model.onnx"):
+        load(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ModelFileError, match=r"found no files; expected model\.onnx"):
+        load(tmp_path / "absent")
+
+
+def test_a_machine_without_the_runtime(models, tmp_path, monkeypatch):
+    shutil.copy(models.mlp(), tmp_path / "model.onnx")
+    monkeypatch.delitem(sys.modules, "headrace_engines.runtime.onnxruntime", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelFileError, match=r"needs onnxruntime.*pip install 'headrace\[cpu\]'"):
+        load(tmp_path)
