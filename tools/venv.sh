@@ -30,11 +30,15 @@ check_interpreter() {
 
 install() {
     say "installing $* into $venv"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-        "hatchling>=1.27" "editables>=0.5" >"$log" 2>&1 || explain
-    # Without isolation nothing is fetched again when all is there, so a second set-up works offline.
-    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-build-isolation \
-        "$@" 2>&1 | tee "$log" | show_downloads || explain
+    pip_install "hatchling>=1.27" "editables>=0.5" >/dev/null || explain
+    # Without isolation nothing is fetched again when all is there, so a second set-up works offline; with it
+    # a package that has no wheel for this machine finds what it is built with.
+    pip_install --no-build-isolation "$@" || pip_install "$@" || explain
+}
+
+pip_install() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 |
+        tee "$log" | show_downloads
 }
 
 show_downloads() {
