@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -80,6 +81,7 @@ class ConsulAgent:
         """Let the agent accept connections and answer nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # the signal returns before its threads have stopped
         try:
             yield
         finally:
