@@ -10,13 +10,13 @@ import hashlib
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
 
 from headrace_engines import digits, gates, manifest, publication, report, store
 from headrace_engines.compress.recipes import RECIPES
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.manifest import Manifest
+from headrace_engines.progress import Progress as Progress
 from headrace_engines.report import Report
 from headrace_engines.source import Source
 
@@ -26,13 +26,6 @@ REVISION = 1
 _SOURCES = {source.recipe.name: source for source in (digits.SOURCE,)}
 _TOOLS = ("numpy", "onnx", "onnxruntime")
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
-
-
-class Progress(Protocol):
-    """Is told what the build is doing."""
-
-    def __call__(self, step: str, fraction: float) -> None:
-        """`step` begins, in words; `fraction` of the whole, 0 to 1, is done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from headrace_engines.engine import Engine
 from headrace_engines.gates import Speed
 from headrace_engines.source import Rows
 
-_ROUNDS = 15
-_ROUND_SECONDS = 0.004
+# Shorter than a time slice, so that on a busy machine most rounds are undisturbed and the median is.
+_ROUND_SECONDS = 0.001
+_ROUNDS = 61
 
 
 def answers(engine: Engine, rows: Rows) -> NDArray[Any]:
@@ -34,14 +35,16 @@ def compare_speed(
 ) -> tuple[Speed, ...]:
     """Time both at each size of batch, through their staging buffers as in service.
 
-    They take turns, so that whatever else the machine does meets both alike.
+    They take turns, so that whatever else the machine does meets both alike. Raises ValueError if
+    one has no staging buffers.
     """
     return tuple(_compare(reference, candidate, rows, size) for size in sizes)
 
 
 def _compare(reference: Engine, candidate: Engine, rows: Rows, size: int) -> Speed:
     executions = [_execution(engine, rows, size) for engine in (reference, candidate)]
-    repeats = [max(1, round(_ROUND_SECONDS / _seconds(execute, 3))) for execute in executions]
+    single = [min(_seconds(execute, 1) for _ in range(5)) for execute in executions]
+    repeats = [max(1, round(_ROUND_SECONDS / seconds)) for seconds in single]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(_ROUNDS):
         for execute, repeat, taken in zip(executions, repeats, times, strict=True):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from headrace_engines import digits
 from headrace_engines.source import data_hash
 

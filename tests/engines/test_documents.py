@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from headrace_engines.documents import Fields, dump
 from headrace_engines.errors import ModelFileError
 
@@ -66,7 +67,7 @@ def test_each_kind_takes_its_own_and_names_the_field_of_others(
 ) -> None:
     taken = getattr(_fields(tmp_path, it=value), kind)("it")
     assert (list(taken) if isinstance(value, list) else taken) == value
-    with pytest.raises(ModelFileError, match="field 'it': expected .*, got null"):
+    with pytest.raises(ModelFileError, match=r"field 'it': expected .*, got null"):
         getattr(_fields(tmp_path, it=None), kind)("it")
     with pytest.raises(ModelFileError, match="field 'it' is missing"):
         getattr(_fields(tmp_path), kind)("it")

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+
 from headrace_engines import folders
 
-_HOLD = """
+_HOLD = f"""
 import sys
+sys.path[:] = {sys.path!r}
 from pathlib import Path
 from headrace_engines import folders
 with folders.locked(Path(sys.argv[1])), folders.staged(Path(sys.argv[1])) as staging:
@@ -27,7 +28,6 @@ def _holder(folder: Path) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -70,9 +70,13 @@ def test_a_folder_is_made_for_its_first_holder(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_staged(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="halfway"), folders.staged(tmp_path) as staging:
-        (staging / "file").write_text("half")
-        raise RuntimeError("halfway")
+    def fail() -> None:
+        with folders.staged(tmp_path) as staging:
+            (staging / "file").write_text("half")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,11 +5,12 @@ from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headrace_engines import gates
 from headrace_engines.errors import GateError
 from headrace_engines.gates import Accuracy, Speed
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def _paired(rows: int, worse: int, better: int, both_wrong: int = 0) -> Accuracy:

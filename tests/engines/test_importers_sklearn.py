@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.importers.sklearn import convert
-from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
+
+from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers.sklearn import convert
+from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _RANDOM = np.random.default_rng(0)
 _ROWS = _RANDOM.normal(size=(120, 5)).astype(np.float32) * np.float32([1, 2, 3, 4, 0])

@@ -9,12 +9,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headrace_engines import manifest
 from headrace_engines.errors import ModelFileError
 from headrace_engines.manifest import Artefact, Manifest, Recipe
 from headrace_engines.spec import ANY, TensorSpec
-from hypothesis import given
-from hypothesis import strategies as st
 
 _EXAMPLE = Manifest(
     source=Recipe("digits", {"seed": 2, "layers": "512-512", "share": 0.4}),
@@ -118,7 +119,7 @@ def test_an_artefact_is_known_by_its_hash(tmp_path: Path) -> None:
     assert artefact.size_bytes == 7
     manifest.verify(tmp_path, artefact)
     file.write_bytes(b"weightz")
-    with pytest.raises(ModelFileError, match="not the file that manifest.json describes"):
+    with pytest.raises(ModelFileError, match=r"not the file that manifest\.json describes"):
         manifest.verify(tmp_path, artefact)
     file.unlink()
     with pytest.raises(ModelFileError, match="cannot be read"):

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+from sklearn.neural_network import MLPClassifier
+
 from headrace_engines import digits, manifest, pipeline, report
 from headrace_engines.errors import GateError
 from headrace_engines.importers.sklearn import convert
 from headrace_engines.manifest import Recipe
 from headrace_engines.source import Prepared, Source
-from onnx import numpy_helper
-from sklearn.neural_network import MLPClassifier
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +94,5 @@ def test_too_few_held_out_rows_are_refused(tmp_path: Path, small: Prepared) -> N
         labels=small.labels[:40],
         expected=small.expected[:40],
     )
-    with pytest.raises(GateError, match="on 40 held-out rows.*interval may reach 2"):
+    with pytest.raises(GateError, match=r"on 40 held-out rows.*interval may reach 2"):
         _make(few, tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from headrace_engines import store
 from headrace_engines.manifest import Recipe
 from headrace_engines.publication import publish

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, numpy_helper
+
 from headrace_engines import digits
 from headrace_engines.compress.quantise import quantise
 from headrace_engines.compress.recipes import INT8_CPU
-from onnx import TensorProto, numpy_helper
 
 from .conftest import BuiltDigits
 

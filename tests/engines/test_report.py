@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from headrace_engines import report
 from headrace_engines.errors import ModelFileError
 from headrace_engines.gates import Accuracy, Speed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from headrace_engines import store
 from headrace_engines.errors import GateError, ModelFileError
 

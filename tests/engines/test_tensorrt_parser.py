@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+
 from headrace_engines import digits
 from headrace_engines.compress.quantise import quantise
 from headrace_engines.compress.recipes import Quantisation
-from onnx import numpy_helper
 
 from .conftest import BuiltDigits
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from headrace_engines import digits, trial
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -28,7 +29,7 @@ def test_an_engine_beside_itself_is_as_fast(folder: Path) -> None:
     engines = [OnnxRuntimeEngine(folder / "model.onnx") for _ in range(2)]
     speeds = trial.compare_speed(*engines, {digits.INPUT: digits.held_out().images}, (1, 64))
     assert [speed.rows for speed in speeds] == [1, 64]
-    assert all(0.5 < speed.ratio < 2 for speed in speeds)
+    assert all(1 / 3 < speed.ratio < 3 for speed in speeds)
     assert speeds[1].reference_seconds > speeds[0].reference_seconds
 
 
