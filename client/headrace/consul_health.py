@@ -11,12 +11,12 @@ nothing that is known already.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.endpoint import Endpoint, Status, joined
+from headrace_proto.names import consul_model_key
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5.0
@@ -104,16 +104,8 @@ def filter_expression(tags: Sequence[str], model: str) -> str:
     """Return Consul's filter for servers with all tags and the model; "" where all will do."""
     wanted = [f'"{tag}" in Service.Tags' for tag in tags]
     if model:
-        wanted.append(f'"{model_key(model)}" in Service.Meta')
+        wanted.append(f'"{consul_model_key(model)}" in Service.Meta')
     return " and ".join(wanted)
-
-
-def model_key(model: str) -> str:
-    """Return the metadata key by which a server says that it has this model.
-
-    Servers write it in the same way: Consul allows no other characters, and no longer key.
-    """
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"model-{model}")[:128]
 
 
 def _failed(watch: Watch, problem: str) -> Decision:

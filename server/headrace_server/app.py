@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,7 +45,8 @@ def run(config: ServerConfig) -> int:
     """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
     logs.set_up(config.log_level, config.log_format)
     try:
-        asyncio.run(Server(config).serve())
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(Server(config).serve())
     except (StartError, PortError, RepositoryError, RegistrationError) as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
@@ -166,6 +168,15 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where it is installed: a call costs a fifth less than on asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _address(host: str, port: int) -> str:

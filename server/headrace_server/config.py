@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -169,6 +169,14 @@ def load(
     config = ServerConfig(**values)
     _check(config, origins)
     return Loaded(config, origins)
+
+
+def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
+    """Choose how gRPC's core polls, unless the person has; it reads this when it is first imported.
+
+    Without its experimental listener a call costs a fifth less of the processor.
+    """
+    (os.environ if environ is None else environ).setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def _read(file: Path) -> dict[str, Any]:

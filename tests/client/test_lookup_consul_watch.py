@@ -11,11 +11,10 @@ import pytest
 from consul_agent import ConsulAgent, SecureAgent
 
 from headrace.config import ConsulSettings
-from headrace.consul_health import model_key
 from headrace.consul_watch import ConsulLookup, base_url
 from headrace.lookup import Endpoint, Status, parse_target
 from headrace.targets import ConsulTarget
-from headrace_server.discovery import consul_payload
+from headrace_proto.names import consul_model_key
 
 Endpoints = tuple[Endpoint, ...]
 
@@ -105,18 +104,13 @@ async def test_servers_are_followed_as_they_come_change_and_go(consul_agent: Con
 async def test_the_agent_chooses_by_tag_and_model(
     consul_agent: ConsulAgent, query: str, expected: list[str]
 ) -> None:
-    key = consul_payload.model_key("net.v2")
+    key = consul_model_key("net.v2")
     register(consul_agent, "chosen", 1, Tags=["blue"])
     register(consul_agent, "chosen", 2, Tags=["blue", "eu"], Meta={key: "3"})
     register(consul_agent, "chosen", 3, Tags=["café / &"], Meta={key: "1"})
     lookup = parse_target(f"consul://{consul_agent.address}/chosen{query}")
     assert isinstance(lookup, ConsulLookup)
     assert ports(await lookup.fetch()) == expected
-
-
-@pytest.mark.parametrize("model", ["digits", "net.v2", "a/b c", "réseau", "x" * 200])
-def test_both_ends_write_a_model_the_same_way(model: str) -> None:
-    assert model_key(model) == consul_payload.model_key(model)
 
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["remembers", "forgets"])

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from headrace_cli.failure import ExitCode, failing, needs
-from headrace_server.config import OPTIONS, ConfigError, Option, load
+from headrace_server.config import OPTIONS, ConfigError, Option, load, prepare_grpc
 
 _METAVARS = {
     "text": "TEXT", "path": "FOLDER", "integer": "N", "number": "NUMBER", "list": "TEXT", "choice": "TEXT",
@@ -66,6 +66,7 @@ def command(file: Path | None, **flags: Any) -> int:
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     with failing(ConfigError, exit_code=ExitCode.USAGE):
         config = load(given, file=file).config
+    prepare_grpc()
     with needs("cpu"):
         from headrace_server import app
     return app.run(config)

@@ -6,15 +6,13 @@ outside A-Z a-z 0-9 _ -, one value over 512 bytes, or a 65th key.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headrace_proto.names import TRITON_SERVICE
+from headrace_proto.names import TRITON_SERVICE, consul_model_key
 from headrace_server.discovery.registry import Check, ServiceEntry
 
 MAX_META_KEYS = 64
-MAX_META_KEY_BYTES = 128
 MAX_META_VALUE_BYTES = 512
 
 GRPC_CHECK_INTERVAL_SECONDS = 2
@@ -59,22 +57,14 @@ def meta(entry: ServiceEntry) -> dict[str, str]:
     facts["models"] = _joined(f"{name}:{version}" for name, version in listed)
     for name, version in listed:
         if len(facts) < MAX_META_KEYS:
-            facts[model_key(name)] = version
+            facts[consul_model_key(name)] = version
     return {key: _cut(value) for key, value in facts.items()}
-
-
-def model_key(model: str) -> str:
-    """Return the metadata key that says that a server has this model.
-
-    Clients filter by it, so they compute it in the same way.
-    """
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"model-{model}")[:MAX_META_KEY_BYTES]
 
 
 def unannounced(entry: ServiceEntry) -> Mapping[str, str]:
     """Return the models that found no room, and that no look-up by model will find here."""
     keys = meta(entry)
-    return {name: version for name, version in entry.models.items() if model_key(name) not in keys}
+    return {name: version for name, version in entry.models.items() if consul_model_key(name) not in keys}
 
 
 def _checks(entry: ServiceEntry) -> list[tuple[Check, dict[str, Any]]]:

@@ -31,7 +31,9 @@ def scan(repository: Path) -> list[Found]:
     try:
         folders = sorted(entry for entry in repository.iterdir() if entry.is_dir())
     except OSError as error:
-        raise RepositoryError(f"the model repository {repository} cannot be read: {error.strerror}") from error
+        raise RepositoryError(
+            f"the model repository {repository} cannot be read: {error.strerror}"
+        ) from error
     models = [_newest(folder) for folder in folders if not folder.name.startswith(".")]
     if not models:
         raise RepositoryError(

@@ -99,12 +99,15 @@ class Repository:
         if found.problem:
             raise EngineError(found.problem)
         loaded = load(found.folder, max_batch_size=self._max_batch_size)
+        engine = loaded.engine
         for line in loaded.why:
             _logger.info("model %s version %s: %s", found.name, found.version, line)
         try:
             warm_up(loaded.engine)
             engine = loaded.engine
-            model = Model(found.name, found.version, engine.spec, engine.platform, self._limits, self._on_change)
+            model = Model(
+                found.name, found.version, engine.spec, engine.platform, self._limits, self._on_change
+            )
             worker = Worker(model, engine)
         except BaseException:
             loaded.engine.close()

@@ -8,40 +8,28 @@ import numpy as np
 
 from headrace_engines.engine import Engine
 from headrace_engines.errors import ExecutionError
-from headrace_engines.spec import ANY
+from headrace_engines.samples import accepted_recipe
 
 _logger = logging.getLogger(__name__)
 
 
 def warm_up(engine: Engine) -> None:
-    """Execute each of the engine's batch sizes once, on zeros.
+    """Execute each of the engine's batch sizes once in every slot, on made-up rows that the model takes.
 
-    A model may refuse zeros (an index that must not be 0): it says so in the log and is served cold.
-    Raises DeviceError if the engine is lost.
+    A model that takes none says so in the log, and is served cold. Raises DeviceError if the engine
+    is lost.
     """
+    spec = engine.spec
     try:
-        if engine.spec.is_staged:
-            _staged(engine)
-        else:
-            _unstaged(engine)
+        recipe = accepted_recipe(spec.inputs, 1 if spec.has_batch_axis else None, engine.run)
+        if spec.is_staged:
+            random = np.random.default_rng(0)
+            rows = recipe.rows(spec.inputs, spec.max_batch_size, random)
+            for slot in range(engine.slots):
+                for buffer, array in zip(engine.inputs(slot), rows, strict=True):
+                    buffer[:] = array
+                for size in spec.batch_sizes:
+                    engine.submit(slot, size)
+                    engine.wait(slot)
     except ExecutionError as error:
-        _logger.warning("the model does not take zeros, and is served without a warm-up: %s", error)
-
-
-def _staged(engine: Engine) -> None:
-    for slot in range(engine.slots):
-        for array in engine.inputs(slot):
-            array.fill(0)
-        for rows in engine.spec.batch_sizes or (1, engine.spec.max_batch_size):
-            engine.submit(slot, rows)
-            engine.wait(slot)
-
-
-def _unstaged(engine: Engine) -> None:
-    batch = (1,) if engine.spec.has_batch_axis else ()
-    arrays = []
-    for tensor in engine.spec.inputs:
-        shape = (*batch, *(1 if dim == ANY else dim for dim in tensor.dims))
-        filler = b"" if tensor.dtype == object else 0
-        arrays.append(np.full(shape, filler, tensor.dtype))
-    engine.run(arrays)
+        _logger.warning("the model takes no made-up rows, and is served without a warm-up: %s", error)

@@ -61,7 +61,7 @@ class Inference:
         request = codec.to_request(message)
         work = self._service.infer(request, limit, self, reply, now_ns)
         if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
-            timer = self._loop.call_at(work.deadline, work.model.expire, work)
+            timer = self._loop.call_later(work.deadline - now_ns * 1e-9, work.model.expire, work)
             work.reply = functools.partial(_disarm, timer, reply)
         return work
 
