@@ -12,6 +12,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress
 
+from bench import peers
 from bench.load import LoadError, h2load
 from bench.models import MODELS
 from bench.report import print_tables
@@ -21,7 +22,7 @@ from bench.servers import KINDS, ServerError
 _CORE: Final = "core"
 _QUICK_SECONDS: Final = 0.7
 _QUICK_REPEATS: Final = 2
-_PIPE_COLUMNS: Final = 140
+_PIPE_COLUMNS: Final = 160
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(given: argparse.Namespace) -> Plan:
+    chosen = [KINDS[name] for name in given.servers if name in KINDS]
     return Plan(
         models=[MODELS[name] for name in given.models],
-        kinds=[KINDS[name] for name in given.servers if name in KINDS],
+        kinds=[*chosen, *(peers.kinds() if given.peers else ())],
         in_flight=given.in_flight,
         rates=given.rates,
         repeats=_QUICK_REPEATS if given.quick else given.repeats,
@@ -67,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     servers = [*KINDS, _CORE]
     parser.add_argument(
         "--servers", type=_among(servers), default=servers, help="default: headrace,echo,core"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="also what `python -m bench.peers.setup` installs"
     )
     parser.add_argument("--models", type=_among(MODELS), default=[*MODELS], help="default: all")
     parser.add_argument("--in-flight", type=_integers, default=[1, 8, 32, 128], help="default: 1,8,32,128")

@@ -29,7 +29,10 @@ _Result = TypeVar("_Result", Measurement, CoreMeasurement)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. `rates` are shares of the slowest server's closed-loop capacity."""
+    """What to measure. `rates` are shares of the slowest gRPC server's closed-loop capacity.
+
+    The open loop is for servers that speak gRPC.
+    """
 
     models: Sequence[Mlp]
     kinds: Sequence[Kind]
@@ -42,9 +45,10 @@ class Plan:
     @property
     def steps(self) -> int:
         """How many runs there are in all."""
-        loads = len(self.in_flight) + len(self.rates)
+        runs = len(self.in_flight) * len(self.kinds)
+        runs += len(self.rates) * sum(kind.is_grpc for kind in self.kinds)
         core = len(_CORE_BATCHES) * 2 if self.with_core else 0
-        return len(self.models) * self.repeats * (loads * len(self.kinds) + core)
+        return len(self.models) * self.repeats * (runs + core)
 
 
 class Bench:
@@ -81,10 +85,10 @@ class Bench:
             for in_flight in self._plan.in_flight:
                 self._alternate(servers, model, Mode.CLOSED, in_flight)
             for rate in self._open_rates(model):
-                self._alternate(servers, model, Mode.OPEN, rate)
+                self._alternate([server for server in servers if server.kind.is_grpc], model, Mode.OPEN, rate)
 
     def _open_rates(self, model: Mlp) -> list[float]:
-        """Return calls a second that every server can answer."""
+        """Return calls a second that every server of the open loop can answer."""
         rates: dict[tuple[str, float], list[float]] = {}
         for run in self.runs:
             if run.model == model.name and run.mode is Mode.CLOSED:
@@ -92,7 +96,8 @@ class Bench:
         capacity: dict[str, float] = {}
         for (server, _), values in rates.items():
             capacity[server] = max(capacity.get(server, 0.0), statistics.median(values))
-        return [round(share * min(capacity.values())) for share in self._plan.rates]
+        least = min((capacity[kind.name] for kind in self._plan.kinds if kind.is_grpc), default=0.0)
+        return [round(share * least) for share in self._plan.rates if least]
 
     def _alternate(self, servers: Sequence[Server], model: Mlp, mode: Mode, load: float) -> None:
         for repeat in range(self._plan.repeats):
