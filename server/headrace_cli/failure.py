@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -38,6 +39,18 @@ def needs(extra: str) -> Iterator[None]:
             f"this needs {error.name}, which is not installed; mend it with: pip install 'headrace[{extra}]'",
             ExitCode.USAGE,
         ) from error
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Keep warnings from being logged that are shown or raised as well."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from typing import TYPE_CHECKING
+
+from headrace_cli.failure import quiet
 
 if TYPE_CHECKING:
     from headrace.endpoint import Endpoint
@@ -22,9 +23,8 @@ def instances(
     from headrace.consul_watch import ConsulLookup
     from headrace.targets import ConsulTarget
 
-    # The failure is raised as well as logged, and one line is enough.
-    logging.getLogger("headrace.consul_watch").setLevel(logging.ERROR)
     settings = consul_settings()
     if agent:
         settings = dataclasses.replace(settings, address=agent)
-    return asyncio.run(ConsulLookup(ConsulTarget(service, tags=tags, model=model), settings).fetch())
+    with quiet("headrace.consul_watch"):
+        return asyncio.run(ConsulLookup(ConsulTarget(service, tags=tags, model=model), settings).fetch())

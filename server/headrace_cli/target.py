@@ -58,8 +58,8 @@ def connected(target: str, timeout_seconds: float) -> Iterator[Client]:
     from headrace import Client, HeadraceError, NotSupported
 
     with (
-        failing(ValueError, NotSupported, exit_code=ExitCode.USAGE),
         failing(HeadraceError),
+        failing(ValueError, NotSupported, exit_code=ExitCode.USAGE),
         Client(target, timeout_seconds=timeout_seconds) as client,
     ):
         yield client

@@ -51,8 +51,8 @@ def run(source: str, name: str, into: Path, cache: Path, progress: Told) -> Buil
         from headrace_engines import build
         from headrace_engines.errors import EngineError, UnsupportedModelError
     with (
-        failing(ValueError, UnsupportedModelError, exit_code=ExitCode.USAGE),
         failing(EngineError, OSError),
+        failing(ValueError, UnsupportedModelError, exit_code=ExitCode.USAGE),
         needs("cpu,build"),
     ):
         return build.build(source, name, into, store_folder=cache, progress=progress)

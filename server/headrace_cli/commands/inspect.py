@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from rich.text import Text
 
 from headrace_cli import console, measured
-from headrace_cli.failure import CommandError, failing, needs
+from headrace_cli.failure import CommandError, failing, needs, quiet
 from headrace_engines import manifest, report
 from headrace_engines.errors import EngineError
 from headrace_engines.manifest import Manifest
@@ -47,9 +46,7 @@ def command(path: Path, as_json: bool) -> None:
       headrace inspect models/digits/1 --json
       headrace inspect exported.onnx
     """
-    # What a server would log about each candidate is part of what is shown.
-    logging.getLogger("headrace_engines").setLevel(logging.ERROR)
-    with needs("cpu"), failing(EngineError):
+    with needs("cpu"), failing(EngineError), quiet("headrace_engines"):
         inspected = _inspect_file(path) if path.is_file() else _inspect_version(_version_folder(path))
     if as_json:
         click.echo(json.dumps(_document(inspected), indent=2))

@@ -27,10 +27,10 @@ _STYLES = {"passing": "green", "warning": "yellow", "critical": "red", "maintena
 @click.option("--tag", "tags", multiple=True, help="Only instances with this tag; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, consul: str | None, model: str, tags: tuple[str, ...], as_json: bool) -> None:
-    """List the instances of a service that Consul knows; NAME is `inference` unless told.
+    """List the instances of a service that Consul knows.
 
-    An agent that wants a token or speaks HTTPS is told about in Consul's own variables
-    (CONSUL_HTTP_TOKEN, CONSUL_CACERT, …). The exit code is 1 if there is no instance.
+    NAME is `inference` unless told. An agent that wants a token or speaks HTTPS is told about in Consul's
+    own variables (CONSUL_HTTP_TOKEN, CONSUL_CACERT, …). The exit code is 1 if there is no instance.
 
     \b
     Examples:

@@ -43,10 +43,11 @@ def command(
     wanted: tuple[str, ...],
     max_in_flight: int,
 ) -> int:
-    """Ask a model many times over one stream, a request for each row.
+    """Ask a model many times over one stream.
 
-    Results are JSON lines in the order in which they come; `key` is the row's number. A request that
-    fails is a line with `error`, and the exit code is 1. The throughput is told on standard error.
+    Each row is a request. Results are JSON lines in the order in which they come; `key` is the row's
+    number. A request that fails is a line with `error`, and the exit code is 1. The throughput is told on
+    standard error.
 
     \b
     Examples:

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from digits import BuiltRepository
+from onnx_models import Models
+
+from headrace_cli.main import run
+
+
+@pytest.mark.parametrize("place", ["digits", "digits/1"])
+def test_a_built_version_tells_all_about_itself(
+    digits_repository: BuiltRepository, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", str(digits_repository.folder / place), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["path"] == str(digits_repository.folder / "digits" / "1")
+    assert told["inputs"] == [{"name": "image", "dtype": "float32", "dims": [64]}]
+    assert told["outputs"] == [{"name": "probabilities", "dtype": "float32", "dims": [10]}]
+    assert told["served"] == "model.int8-cpu.onnx"
+    assert told["max_batch_size"] == 64
+    assert [artefact["recipe"] for artefact in told["artefacts"]] == ["fp32", "int8-cpu"]
+    (comparison,) = told["comparisons"]
+    assert comparison["accuracy"]["reference"] > 0.95
+
+
+def test_a_built_version_is_shown(
+    digits_repository: BuiltRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", str(digits_repository.folder / "digits")]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "probabilities",
+        "model.int8-cpu.onnx: chosen",
+        "up to 64 rows",
+        "Drop, points",
+        "Times faster",
+    ):
+        assert text in shown
+
+
+def test_a_file_and_a_folder_that_nobody_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Models(tmp_path).mlp()
+    assert run(["inspect", str(model), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["inputs"][0]["dims"], told["artefacts"]) == ([4], [])
+    version = tmp_path / "mine" / "1"
+    version.mkdir(parents=True)
+    model.rename(version / "model.onnx")
+    assert run(["inspect", str(tmp_path / "mine")]) == 0
+    assert "model.onnx: chosen: the only model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{}, {"readme.txt": b""}, {"model.onnx": b"broken"}])
+def test_what_is_no_model_is_told(
+    content: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    assert run(["inspect", str(tmp_path)]) == 1
+    assert "model.onnx" in capsys.readouterr().err

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from consul_agent import ConsulAgent
+from digits import BuiltRepository, serving
+
+from headrace_cli.main import run
+
+
+def test_instances_are_listed(
+    consul_agent: ConsulAgent,
+    digits_repository: BuiltRepository,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    agent = f"127.0.0.1:{consul_agent.port}"
+    flags = ["--consul", "--consul-required", "--consul-address", agent, "--consul-service", "listed"]
+    flags += ["--consul-tags", "[blue]", "--advertise", "127.0.0.1", "--drain-secs", "0"]
+    with serving(digits_repository.folder, tmp_path, flags) as address:
+        assert run(["services", "listed", "--consul", agent]) == 0
+        shown = capsys.readouterr().out
+        assert all(text in shown for text in (address, "passing", "digits:1", "[blue]"))
+        assert run(["services", "listed", "--consul", agent, "--model", "digits", "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        assert (found["address"], found["status"]) == (address, "passing")
+        assert "[blue]" in found["tags"]
+        assert run(["services", "listed", "--consul", agent, "--model", "other"]) == 1
+    capsys.readouterr()
+    assert run(["services", "listed", "--consul", agent]) == 1
+    assert "Consul knows no such instance of 'listed'" in capsys.readouterr().err
