@@ -287,9 +287,9 @@ def test_a_big_message(serve: Any) -> None:
     big = np.zeros((1, 3 << 20), np.float32)
     server = serve()
     # The server's own limit answers, not one of the client's.
-    with Client(server.address, retry=Retry(attempts=1)) as client:
-        error = pytest.raises(headrace.Overloaded, client.infer, "m", {"x": big})
-    assert "larger than max" in str(error.value)
+    client = Client(server.address, retry=Retry(attempts=1))
+    with client, pytest.raises(headrace.Overloaded, match="larger than max"):
+        client.infer("m", {"x": big})
 
 
 class Script:
