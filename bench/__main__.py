@@ -23,6 +23,7 @@ _CORE: Final = "core"
 _QUICK_SECONDS: Final = 0.7
 _QUICK_REPEATS: Final = 2
 _PIPE_COLUMNS: Final = 160
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LoadError, ServerError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     print_tables(console, bench.runs, bench.core)
     return 0
 
@@ -75,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--models", type=_among(MODELS), default=[*MODELS], help="default: all")
     parser.add_argument("--in-flight", type=_integers, default=[1, 8, 32, 128], help="default: 1,8,32,128")
-    rates = "open loop: shares of what the slowest server answers in the closed loop; default: 0.25,0.5,0.75"
-    parser.add_argument("--rates", type=_numbers, default=[0.25, 0.5, 0.75], help=rates)
+    rates = "open loop: shares of what the slowest server answers in the closed loop; default: 0.2,0.4,0.6"
+    parser.add_argument("--rates", type=_numbers, default=[0.2, 0.4, 0.6], help=rates)
     parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run; default: 2")
     parser.add_argument("--quick", action="store_true", help="about a minute: 2 repeats of 0.7 seconds")

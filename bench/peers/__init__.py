@@ -1,8 +1,8 @@
 """What a user could take instead, on the same models: started by `python -m bench --peers`.
 
 Each runs the model with ONNX Runtime on the CPU, one intra-op thread, one instance, batches of at most
-64. `python -m bench.peers.setup` installs those that need packages of their own; the others are left
-out of the comparison until then.
+64. `python -m bench.peers.setup` installs those that need packages of their own; until then they are
+left out, as is one that speaks HTTP/1.1 where h2load is not there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from bench.load import h2load
 from bench.models import Mlp
 from bench.servers import Kind
 
@@ -32,13 +33,17 @@ def python_of(peer: str) -> Path:
 
 
 def kinds() -> list[Kind]:
-    """Return the peers that can be started here."""
+    """Return the peers that can be measured here: they are installed, and something can load them."""
     known = [
         Kind("aio-batched", _aio_batched),
         Kind("mosec", _mosec, path="/inference", is_grpc=False),
         Kind("triton", _triton, has_statistics=True),
     ]
-    return [kind for kind in known if kind.name not in REQUIREMENTS or python_of(kind.name).exists()]
+    return [
+        kind
+        for kind in known
+        if (kind.name not in REQUIREMENTS or python_of(kind.name).exists()) and (kind.is_grpc or h2load())
+    ]
 
 
 def _onnx(repository: Path, model: Mlp) -> Path:
