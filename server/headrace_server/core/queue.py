@@ -62,24 +62,24 @@ class RequestQueue:
         """
         late: list[Work] = []
         batch: list[Work] = []
-        while not batch and (heap := self._next_heap()):
-            rows = 0
-            while heap:
-                deadline, _, work = heap[0]
-                if work.state is State.ENDED:
-                    self._gone -= 1
-                elif deadline <= now:
-                    late.append(work)
-                    self._leave(work)
-                elif rows + work.rows <= max_rows or not batch:
-                    batch.append(work)
-                    rows += work.rows
-                    self._leave(work)
-                else:
-                    break
-                heapq.heappop(heap)
-            if not heap:
-                self._heaps = {shapes: kept for shapes, kept in self._heaps.items() if kept}
+        heap = self._first_heap(now, late)
+        rows = 0
+        while heap:
+            deadline, _, work = heap[0]
+            if work.state is State.ENDED:
+                self._gone -= 1
+            elif deadline <= now:
+                late.append(work)
+                self._leave(work)
+            elif rows + work.rows <= max_rows or not batch:
+                batch.append(work)
+                rows += work.rows
+                self._leave(work)
+            else:
+                break
+            heapq.heappop(heap)
+        if not heap:
+            self._forget_empty_heaps()
         return batch, late
 
     def clear(self) -> list[Work]:
@@ -91,10 +91,25 @@ class RequestQueue:
         self._gone = 0
         return works
 
-    def _next_heap(self) -> list[tuple[float, int, Work]] | None:
-        if len(self._heaps) <= 1:
-            return next(iter(self._heaps.values()), None)
-        return min(self._heaps.values(), key=_head)
+    def _first_heap(self, now: float, late: list[Work]) -> list[tuple[float, int, Work]] | None:
+        """Return the heap that holds the earliest deadline, for which all of them lose what is over."""
+        if len(self._heaps) > 1:
+            for heap in self._heaps.values():
+                self._drop_heads(heap, now, late)
+            self._forget_empty_heaps()
+        return min(self._heaps.values(), key=_head, default=None)
+
+    def _drop_heads(self, heap: list[tuple[float, int, Work]], now: float, late: list[Work]) -> None:
+        while heap and (heap[0][2].state is State.ENDED or heap[0][0] <= now):
+            work = heapq.heappop(heap)[2]
+            if work.state is State.ENDED:
+                self._gone -= 1
+            else:
+                late.append(work)
+                self._leave(work)
+
+    def _forget_empty_heaps(self) -> None:
+        self._heaps = {shapes: heap for shapes, heap in self._heaps.items() if heap}
 
     def _leave(self, work: Work) -> None:
         work.state = State.TAKEN
