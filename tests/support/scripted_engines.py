@@ -1,0 +1,230 @@
+"""Engines that do what a test tells them, and a sink that remembers what it was given."""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_server.core.catalogue import Entry, ModelState
+from headrace_server.core.model import Limits, Model
+from headrace_server.core.request import NO_DEADLINE, InputTensor, Request, Work
+from headrace_server.core.service import Service
+from headrace_server.core.worker import Worker
+from headrace_server.errors import InferenceError, ModelNotFound
+
+PATIENCE_SECONDS = 20.0
+"""Longest wait for something that must happen; a test that waits this long has failed."""
+
+Arrays = tuple[NDArray[Any], ...]
+
+INT64 = np.dtype(np.int64)
+
+
+def rows_spec(max_batch_size: int = 8, dims: tuple[int, ...] = (1,)) -> ModelSpec:
+    """One INT64 input `x`, one INT64 output `y` of the same shape."""
+    x, y = TensorSpec("x", INT64, dims), TensorSpec("y", INT64, dims)
+    return ModelSpec((x,), (y,), max_batch_size, (1, max_batch_size) if max_batch_size else ())
+
+
+ROWS = rows_spec()
+RAGGED = rows_spec(dims=(ANY,))
+WITHOUT_BATCH = rows_spec(max_batch_size=0, dims=(2,))
+
+
+def f(rows: NDArray[Any]) -> NDArray[Any]:
+    """What every scripted engine answers: a function of the row that tells rows apart."""
+    return rows * 3 + 1
+
+
+class ScriptedEngine:
+    """Answers `f` of each row; `before` sees the inputs of every execution, and may block or raise."""
+
+    platform = "scripted"
+
+    def __init__(
+        self, spec: ModelSpec = ROWS, *, slots: int = 1, before: Callable[[Arrays], None] = lambda _: None
+    ) -> None:
+        self.spec = spec
+        self.slots = slots
+        self.executed: list[Arrays] = []
+        self.closed = threading.Event()
+        self.before = before
+        self._pending: dict[int, int] = {}
+        buffers = spec.inputs if spec.is_staged else ()
+        self._inputs = [
+            tuple(np.zeros((spec.max_batch_size, *tensor.dims), tensor.dtype) for tensor in buffers)
+            for _ in range(slots)
+        ]
+
+    def inputs(self, slot: int) -> Arrays:
+        return self._inputs[slot]
+
+    def submit(self, slot: int, rows: int) -> None:
+        assert slot not in self._pending, "a slot is used while its batch is in flight"
+        assert 0 < rows <= self.spec.max_batch_size
+        self._pending[slot] = rows
+
+    def wait(self, slot: int) -> Arrays:
+        rows = self._pending.pop(slot)
+        return self.run([buffer[:rows].copy() for buffer in self._inputs[slot]])
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> Arrays:
+        inputs = tuple(arrays)
+        self.executed.append(inputs)
+        self.before(inputs)
+        return tuple(f(array) for array in inputs)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Gate:
+    """Holds each execution until the test lets it go; given to an engine as its `before`."""
+
+    def __init__(self) -> None:
+        self._arrivals: queue.Queue[Arrays] = queue.Queue()
+        self._passes = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def __call__(self, inputs: Arrays) -> None:
+        self._arrivals.put(inputs)
+        if not self._open.is_set() and not self._passes.acquire(timeout=PATIENCE_SECONDS):
+            raise AssertionError("nobody opened the gate")
+
+    def arrival(self) -> Arrays:
+        """Wait until the engine has begun an execution; return its inputs."""
+        return self._arrivals.get(timeout=PATIENCE_SECONDS)
+
+    def let_one_through(self) -> None:
+        self._passes.release()
+
+    def open(self) -> None:
+        """Let through what waits and all that comes."""
+        self._open.set()
+        self._passes.release(1000)
+
+
+class Answers:
+    """A sink: answers by the caller's key, and a wait for as many as are due."""
+
+    def __init__(self, *, fails_to_encode: Callable[[Work], bool] = lambda _: False) -> None:
+        self.by_key: dict[Any, list[bytes | InferenceError]] = collections.defaultdict(list)
+        self._changed = threading.Condition()
+        self._fails_to_encode = fails_to_encode
+
+    def encode(self, work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
+        if self._fails_to_encode(work):
+            raise RuntimeError(f"cannot encode {work.id}")
+        return b"".join(array.tobytes() for array in outputs)
+
+    def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
+        with self._changed:
+            for work, answer in answers:
+                self.by_key[work.reply].append(answer)
+            self._changed.notify_all()
+
+    def wait_for(self, *keys: Any) -> list[bytes | InferenceError]:
+        """Return the first answer to each of these keys, once all are there."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: all(self.by_key[k] for k in keys), PATIENCE_SECONDS)
+            assert came, f"no answer for {[k for k in keys if not self.by_key[k]]}"
+            return [self.by_key[k][0] for k in keys]
+
+    def rows_of(self, key: Any) -> list[int]:
+        """Return the caller's answered INT64 elements, once they are there."""
+        (answer,) = self.wait_for(key)
+        assert isinstance(answer, bytes), repr(answer)
+        return [int(value) for value in np.frombuffer(answer, np.int64)]
+
+    def error_of(self, key: Any) -> InferenceError:
+        """Return the error that the caller got, once it is there."""
+        (answer,) = self.wait_for(key)
+        assert isinstance(answer, InferenceError), repr(answer)
+        return answer
+
+
+class Shelf:
+    """A catalogue of models that a test put there; each version is called "1"."""
+
+    complete = True
+
+    def __init__(self, *models: Model) -> None:
+        self._models = {model.facts.name: model for model in models}
+
+    def find(self, name: str, version: str) -> Model:
+        if name not in self._models or version not in ("", "1"):
+            raise ModelNotFound(f"there is no model {name!r} {version!r}")
+        return self._models[name]
+
+    def ready(self) -> Sequence[Model]:
+        return [model for model in self._models.values() if model.lost is None]
+
+    def index(self) -> Sequence[Entry]:
+        return [
+            Entry(name, "1", ModelState.UNAVAILABLE if model.lost else ModelState.READY, model.lost or "")
+            for name, model in sorted(self._models.items())
+        ]
+
+
+class Served:
+    """A model with its worker, and the service in front of it."""
+
+    def __init__(self, engine: ScriptedEngine, limits: Limits, name: str = "m") -> None:
+        self.losses: list[str | None] = []
+        self.engine = engine
+        self.model = Model(name, "1", engine.spec, engine.platform, limits, self._note_loss)
+        self.worker = Worker(self.model, engine)
+        self.service = Service(Shelf(self.model))
+        self.answers = Answers()
+
+    def infer(
+        self,
+        key: Any,
+        *values: int,
+        deadline: float = NO_DEADLINE,
+        timeout_us: int = 0,
+        sink: Any = None,
+        now_ns: int | None = None,
+    ) -> Work:
+        """Ask for these rows of one element each; a ragged model gets one row with all of them."""
+        spec = self.engine.spec
+        shape = (1, len(values)) if spec == RAGGED else (len(values), *spec.inputs[0].dims)
+        if not spec.has_batch_axis:
+            shape = (len(values),)
+        data = np.array(values, np.int64).tobytes()
+        request = Request(
+            self.model.facts.name,
+            "",
+            str(key),
+            [InputTensor("x", "INT64", shape, data)],
+            parameters={"timeout": timeout_us} if timeout_us else {},
+        )
+        now = time.monotonic_ns() if now_ns is None else now_ns
+        return self.service.infer(request, deadline, sink or self.answers, key, now)
+
+    def _note_loss(self) -> None:
+        self.losses.append(self.model.lost)
+
+
+@contextmanager
+def serving(engine: ScriptedEngine, limits: Limits | None = None) -> Iterator[Served]:
+    """Serve the engine until the block ends; whatever holds it must be open by then."""
+    served = Served(engine, limits or Limits())
+    served.worker.start()
+    try:
+        yield served
+    finally:
+        served.model.close(drain=False)
+        if isinstance(gate := engine.before, Gate):
+            gate.open()
+        assert served.worker.join(PATIENCE_SECONDS), "the worker did not end"
+        assert engine.closed.is_set()
