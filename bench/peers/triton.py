@@ -44,9 +44,11 @@ def main() -> None:
     _write_model(folder, packages, given)
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{_library_folder()}"
     server = packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    # The stub takes for its home that of the python3 which it finds on PATH.
     os.execvp(
-        "env",
-        ["env", f"LD_LIBRARY_PATH={libraries}", f"PYTHONPATH={packages}", str(server),
+        "sh",
+        ["sh", "-c", 'PATH="$0:$PATH" exec "$@"', str(python_of("triton").parent),
+         "env", f"LD_LIBRARY_PATH={libraries}", f"PYTHONPATH={packages}", str(server),
          f"--model-repository={folder / 'models'}", f"--backend-directory={folder / 'backends'}",
          "--grpc-address=127.0.0.1", f"--grpc-port={given.port}",
          "--allow-http=false", "--allow-metrics=false"],
@@ -75,9 +77,8 @@ def _write_model(folder: Path, packages: Path, given: argparse.Namespace) -> Non
 def _library_folder() -> str:
     """Return where libpython is, which the stub loads."""
     ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
-    return subprocess.run(
-        [python_of("triton"), "-c", ask], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    asked = subprocess.run([python_of("triton"), "-c", ask], capture_output=True, text=True, check=True)
+    return asked.stdout.strip()
 
 
 if __name__ == "__main__":
