@@ -67,6 +67,7 @@ def channel_options(address: str, settings: Settings) -> Options:
         options += [
             ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # without it a ping has a minute
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]

@@ -42,7 +42,8 @@ class Client:
     `target` is "host:port" (several with commas), "dns:///host:port", "consul:///service?tag=…&model=…"
     or "consul://agent:8500/service"; an own `Lookup` is taken too. `timeout_seconds` is for a whole call
     with its retries (None: no limit). A server is given up that leaves a ping unanswered, sent after
-    `keepalive_seconds` of silence (None: no pings; needed for servers that do not permit them so often).
+    `keepalive_seconds` of silence. Headrace permits that; many other servers, left as they come, end a
+    connection with "too many pings" for it: give them None, no pings.
 
     Nothing is connected before the first call. Errors are `HeadraceError`s.
     """

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -200,6 +202,18 @@ def test_a_killed_server_costs_nobody_an_answer(serve: Any, holding: HoldingProc
         for call in calls:
             np.testing.assert_array_equal(call.result(20)["x"], X)
     assert good.calls == 64
+
+
+def test_a_server_that_hangs_is_left_when_it_answers_no_ping(serve: Any, holding: HoldingProcess) -> None:
+    good = serve()
+    target = f"{holding.address},{good.address}"
+    with Client(target, keepalive_seconds=0.2) as client, ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(client.infer, "m", {"x": X}) for _ in range(16)]
+        assert holding.line() == "call"
+        os.kill(holding.pid, signal.SIGSTOP)
+        for call in calls:
+            np.testing.assert_array_equal(call.result(10)["x"], X)
+    assert good.calls == 16
 
 
 def test_the_deadline_is_for_the_whole_call(serve: Any) -> None:

@@ -25,6 +25,13 @@ Stream = Callable[
 
 GRACE_SECONDS = 5.0
 
+OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 100),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+"""A port of its own, and leave for the client to ping as often as it does."""
+
 
 def echo(request: pb.ModelInferRequest, context: grpc.ServicerContext | None = None) -> pb.ModelInferResponse:
     """Answer with the inputs as outputs."""
@@ -76,7 +83,7 @@ class FakeServer(InferenceServiceServicer):
         self.is_ready = True
         self.called = threading.Event()
         self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(40), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(40), options=OPTIONS)
         add_InferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
