@@ -7,6 +7,7 @@ names the tensor, what came, and what was expected.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ _FEATURES = {
     "sequence_start": "sequences (parameter sequence_start)",
     "sequence_end": "sequences (parameter sequence_end)",
 }
+_MOST_ELEMENTS = sys.maxsize // 8
 _CHECKED_VALUES = frozenset({"BOOL", "BYTES"})
 _IGNORED_TRITON_PARAMETERS = frozenset({"triton_enable_empty_final_response"})
 
@@ -92,7 +94,8 @@ class Admission:
         shape = tensor.shape
         dims = expected.spec.dims
         rest = shape[1:] if self._spec.has_batch_axis else shape
-        if rest != dims and not _matches(rest, dims):
+        fits = rest == dims if self._staged else _matches(rest, dims)
+        if not fits:
             raise self._wrong_shape(tensor, expected)
         if self._spec.has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
             raise self._wrong_batch(tensor)
@@ -101,6 +104,9 @@ class Admission:
             size = shape[0] * expected.row_bytes
         else:
             size = math.prod(shape) * (1 if expected.datatype == "BYTES" else expected.spec.dtype.itemsize)
+            # A tensor of no bytes says nothing about its other dimensions, and NumPy multiplies them.
+            if size == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:
+                raise InvalidInput(f"input {tensor.name!r}: shape {list(shape)} is larger than any array")
         if len(data) != size:
             unit = "elements" if expected.datatype == "BYTES" else "bytes"
             raise InvalidInput(
@@ -179,7 +185,7 @@ def _check_values(tensor: InputTensor) -> None:
 
 def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
     return len(shape) == len(dims) and all(
-        came == dim or (dim == ANY and came >= 0) for came, dim in zip(shape, dims, strict=True)
+        came >= 0 if dim == ANY else came == dim for came, dim in zip(shape, dims, strict=True)
     )
 
 
