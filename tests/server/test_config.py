@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace_server.config import OPTIONS, ConfigError, Option, ServerConfig, load
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "headrace.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_without_anything_every_setting_has_its_default() -> None:
+    loaded = load({}, {})
+    assert loaded.config == ServerConfig()
+    assert set(loaded.origins.values()) == {"default"}
+    assert set(loaded.origins) == {option.name for option in OPTIONS}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "text", "port", "origin"),
+    [
+        ({"grpc_port": "1"}, {"HEADRACE_GRPC_PORT": "2"}, "grpc_port = 3", 1, "--grpc-port"),
+        ({}, {"HEADRACE_GRPC_PORT": "2"}, "grpc_port = 3", 2, "HEADRACE_GRPC_PORT"),
+        ({}, {}, "grpc_port = 3", 3, "grpc_port in {file}"),
+        ({}, {"HEADRACE_GRPC_PORT": ""}, "", 8001, "default"),
+    ],
+)
+def test_a_flag_goes_before_a_variable_before_the_file(
+    tmp_path: Path, flags: dict[str, Any], environ: dict[str, str], text: str, port: int, origin: str
+) -> None:
+    file = written(tmp_path, text)
+    loaded = load(flags, environ, file)
+    assert loaded.config.grpc_port == port
+    assert loaded.origins["grpc_port"] == origin.format(file=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("model_repository", "/srv/models", Path("/srv/models")),
+        ("host", "::1", "::1"),
+        ("grpc_port", "0", 0),
+        ("grpc_port", 65535, 65535),
+        ("max_batch_size", 16.0, 16),
+        ("exit_timeout_secs", "0.5", 0.5),
+        ("exit_timeout_secs", 0, 0.0),
+        ("consul", "yes", True),
+        ("consul", "FALSE", False),
+        ("consul", True, True),
+        ("consul_tags", "a, b,,c", ("a", "b", "c")),
+        ("consul_tags", ["a", "b"], ("a", "b")),
+        ("consul_checks", "grpc", ("grpc",)),
+        ("log_level", "debug", "debug"),
+        ("log_format", "json", "json"),
+        ("max_message_bytes", 2**31 - 1, 2**31 - 1),
+    ],
+)
+def test_values_become_what_the_setting_is(name: str, given: Any, value: Any) -> None:
+    assert getattr(load({name: given}, {}).config, name) == value
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if "consul_" in option.name])
+def test_every_setting_of_consul_is_read_from_its_variable(option: Option) -> None:
+    given = {"list": "ttl", "number": "7", "switch": "true"}.get(option.kind, "text")
+    environ = {option.variable: given}
+    if option.name.startswith("consul_client"):
+        environ = {"CONSUL_CLIENT_CERT": "text", "CONSUL_CLIENT_KEY": "text"}
+    loaded = load({}, environ)
+    assert loaded.origins[option.name] == option.variable
+    assert getattr(loaded.config, option.name) != option.default or given == "ttl"
+
+
+def test_secrets_have_no_flag_and_consuls_variable() -> None:
+    secrets = [option for option in OPTIONS if option.secret]
+    assert [(option.name, option.variable) for option in secrets] == [("consul_token", "CONSUL_HTTP_TOKEN")]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("grpc_port", "http", "--grpc-port: 'http' is not a whole number"),
+        ("grpc_port", 1.5, "--grpc-port: 1.5 is not a whole number"),
+        ("grpc_port", True, "--grpc-port: True is not a whole number"),
+        ("grpc_port", "65536", "--grpc-port: 65536 is no port; 0 to 65535 are"),
+        ("grpc_port", "-1", "--grpc-port: -1 is no port; 0 to 65535 are"),
+        ("max_batch_size", "0", "--max-batch-size: 0 is out of range; the least is 1"),
+        ("max_queue_size", 0, "--max-queue-size: 0 is out of range; the least is 1"),
+        ("max_queue_bytes", 0, "--max-queue-bytes: 0 is out of range; the least is 1"),
+        ("max_message_bytes", 1023, "--max-message-bytes: 1023 is out of range; the least is 1024"),
+        ("max_message_bytes", 2**31, "--max-message-bytes: a message holds at most 2147483647 bytes"),
+        ("max_concurrent_calls", 0, "--max-concurrent-calls: 0 is out of range; the least is 1"),
+        ("max_stream_requests", 0, "--max-stream-requests: 0 is out of range; the least is 1"),
+        ("load_threads", 0, "--load-threads: 0 is out of range; the least is 1"),
+        ("exit_timeout_secs", -1, "--exit-timeout-secs: -1.0 is out of range; the least is 0"),
+        ("exit_timeout_secs", "nan", "--exit-timeout-secs: nan is out of range; the least is 0"),
+        ("exit_timeout_secs", "inf", "--exit-timeout-secs: inf is out of range; the least is 0"),
+        ("exit_timeout_secs", "soon", "--exit-timeout-secs: 'soon' is not a number"),
+        ("exit_timeout_secs", True, "--exit-timeout-secs: True is not a number"),
+        ("drain_secs", -0.1, "--drain-secs: -0.1 is out of range; the least is 0"),
+        ("consul_ttl_secs", 0.5, "--consul-ttl-secs: 0.5 is out of range; the least is 1"),
+        ("consul", "maybe", "--consul: 'maybe' is not true or false"),
+        ("consul_tags", [1], "--consul-tags: [1] is not a list of texts"),
+        ("consul_checks", "ttl,http", "--consul-checks: 'http' is not one of ttl, grpc"),
+        ("log_level", "loud", "--log-level: 'loud' is not one of debug, info, warning, error"),
+        ("log_format", "xml", "--log-format: 'xml' is not one of text, json"),
+        ("host", "", "--host: must not be empty"),
+        ("host", 5, "--host: 5 is not a text"),
+        ("consul_service", "", "--consul-service: must not be empty"),
+        ("consul_address", "", "--consul-address: must not be empty"),
+        ("model_repository", 5, "--model-repository: 5 is not a path"),
+        ("consul_client_key", "key.pem", "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY belong together"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_origin_and_what_is_allowed(name: str, given: Any, text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load({name: given}, {})
+    assert str(refused.value).startswith(text)
+
+
+def test_the_origin_of_a_wrong_value_is_the_one_that_counted(tmp_path: Path) -> None:
+    file = written(tmp_path, "load_threads = 0")
+    with pytest.raises(ConfigError, match=f"^load_threads in {file}: 0 is out of range"):
+        load({}, {}, file)
+    with pytest.raises(ConfigError, match=r"^HEADRACE_LOAD_THREADS: -2 is out of range"):
+        load({}, {"HEADRACE_LOAD_THREADS": "-2"}, file)
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    file = written(tmp_path, "grpc_prot = 1")
+    with pytest.raises(ConfigError, match=r"headrace.toml: there is no setting 'grpc_prot'; .*grpc_port"):
+        load({}, {}, file)
+    with pytest.raises(ConfigError, match=r"^the command line: there is no setting 'prot'"):
+        load({"prot": 1}, {})
+
+
+@pytest.mark.parametrize("contents", [b"grpc_port = ", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, contents: bytes) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_bytes(contents)
+    with pytest.raises(ConfigError, match=f"^{file} is not a TOML file: "):
+        load({}, {}, file)
+
+
+def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        load({}, {}, tmp_path / "none.toml")
