@@ -35,10 +35,6 @@ class DeadlineMissed(InferenceError):
     """The deadline passed before the request was executed; it never will be."""
 
 
-class Cancelled(InferenceError):
-    """The caller gave up before the request was executed."""
-
-
 class EngineFailed(InferenceError):
     """The engine failed on the batch that this request was in; `error_id` finds it in the log."""
 
