@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from headrace_server.telemetry import logs
+
+
+@pytest.fixture(autouse=True)
+def root_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_lines_carry_time_level_logger_message_and_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up("info", "json")
+    logger = logging.getLogger("headrace_server.test")
+    logger.debug("unheard")
+    logger.info("line one\nline %s", "zwei €")
+    try:
+        int("why")
+    except ValueError:
+        logger.exception("it failed")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, second = map(json.loads, captured.err.splitlines())
+    assert first.keys() == {"time", "level", "logger", "message"}
+    assert (first["level"], first["logger"]) == ("info", "headrace_server.test")
+    assert first["message"] == "line one\nline zwei €"
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(first["time"])
+    assert abs(age) < datetime.timedelta(minutes=1)
+    assert second["level"] == "error"
+    assert "ValueError: invalid literal" in second["exception"]
+
+
+def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("warning", "text")
+    logging.getLogger("headrace_server.test").info("unheard")
+    logging.getLogger("headrace_server.test").warning("model %s is slow", "m")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("WARNING model m is slow\n")
+
+
+@pytest.mark.parametrize(("level", "heard"), [("info", logging.WARNING), ("error", logging.ERROR)])
+def test_libraries_do_not_fill_the_log(level: str, heard: int) -> None:
+    logs.set_up(level, "text")
+    assert logging.getLogger("httpx").getEffectiveLevel() == heard
