@@ -183,6 +183,34 @@ async def test_calls_on_a_critical_server_go_elsewhere_at_once(serve: Any, hang:
     assert script.over
 
 
+async def test_connections_closed_under_the_calls_cost_no_answer(serve: Any) -> None:
+    """Servers turn critical and back while calls are being started on them."""
+    one, two = serve().address, serve().address
+    critical = Status.CRITICAL
+    turns = [
+        (Endpoint(one), Endpoint(two, status=critical)),
+        (Endpoint(one, status=critical), Endpoint(two)),
+    ]
+    script = Script()
+    retry = Retry(attempts=50, backoff_seconds=0.001, budget_burst=10_000)
+
+    async def collect(client: AsyncClient) -> list[tuple[int, Any]]:
+        return [outcome async for outcome in client.stream(requests(200), model="m")]
+
+    async with AsyncClient(script, retry=retry) as client:
+        calls = [asyncio.create_task(client.infer("m", inputs(number))) for number in range(200)]
+        streams = [asyncio.create_task(collect(client)) for _ in range(2)]
+        for turn in turns * 20:
+            script.sets.put_nowait(turn)
+            await client.infer("m", {"x": X})
+        for number, call in enumerate(calls):
+            assert is_right(number, await call)
+        for stream in streams:
+            outcomes = await stream
+            assert sorted(key for key, _ in outcomes) == list(range(200))
+            assert all(is_right(*outcome) for outcome in outcomes)
+
+
 async def test_a_look_up_that_knows_nothing_yet() -> None:
     script = Script()
     async with AsyncClient(script) as client:
@@ -191,6 +219,9 @@ async def test_a_look_up_that_knows_nothing_yet() -> None:
         script.sets.put_nowait(())
         with pytest.raises(headrace.Unavailable, match="lists none"):
             await client.infer("m", {"x": X})
+        outcomes = [outcome async for outcome in client.stream(requests(3), model="m")]
+    assert [key for key, _ in outcomes] == [0, 1, 2]
+    assert all(isinstance(result, headrace.Unavailable) for _, result in outcomes)
 
 
 async def test_a_look_up_that_breaks_is_logged_and_ends_the_wait(caplog: pytest.LogCaptureFixture) -> None:

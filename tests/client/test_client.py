@@ -406,6 +406,45 @@ def test_calls_on_a_critical_server_go_elsewhere_at_once(serve: Any) -> None:
     assert two.calls == 1
 
 
+def test_connections_closed_under_the_calls_cost_no_answer(serve: Any) -> None:
+    """Servers turn critical and back while calls are being started on them."""
+    one, two = serve().address, serve().address
+    critical = Status.CRITICAL
+    turns = [
+        (Endpoint(one), Endpoint(two, status=critical)),
+        (Endpoint(one, status=critical), Endpoint(two)),
+    ]
+    script = Script(*turns * 40)
+    retry = Retry(attempts=50, backoff_seconds=0.001, budget_burst=10_000)
+    with Client(script, retry=retry) as client, ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(client.infer, "m", {"x": X}) for _ in range(400)]
+        streams = [
+            threads.submit(lambda: list(client.stream([(1, {"x": X})] * 200, model="m"))) for _ in range(2)
+        ]
+        for _ in range(80):
+            script.next()
+            client.infer("m", {"x": X})
+        for call in calls:
+            assert call.result(20)
+        for stream in streams:
+            assert [type(result) for _, result in stream.result(20)] == [dict] * 200
+
+
+def test_a_name_is_resolved(serve: Any) -> None:
+    with Client(f"dns:///localhost:{serve().port}") as client:
+        np.testing.assert_array_equal(client.infer("m", {"x": X})["x"], X)
+
+
+def test_consul_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", free_address())
+    with Client("consul:///inference") as client:
+        with pytest.raises(headrace.Unavailable, match="consul:///inference has not answered yet"):
+            client.infer("m", {"x": X}, timeout_seconds=0.2)
+        outcomes = list(client.stream([(7, {"x": X})], model="m", timeout_seconds=0.2))
+    assert [key for key, _ in outcomes] == [7]
+    assert isinstance(outcomes[0][1], headrace.Unavailable | headrace.DeadlineExceeded)
+
+
 @pytest.mark.parametrize(
     ("target", "text"), [("", "empty"), ("localhost", "no port"), ("http://a:1", "scheme")]
 )
