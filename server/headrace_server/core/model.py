@@ -54,6 +54,7 @@ class Model:
         self._queue = RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
         self._latency = BatchLatency(self._max_rows)
         self._changed = threading.Condition(threading.Lock())
+        self._released = False
         self._closing = False
         self._lost: str | None = None
         self._on_lost = on_lost
@@ -68,8 +69,11 @@ class Model:
         """Requests in the queue."""
         return self._queue.requests
 
-    def submit(self, work: Work) -> None:
-        """Accept the work, or raise Overloaded, ShuttingDown or DeviceLost."""
+    def submit(self, work: Work, *, hold: bool = False) -> None:
+        """Accept the work, or raise Overloaded, ShuttingDown or DeviceLost.
+
+        With `hold` no engine is woken for it until `release`: the caller knows that more is coming.
+        """
         with self._changed:
             if self._lost is not None:
                 raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
@@ -81,6 +85,14 @@ class Model:
                 self.statistics.fail.add(1, 0)
                 retry_after = self._latency.drain_seconds(self._queue.rows)
                 raise Overloaded(f"model {self.facts.name!r}: queue full: {full}", retry_after) from None
+            if not hold:
+                self._released = True
+                self._changed.notify()
+
+    def release(self) -> None:
+        """Let the engine have what was submitted to be held."""
+        with self._changed:
+            self._released = True
             self._changed.notify()
 
     def cancel(self, work: Work) -> None:
@@ -106,14 +118,14 @@ class Model:
         """
         while True:
             with self._changed:
-                batch, late = self._queue.take(self._max_rows, time.monotonic())
-                while not batch and not late:
+                while not self._released:
                     if self._closing:
                         return None
                     if not wait:
-                        return batch
+                        return []
                     self._changed.wait()
-                    batch, late = self._queue.take(self._max_rows, time.monotonic())
+                batch, late = self._queue.take(self._max_rows, time.monotonic())
+                self._released = self._queue.requests > 0
             if late:
                 self.fail(late, DeadlineMissed("the deadline passed while the request waited"))
             if batch or not wait:
@@ -148,6 +160,7 @@ class Model:
         with self._changed:
             self._closing = True
             works = [] if drain else self._queue.clear()
+            self._released = self._queue.requests > 0
             self._changed.notify_all()
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")

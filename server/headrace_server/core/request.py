@@ -58,6 +58,9 @@ class Holder(Protocol):
     def facts(self) -> ModelFacts:
         """The model's name, version, tensors."""
 
+    def release(self) -> None:
+        """Let the engine have what was submitted to be held."""
+
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits: its caller has gone."""
 

@@ -18,11 +18,14 @@ class Service:
         self._catalogue = catalogue
         self._stopping = False
 
-    def infer(self, request: Request, deadline: float, sink: Sink, reply: Any, now_ns: int) -> Work:
+    def infer(
+        self, request: Request, deadline: float, sink: Sink, reply: Any, now_ns: int, *, hold: bool = False
+    ) -> Work:
         """Check the request and let it wait for its model; the answer comes through `sink`.
 
         `deadline` is on the monotonic clock in seconds, `now_ns` that clock in nanoseconds, `reply` the
-        sink's own note of whom to answer. Raises an InferenceError if the request is not accepted.
+        sink's own note of whom to answer; `hold` keeps the request from the engine until `Model.release`.
+        Raises an InferenceError if the request is not accepted.
         """
         if self._stopping:
             raise ShuttingDown("the server is stopping")
@@ -34,7 +37,7 @@ class Service:
         if deadline <= now:
             raise DeadlineMissed("the deadline had passed when the request came")
         work = Work(model, request.id, rows, data, shapes, wanted, deadline, sink, reply, now_ns)
-        model.submit(work)
+        model.submit(work, hold=hold)
         return work
 
     def stop_accepting(self) -> None:

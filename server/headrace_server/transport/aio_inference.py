@@ -15,6 +15,7 @@ from headrace_server.core.service import Service
 from headrace_server.errors import InferenceError
 from headrace_server.transport import codec
 from headrace_server.transport.aio_stream import Stream
+from headrace_server.transport.gathering import Gathering
 from headrace_server.transport.status import status_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -34,6 +35,7 @@ class Inference:
         self._service = service
         self._loop = loop
         self._max_stream_requests = max_stream_requests
+        self._gathering = Gathering(loop)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -59,7 +61,8 @@ class Inference:
         """Let a parsed request wait for its model; `reply` is called on the event loop."""
         now_ns = time.monotonic_ns()
         request = codec.to_request(message)
-        work = self._service.infer(request, limit, self, reply, now_ns)
+        work = self._service.infer(request, limit, self, reply, now_ns, hold=True)
+        self._gathering.add(work)
         if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
             timer = self._loop.call_later(work.deadline - now_ns * 1e-9, work.model.expire, work)
             work.reply = functools.partial(_disarm, timer, reply)

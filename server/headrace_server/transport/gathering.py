@@ -1,0 +1,70 @@
+"""Lets requests that arrive together share a batch, without a timer.
+
+A call that arrives alone should be executed at once. When many arrive, the event loop has more of them
+to read, and waking an engine for the first one costs more than executing it: the two threads then take
+the interpreter from each other for every few requests. So a model's requests are held while the loop goes
+on finding more, and released when it has turned a few times without another one, or a batch is full. An
+idle loop turns in microseconds, a busy one spends its turns on the very requests that the batch waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from headrace_server.core.request import Holder, Work
+
+_QUIET_TURNS: Final = 12
+"""Turns without another request after which a batch is released. A call passes through about four of them
+before its request is read; with twelve, 128 calls in flight cost a quarter less of the processor than
+with one, and a call that is alone waits some 15 µs."""
+_MOST_TURNS: Final = 64
+"""Bounds the wait where requests keep trickling in."""
+
+
+class _Gathered:
+    __slots__ = ("has_arrivals", "model", "open", "quiet_turns", "rows", "turns")
+
+    def __init__(self, model: Holder) -> None:
+        self.model = model
+        self.rows = 0
+        self.turns = 0
+        self.quiet_turns = 0
+        self.has_arrivals = False
+        self.open = True
+
+
+class Gathering:
+    """What is being held for each model."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._by_model: dict[int, _Gathered] = {}
+
+    def add(self, work: Work) -> None:
+        """Release the work soon: it was submitted to its model to be held."""
+        facts = work.model.facts
+        gathered = self._by_model.get(facts.serial)
+        if gathered is None:
+            gathered = self._by_model[facts.serial] = _Gathered(work.model)
+            self._loop.call_soon(self._turn, gathered)
+        gathered.has_arrivals = True
+        gathered.rows += work.rows
+        if gathered.rows >= facts.spec.max_batch_size:
+            self._release(gathered)
+
+    def _turn(self, gathered: _Gathered) -> None:
+        if not gathered.open:
+            return
+        gathered.turns += 1
+        gathered.quiet_turns = 0 if gathered.has_arrivals else gathered.quiet_turns + 1
+        gathered.has_arrivals = False
+        if gathered.quiet_turns >= _QUIET_TURNS or gathered.turns >= _MOST_TURNS:
+            self._release(gathered)
+        else:
+            self._loop.call_soon(self._turn, gathered)
+
+    def _release(self, gathered: _Gathered) -> None:
+        gathered.open = False
+        del self._by_model[gathered.model.facts.serial]
+        gathered.model.release()
