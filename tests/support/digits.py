@@ -28,8 +28,13 @@ class BuiltRepository:
 
 
 def headrace(*arguments: str) -> list[str]:
-    """The command in a process of its own, of the packages that are tested."""
-    program = f"import sys; sys.path[:0] = {PACKAGES!r}; from headrace_cli.main import main; main()"
+    """The command in a process of its own, of the packages that are tested, as a terminal would start it."""
+    program = (
+        f"import signal, sys; sys.path[:0] = {PACKAGES!r}; "
+        # A job in the background of a script is born deaf to Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from headrace_cli.main import main; main()"
+    )
     return [sys.executable, "-c", program, *arguments]
 
 
