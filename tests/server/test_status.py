@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import urllib.parse
 
 import grpc
 import pytest
@@ -73,6 +74,13 @@ def test_of_an_unknown_error_only_an_id_leaves_and_the_log_has_the_rest(
     assert error_id in record.getMessage()
     assert record.exc_info
     assert record.exc_info[1] is error
+
+
+def test_a_text_that_quotes_a_long_name_is_cut_to_what_metadata_can_carry() -> None:
+    status = status_of(errors.ModelNotFound("there is no model " + "😀" * 1_000_000))
+    assert status.text.startswith("there is no model 😀")
+    assert status.text.endswith("…")
+    assert len(urllib.parse.quote(status.text)) < 8_000
 
 
 def test_two_unknown_errors_have_different_ids() -> None:

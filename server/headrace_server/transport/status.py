@@ -30,6 +30,10 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
 }
 
 
+_MOST_CHARACTERS: Final = 500
+"""Texts quote what came and travel as metadata; gRPC takes 8 KiB, and a character is up to 12 bytes there."""
+
+
 class Status(NamedTuple):
     """How a call ends: gRPC's code, the text for the caller, and trailing metadata."""
 
@@ -45,12 +49,16 @@ def status_of(error: BaseException) -> Status:
         error_id = secrets.token_hex(4)
         _logger.error("unexpected error %s", error_id, exc_info=error)
         return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
-    text = str(error)
+    text = _shortened(str(error))
     if isinstance(error, errors.Overloaded):
         return Status(
             code, text, (("grpc-status-details-bin", _retry_info(text, error.retry_after_seconds)),)
         )
     return Status(code, text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
 def _retry_info(text: str, seconds: float) -> bytes:
