@@ -1,0 +1,118 @@
+"""A gRPC server in a thread of the test's process, over models that the test chose."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+from headrace_server.core.service import Service
+from headrace_server.transport.aio import AioServer, TransportOptions
+from headrace_server.transport.health import Health, states_of
+
+T = TypeVar("T")
+
+_PATIENCE_SECONDS = 20.0
+
+
+class HostedServer:
+    """The transport on an event loop of its own."""
+
+    def __init__(self, service: Service, **options: int) -> None:
+        self.service = service
+        self.health = Health()
+        self._options = options
+        self._loop = _new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hosted-server", daemon=True)
+        self._thread.start()
+        self._transport: AioServer | None = None
+        self.address = f"127.0.0.1:{self.run(self._start())}"
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_PATIENCE_SECONDS)
+
+    def show_health(self) -> None:
+        """Tell the health service how the models stand."""
+        states = states_of(ready=self.service.is_ready(), index=list(self.service.index()))
+        self.run(self.health.show(states))
+
+    def begin_stop(self, grace_seconds: float = _PATIENCE_SECONDS) -> Any:
+        """Begin to stop; return the future of its end."""
+        assert self._transport is not None
+        return asyncio.run_coroutine_threadsafe(self._transport.stop(grace_seconds), self._loop)
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Stop, and end the loop and its thread."""
+        self.begin_stop(grace_seconds).result(_PATIENCE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_PATIENCE_SECONDS)
+
+    async def _start(self) -> int:
+        usual: Mapping[str, int] = {
+            "port": 0, "max_message_bytes": 1 << 20, "max_concurrent_calls": 10_000,
+            "max_stream_requests": 64, "max_queue_size": 4096,
+        }  # fmt: skip
+        options = TransportOptions(host="127.0.0.1", **{**usual, **self._options})
+        self._transport = AioServer(self.service, self.health, options)
+        return await self._transport.start()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the kind of loop that the server runs on."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+@contextmanager
+def hosted(service: Service, **options: int) -> Iterator[HostedServer]:
+    """Serve while the block runs; health is shown as things stand at the start."""
+    server = HostedServer(service, **options)
+    try:
+        server.show_health()
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def connected(address: str) -> Iterator[InferenceServiceStub]:
+    """Open a connection of its own, so that no test meets another's."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        yield InferenceServiceStub(channel)
+
+
+def infer_request(
+    model: str,
+    *tensors: tuple[str, str, tuple[int, ...], bytes],
+    id: str = "",  # noqa: A002  # the field's name in the protocol
+    version: str = "",
+    outputs: tuple[str, ...] = (),
+    **parameters: int | bool | str,
+) -> pb.ModelInferRequest:
+    """Make a request with raw contents of (name, datatype, shape, bytes)."""
+    request = pb.ModelInferRequest(model_name=model, model_version=version, id=id)
+    for name, datatype, shape, data in tensors:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(data)
+    for output in outputs:
+        request.outputs.add(name=output)
+    for key, value in parameters.items():
+        parameter = request.parameters[key]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, int):
+            parameter.int64_param = value
+        else:
+            parameter.string_param = value
+    return request
