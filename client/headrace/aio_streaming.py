@@ -22,7 +22,7 @@ from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import failure_of
-from headrace.streaming import UNANSWERED, Encode, pair_of
+from headrace.streaming import ANONYMOUS, UNANSWERED, Encode, pair_of
 from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 Requests = (
@@ -90,7 +90,8 @@ class AioStreamCall(Generic[Key]):
                 self._work.set()
             outcome = self._exchange.next_outcome()
             if outcome is not None:
-                self._room.set()
+                if self._exchange.is_thirsty:
+                    self._room.set()
                 return outcome
             if self._exchange.finished:
                 return None
@@ -202,8 +203,8 @@ class AioStreamCall(Generic[Key]):
         """Pass an answer on; return a failure that names no request, which ends the leg."""
         answer = decode_stream_answer(response)
         request_id = response.infer_response.id
-        if isinstance(answer, Failure) and not request_id:
-            return answer
+        if not request_id:
+            return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
         elsewhere = failed and self._servers.elsewhere((leg.address,))
         self._exchange.answer(leg, request_id, answer, _now(), elsewhere=elsewhere)

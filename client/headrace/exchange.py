@@ -82,6 +82,15 @@ class Exchange(Generic[Key]):
         """Whether one more request may be taken from the caller."""
         return self._held < self._max_in_flight
 
+    @property
+    def is_thirsty(self) -> bool:
+        """Whether a feeder that waits for room is worth waking: a quarter of it, or all, is free.
+
+        Waking it for every single place costs more than sending the request.
+        """
+        free = self._max_in_flight - self._held
+        return free * 4 >= self._max_in_flight
+
     def admit(self, key: Key, request: ModelInferRequest, now: float) -> None:
         """Take a request over; its id becomes one of ours, so that callers may use any key, even twice."""
         request.id = str(next(self._numbers))
@@ -171,6 +180,9 @@ class Exchange(Generic[Key]):
         A leg costs the retry budget once, however many requests were on it.
         """
         leg.open = False
+        if failure.too_large and leg.unanswered:
+            self._blame_largest(leg, failure)
+            return
         paid = bool(leg.unanswered) and self._retries.budget.withdraw()
         for entry in tuple(leg.unanswered.values()):
             delay = self._retry_delay_seconds(entry, failure, now, elsewhere=elsewhere)
@@ -225,6 +237,17 @@ class Exchange(Generic[Key]):
     def finished(self) -> bool:
         """Whether every request has ended, and none can come."""
         return self._source_over and not self._entries and not self._outcomes
+
+    def _blame_largest(self, leg: Leg[Key], failure: Failure) -> None:
+        """Fail the request that ended a leg by its size; the others go again as if never sent."""
+        entries = list(leg.unanswered.values())
+        largest = max(entries, key=lambda entry: entry.request.ByteSize())
+        self._give_up(largest, failure)
+        for entry in entries:
+            if entry is not largest:
+                self._detach(entry)
+                entry.tried.pop()
+                self._waiting.append(entry)
 
     def _retry_delay_seconds(
         self, entry: Entry[Key], failure: Failure, now: float, *, elsewhere: bool

@@ -50,6 +50,10 @@ def encode_request(
     model: str, inputs: Mapping[str, NDArray[Any]], version: str = "", outputs: Sequence[str] | None = None
 ) -> ModelInferRequest:
     """Return the request for one prediction; InvalidInput, naming the tensor, for what cannot be sent."""
+    if not isinstance(model, str):
+        raise InvalidInput(f"model: {type(model).__name__} came, its name expected")
+    if isinstance(outputs, str):
+        raise InvalidInput(f"outputs: {outputs!r} came, a sequence of names expected, such as [{outputs!r}]")
     if not isinstance(inputs, Mapping):
         raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
     if not inputs:

@@ -24,11 +24,15 @@ from headrace.errors import HeadraceError, error_for
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an attempt ended; `retry_after_seconds` is the server's advice, if it gave any."""
+    """How an attempt ended; `retry_after_seconds` is the server's advice, if it gave any.
+
+    `too_large` says that gRPC refused a request's size, so that the request is to blame.
+    """
 
     code: StatusCode
     message: str
     retry_after_seconds: float | None = None
+    too_large: bool = False
 
     @property
     def server_at_fault(self) -> bool:

@@ -15,6 +15,9 @@ from headrace.retry import Failure
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where gRPC carries a google.rpc.Status in the trailing metadata."""
 
+TOO_LARGE: Final = "larger than max"
+"""How gRPC's text differs for a message over the limit, which has the status of an overload."""
+
 
 class _Ended(Protocol):
     """What both kinds of gRPC errors have, blocking and asynchronous."""
@@ -29,6 +32,8 @@ def failure_of(error: RpcError) -> Failure:
     ended = cast("_Ended", error)
     code = ended.code()
     message = ended.details() or "the server gave no reason"
+    if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
+        return Failure(StatusCode.INVALID_ARGUMENT, message, too_large=True)
     if code is StatusCode.RESOURCE_EXHAUSTED:
         return Failure(code, message, _retry_after_seconds(ended.trailing_metadata() or ()))
     return Failure(code, message)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from threading import Condition, Lock, Thread
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import grpc
 from grpc import StatusCode
@@ -29,7 +29,10 @@ from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferR
 
 Encode = Callable[[Mapping[str, NDArray[Any]]], ModelInferRequest]
 
-UNANSWERED = Failure(StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request")
+UNANSWERED: Final = Failure(
+    StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
+)
+ANONYMOUS: Final = Failure(StatusCode.UNKNOWN, "the server answered without saying which request it meant")
 
 
 def pair_of(item: object) -> tuple[Any, Any]:
@@ -86,7 +89,8 @@ class StreamCall(Generic[Key]):
                     self._work.notify()
                 outcome = self._exchange.next_outcome()
                 if outcome is not None:
-                    self._room.notify()
+                    if self._exchange.is_thirsty:
+                        self._room.notify()
                     return outcome
                 if self._exchange.finished:
                     return None
@@ -189,9 +193,9 @@ class StreamCall(Generic[Key]):
         """Pass an answer on; return a failure that names no request, which ends the leg."""
         answer = decode_stream_answer(response)
         request_id = response.infer_response.id
+        if not request_id:
+            return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
-        if isinstance(answer, Failure) and not request_id:
-            return answer
         elsewhere = failed and self._servers.elsewhere((leg.address,))
         with self._lock:
             self._exchange.answer(leg, request_id, answer, monotonic(), elsewhere=elsewhere)

