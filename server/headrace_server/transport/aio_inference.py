@@ -28,6 +28,23 @@ async def refuse(context: Context, error: Exception) -> NoReturn:
     await context.abort(status.code, status.text, status.trailers)
 
 
+class _TimedReply:
+    """A reply to a request with a timer, which would otherwise hold the request until its deadline."""
+
+    __slots__ = ("_reply", "_timer")
+
+    def __init__(self, timer: asyncio.TimerHandle, reply: Reply) -> None:
+        self._timer = timer
+        self._reply = reply
+
+    def __call__(self, answer: bytes | InferenceError) -> None:
+        self._timer.cancel()
+        self._reply(answer)
+
+    def disarm(self) -> None:
+        self._timer.cancel()
+
+
 class Inference:
     """The two procedures that infer, and the sink that their answers come back through."""
 
@@ -65,8 +82,14 @@ class Inference:
         self._gathering.add(work)
         if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
             timer = self._loop.call_later(work.deadline - now_ns * 1e-9, work.model.expire, work)
-            work.reply = functools.partial(_disarm, timer, reply)
+            work.reply = _TimedReply(timer, reply)
         return work
+
+    def abandon(self, work: Work) -> None:
+        """Let go of a request whose caller has gone."""
+        work.model.cancel(work)
+        if isinstance(work.reply, _TimedReply):
+            work.reply.disarm()
 
     async def infer(self, message: bytes, context: Context) -> bytes:
         """Answer one request."""
@@ -77,7 +100,7 @@ class Inference:
             try:
                 answer = await future
             except asyncio.CancelledError:
-                work.model.cancel(work)
+                self.abandon(work)
                 raise
             if isinstance(answer, bytes):
                 return answer
@@ -93,7 +116,7 @@ class Inference:
         """Answer the requests of a stream in the order in which they are done."""
         self._enter()
         try:
-            stream = Stream(self.submit, _limit(context), self._max_stream_requests)
+            stream = Stream(self.submit, self.abandon, _limit(context), self._max_stream_requests)
             error = await stream.run(messages, context.write, self._finishing)
             if error is not None:
                 await refuse(context, error)
@@ -118,11 +141,6 @@ def _limit(context: Context) -> float:
 def _resolve(future: asyncio.Future[bytes | InferenceError], answer: bytes | InferenceError) -> None:
     if not future.done():
         future.set_result(answer)
-
-
-def _disarm(timer: asyncio.TimerHandle, reply: Reply, answer: bytes | InferenceError) -> None:
-    timer.cancel()
-    reply(answer)
 
 
 def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:

@@ -20,14 +20,16 @@ from headrace_server.transport import codec
 from headrace_server.transport.status import status_of
 
 Submit = Callable[[Any, float, Callable[[bytes | InferenceError], None]], Work]
+Abandon = Callable[[Work], None]
 Write = Callable[[bytes], Awaitable[None]]
 
 
 class Stream:
     """The requests of one stream, between its reader and its writer."""
 
-    def __init__(self, submit: Submit, limit: float, max_requests: int) -> None:
+    def __init__(self, submit: Submit, abandon: Abandon, limit: float, max_requests: int) -> None:
         self._submit = submit
+        self._abandon = abandon
         self._limit = limit
         self._max_requests = max_requests
         self._working: dict[int, Work] = {}
@@ -54,7 +56,7 @@ class Stream:
             reader.cancel()
             watcher.cancel()
             for work in self._working.values():
-                work.model.cancel(work)
+                self._abandon(work)
             self._working.clear()
 
     async def _write(self, write: Write, reader: asyncio.Task[None], watcher: asyncio.Task[bool]) -> None:
