@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -116,3 +117,11 @@ def infer_request(
         else:
             parameter.string_param = value
     return request
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Wait for something that the other end does by itself, and that nothing announces."""
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < give_up, f"in vain: {what}"
+        time.sleep(0.002)
