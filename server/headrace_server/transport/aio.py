@@ -52,7 +52,7 @@ class TransportOptions:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),  # our client pings each 2 s
+            ("grpc.http2.min_ping_interval_without_data_ms", 500),  # our client pings each 2 s
         ]
 
 
