@@ -49,6 +49,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"headrace {__version__}\n"
 
 
+def test_nothing_typed_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    assert "headrace demo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [

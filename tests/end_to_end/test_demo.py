@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from consul_agent import ConsulAgent
 from digits import BuiltRepository, headrace
 
 STOP_SECONDS = 30
@@ -87,6 +88,21 @@ def test_the_demo_with_consul_serves_until_it_is_told_to_stop(
         rest = "\n".join(output_until(process, "checks held"))
         assert "the server's exit code is 0" in rest
         assert "it has left Consul" in rest
+        assert process.wait(STOP_SECONDS) == 0
+
+
+def test_the_demo_uses_the_agent_that_the_environment_names(
+    digits_repository: BuiltRepository,
+    consul_agent: ConsulAgent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{consul_agent.port}")
+    with demo(digits_repository, tmp_path, "--exit") as process:
+        told = "\n".join(output_until(process, "checks held"))
+        assert "an agent is running already" in told
+        assert "consul:///headrace-demo?model=digits" in told
+        assert "✗" not in told
         assert process.wait(STOP_SECONDS) == 0
 
 
