@@ -58,5 +58,7 @@ def failing(*kinds: type[Exception], exit_code: ExitCode = ExitCode.FAILED) -> I
     """Show failures of these kinds by their own text, which was written for a person."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the output left: an end, and no failure to tell anybody
     except kinds as error:
         raise CommandError(str(error) or type(error).__name__, exit_code) from error

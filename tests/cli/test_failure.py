@@ -26,5 +26,7 @@ def test_failures_of_a_kind_become_the_commands() -> None:
     assert caught.value.exit_code is ExitCode.FAILED
     with pytest.raises(ValueError, match="other"), failing(LookupError):
         raise ValueError("other")
+    with pytest.raises(BrokenPipeError), failing(OSError):
+        raise BrokenPipeError
     with pytest.raises(CommandError, match=r"^ConnectionError$"), failing(ConnectionError):
         raise ConnectionError

@@ -10,7 +10,7 @@ import click
 
 from headrace_cli import console
 from headrace_cli.cache import cache_option
-from headrace_cli.failure import ExitCode, needs
+from headrace_cli.failure import ExitCode, failing, needs
 
 
 @click.command(name="demo")
@@ -40,13 +40,17 @@ def command(stops_itself: bool, workdir: Path | None, consul_program: str, cache
       headrace demo --exit
     """
     with needs("cpu,build"):
+        from grpc import RpcError
+
+        from headrace import HeadraceError
         from headrace_cli.demo.story import Stage, play
         from headrace_cli.demo.telling import Telling
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     stage = Stage((workdir or cache / "demo").absolute(), cache, consul_program, stops_itself)
-    return ExitCode.OK if play(stage, Telling(console.results())) else ExitCode.FAILED
+    with failing(HeadraceError, RpcError, OSError):
+        return ExitCode.OK if play(stage, Telling(console.results())) else ExitCode.FAILED
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace_cli.commands.build import bar
 from headrace_cli.commands.build import run as run_build
@@ -51,7 +52,7 @@ class Measured:
 
     compared: Comparison
     streamed: Streamed
-    alone_seconds: np.ndarray
+    alone_seconds: NDArray[np.float64]
     work: Work
 
 
@@ -227,6 +228,6 @@ def stop(telling: Telling, agent: Agent | None, server: Server) -> None:
         telling.check(not left, f"still in Consul: {', '.join(left)}" if left else "it has left Consul")
 
 
-def _percentiles(latencies_seconds: np.ndarray) -> str:
+def _percentiles(latencies_seconds: NDArray[np.float64]) -> str:
     p50, p99 = np.percentile(latencies_seconds, (50, 99)) * 1e3
     return f"{p50:.2f} ms / {p99:.2f} ms"
