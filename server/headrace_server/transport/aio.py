@@ -27,6 +27,10 @@ from headrace_server.transport.reflection import add_reflection
 
 _logger = logging.getLogger(__name__)
 
+_FAREWELL_SECONDS = 0.5
+"""Longest wait for clients to close their connections: cut at once, they may lose answers that are on the way.
+Only one that watches the server's health makes a stop last that long."""
+
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -101,7 +105,7 @@ class AioServer:
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(0)
+        await self._server.stop(_FAREWELL_SECONDS)
 
     async def _set_health(self, name: str, status: int) -> None:
         await self._health.set(name, status)

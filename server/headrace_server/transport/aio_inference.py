@@ -94,7 +94,7 @@ class Inference:
     async def infer(self, message: bytes, context: Context) -> bytes:
         """Answer one request."""
         future: asyncio.Future[bytes | InferenceError] = self._loop.create_future()
-        self._enter()
+        self._enter(context)
         try:
             work = self.submit(codec.parse(message), _limit(context), functools.partial(_resolve, future))
             try:
@@ -109,25 +109,22 @@ class Inference:
             raise
         except Exception as error:  # the edge: the table of statuses decides what leaves
             return await refuse(context, error)
-        finally:
-            self._leave()
 
     async def stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
         """Answer the requests of a stream in the order in which they are done."""
-        self._enter()
-        try:
-            stream = Stream(self.submit, self.abandon, _limit(context), self._max_stream_requests)
-            error = await stream.run(messages, context.write, self._finishing)
-            if error is not None:
-                await refuse(context, error)
-        finally:
-            self._leave()
+        self._enter(context)
+        stream = Stream(self.submit, self.abandon, _limit(context), self._max_stream_requests)
+        error = await stream.run(messages, context.write, self._finishing)
+        if error is not None:
+            await refuse(context, error)
 
-    def _enter(self) -> None:
+    def _enter(self, context: Context) -> None:
         self.open += 1
         self._idle.clear()
+        # A stop waits for this, because only now has the answer been sent.
+        context.add_done_callback(self._leave)  # type: ignore[arg-type]  # the stubs take no function here
 
-    def _leave(self) -> None:
+    def _leave(self, _: Context) -> None:
         self.open -= 1
         if not self.open:
             self._idle.set()

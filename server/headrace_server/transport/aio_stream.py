@@ -61,15 +61,16 @@ class Stream:
 
     async def _write(self, write: Write, reader: asyncio.Task[None], watcher: asyncio.Task[bool]) -> None:
         while True:
-            while self._answers:
-                await write(self._answers.popleft())
-                self._room.set()
             if watcher.done():
                 reader.cancel()
-            if reader.done() and not self._working and not self._answers:
+            if self._answers:
+                await write(self._answers.popleft())
+                self._room.set()
+            elif reader.done() and not self._working:
                 return
-            self._changed.clear()
-            await self._changed.wait()
+            else:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def _read(self, messages: AsyncIterator[bytes]) -> None:
         async for message in messages:
