@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -46,10 +47,13 @@ def run(config: ServerConfig) -> int:
     logs.set_up(config.log_level, config.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(Server(config).serve())
+            engines_closed = runner.run(Server(config).serve())
     except (StartError, PortError, RepositoryError, RegistrationError) as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
+    if not engines_closed:
+        logging.shutdown()
+        os._exit(0)  # a thread that computes while the interpreter is taken down would abort the process
     return 0
 
 
@@ -68,8 +72,8 @@ class Server:
         self._service = Service(self._repository)
         self._registrar: Registrar | None = None
 
-    async def serve(self) -> None:
-        """Start, serve until a signal, stop.
+    async def serve(self) -> bool:
+        """Start, serve until a signal, stop; return whether every engine ended in time.
 
         Raises StartError, PortError, RepositoryError or RegistrationError if it cannot start.
         """
@@ -87,8 +91,9 @@ class Server:
             await self._leave()
         finally:
             await transport.stop(self._config.exit_timeout_secs)
-            await asyncio.to_thread(self._repository.close, self._config.exit_timeout_secs)
+            closed = await asyncio.to_thread(self._repository.close, self._config.exit_timeout_secs)
         _logger.info("stopped")
+        return closed
 
     async def _load(self, found: list[Found]) -> None:
         """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""

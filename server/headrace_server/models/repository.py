@@ -86,14 +86,15 @@ class Repository:
         with self._lock:
             return all(entry.state is not ModelState.LOADING for entry in self._entries.values())
 
-    def close(self, timeout_seconds: float) -> None:
-        """Execute what was accepted, then close every engine."""
+    def close(self, timeout_seconds: float) -> bool:
+        """Execute what was accepted, then close every engine; return whether all were closed in time."""
         for model in set(self._models.values()):
             model.close(drain=True)
         give_up = time.monotonic() + timeout_seconds
-        for worker in self._workers:
-            if not worker.join(max(0.0, give_up - time.monotonic())):
-                _logger.warning("an engine did not finish its batch in %.1f s", timeout_seconds)
+        in_time = [worker.join(max(0.0, give_up - time.monotonic())) for worker in self._workers]
+        if not all(in_time):
+            _logger.warning("%d engines did not finish in %.1f s", in_time.count(False), timeout_seconds)
+        return all(in_time)
 
     def _load(self, found: Found) -> Model:
         if found.problem:
