@@ -8,6 +8,7 @@ import time
 import grpc
 import numpy as np
 import pytest
+from closed_loop import ClosedLoop
 from gated_server import answered, expected, gated, rows
 from google.rpc import error_details_pb2, status_pb2
 from hosted_server import eventually, infer_request
@@ -213,6 +214,28 @@ def test_invariant_5_a_stop_answers_what_was_accepted_and_refuses_the_rest() -> 
         stopped.result(PATIENCE_SECONDS)
         assert answered(first.result()) == expected(0)
         assert [answered(call.result()) for call in waiting] == [expected(n) for n in range(1, 20)]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_invariant_5_a_stop_under_load_lets_every_answer_arrive(attempt: int) -> None:
+    with gated() as it:
+        it.gate.open()
+        clients = ClosedLoop(it.server.address, rows(1))
+        clients.await_answers(300)
+        it.server.begin_stop().result(PATIENCE_SECONDS)
+        clients.join()
+        # gRPC itself cancels calls that it had received and not yet handed over.
+        assert set(clients.outcomes) <= {"OK", "UNAVAILABLE", "CANCELLED"}
+        assert clients.outcomes["OK"] == it.served.model.statistics.success.count
+
+
+def test_calls_that_were_given_up_do_not_delay_a_stop() -> None:
+    with gated() as it:
+        first = it.occupy()
+        waiting = it.stub.ModelInfer.future(rows(1), timeout=0.05)
+        assert waiting.code() is Code.DEADLINE_EXCEEDED
+        first.cancel()
+        it.server.begin_stop(grace_seconds=60).result(5)
 
 
 def test_a_stop_cuts_off_what_is_not_done_in_time() -> None:

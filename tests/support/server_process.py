@@ -1,0 +1,89 @@
+"""`headrace serve` as a child process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_PATIENCE_SECONDS = 30.0
+_CONTAINERS = [str(Path(__file__).parents[2] / name) for name in ("proto", "engines", "server", "client")]
+_PROGRAM = f"import sys; sys.path[:0] = {_CONTAINERS!r}; from headrace_cli.main import main; main()"
+
+
+class ServerProcess:
+    """A server that is ended with the block; `ready` is its ready line."""
+
+    def __init__(self, repository: Path, *arguments: str, port: int = 0) -> None:
+        command = [
+            sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
+            "--grpc-port", str(port), *arguments,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"}
+        )
+        self.log: list[str] = []
+        self._seen = threading.Condition()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(_PATIENCE_SECONDS)
+        self._reader.join(_PATIENCE_SECONDS)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for the ready line; a server that ends first fails the test with its log."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._reader.join(_PATIENCE_SECONDS)
+            raise AssertionError("the server did not start:\n" + "\n".join(self.log))
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def await_log(self, text: str) -> str:
+        """Wait for a line of the log that holds this text, and return it."""
+
+        def found() -> str | None:
+            return next((line for line in self.log if text in line), None)
+
+        with self._seen:
+            line = self._seen.wait_for(found, _PATIENCE_SECONDS)
+        assert line, f"no line with {text!r} in:\n" + "\n".join(self.log)
+        return line
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """Wait for the end."""
+        code = self._process.wait(_PATIENCE_SECONDS)
+        self._reader.join(_PATIENCE_SECONDS)
+        return code
+
+    def rest_of_stdout(self) -> str:
+        """Return what was written after the ready line; only after the end."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read()
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._seen:
+                self.log.append(line.rstrip("\n"))
+                self._seen.notify_all()
