@@ -23,9 +23,7 @@ class ServerProcess:
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
             "--grpc-port", str(port), *arguments,
         ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"}
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._seen = threading.Condition()
         self._reader = threading.Thread(target=self._read_log, daemon=True)

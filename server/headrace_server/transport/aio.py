@@ -28,8 +28,8 @@ from headrace_server.transport.reflection import add_reflection
 _logger = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 0.5
-"""Longest wait for clients to close their connections: cut at once, they may lose answers that are on the way.
-Only one that watches the server's health makes a stop last that long."""
+"""Longest wait for clients to leave: connections that are cut at once may lose answers on their way. Only a
+client that watches the server's health makes a stop last that long."""
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
