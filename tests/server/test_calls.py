@@ -209,7 +209,8 @@ def test_invariant_5_a_stop_answers_what_was_accepted_and_refuses_the_rest() -> 
         with pytest.raises(grpc.RpcError) as refused:
             it.stub.ModelInfer(rows(99))
         assert refused.value.code() is Code.UNAVAILABLE
-        assert not stopped.done()
+        with pytest.raises(TimeoutError):
+            stopped.result(1.0)
         it.gate.open()
         stopped.result(PATIENCE_SECONDS)
         assert answered(first.result()) == expected(0)

@@ -402,15 +402,29 @@ def test_invariant_8_a_lost_device_answers_everything_and_the_model_says_so(slot
 class CannotTakeRows(ScriptedEngine):
     """Fails where rows are handed over, before anything is computed."""
 
+    def __init__(self, slots: int, error: Exception) -> None:
+        super().__init__(rows_spec(1), slots=slots)
+        self._error = error
+
     def submit(self, slot: int, rows: int) -> None:
         if self.inputs(slot)[0][0, 0] == 13:
-            raise ExecutionError("no memory")
+            raise self._error
         super().submit(slot, rows)
+
+
+def test_invariant_8_a_device_that_is_lost_while_rows_are_handed_over_answers_everything() -> None:
+    served = Served(CannotTakeRows(2, DeviceError("Xid 79")), Limits())
+    for key, value in enumerate((1, 13, 2)):
+        served.infer(key, value)
+    served.worker.start()
+    assert served.worker.join(PATIENCE_SECONDS)
+    assert all(isinstance(served.answers.error_of(key), DeviceLost) for key in range(3))
+    assert served.losses == ["Xid 79"]
 
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_batch_that_cannot_be_submitted_fails_alone(slots: int) -> None:
-    engine = CannotTakeRows(rows_spec(1), slots=slots)
+    engine = CannotTakeRows(slots, ExecutionError("no memory"))
     with serving(engine) as served:
         for key, value in enumerate((1, 13, 2, 13, 3)):
             served.infer(key, value)
