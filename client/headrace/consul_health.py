@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.endpoint import Endpoint, Status, joined
-from headrace_proto.names import consul_model_key
+from headrace_proto.consul import model_key
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5.0
@@ -104,7 +104,7 @@ def filter_expression(tags: Sequence[str], model: str) -> str:
     """Return Consul's filter for servers with all tags and the model; "" where all will do."""
     wanted = [f'"{tag}" in Service.Tags' for tag in tags]
     if model:
-        wanted.append(f'"{consul_model_key(model)}" in Service.Meta')
+        wanted.append(f'"{model_key(model)}" in Service.Meta')
     return " and ".join(wanted)
 
 

@@ -11,14 +11,15 @@ import logging
 import random
 import ssl
 from collections.abc import AsyncIterator
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
 from headrace.config import ConsulSettings
 from headrace.consul_health import Answer, Decision, Watch, decide, filter_expression
-from headrace.endpoint import Endpoint
+from headrace.endpoint import Endpoint, joined
 from headrace.targets import ConsulTarget
+from headrace_proto.consul import split_address
 
 logger = logging.getLogger(__name__)
 
@@ -114,20 +115,8 @@ def base_url(settings: ConsulSettings, agent: str = "") -> str:
 
     ValueError says what is wrong with the address.
     """
-    address = settings.address
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(
-            f"Consul is reached by http:// or https://, not by {parts.scheme}:// as {address!r} says"
-        )
-    try:
-        valid = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.path.strip("/") or parts.query or parts.username:
-        raise ValueError(f"Consul's address is host:port or https://host:port, not {address!r}")
-    default_port = "" if parts.port else ":8501" if parts.scheme == "https" else ":8500"
-    return f"{parts.scheme}://{agent or parts.netloc + default_port}"
+    scheme, host, port = split_address(settings.address)
+    return f"{scheme}://{agent or joined(host, port)}"
 
 
 def _tls(settings: ConsulSettings) -> ssl.SSLContext:

@@ -14,7 +14,7 @@ from headrace.config import ConsulSettings
 from headrace.consul_watch import ConsulLookup, base_url
 from headrace.lookup import Endpoint, Status, parse_target
 from headrace.targets import ConsulTarget
-from headrace_proto.names import consul_model_key
+from headrace_proto.consul import model_key
 
 Endpoints = tuple[Endpoint, ...]
 
@@ -104,7 +104,7 @@ async def test_servers_are_followed_as_they_come_change_and_go(consul_agent: Con
 async def test_the_agent_chooses_by_tag_and_model(
     consul_agent: ConsulAgent, query: str, expected: list[str]
 ) -> None:
-    key = consul_model_key("net.v2")
+    key = model_key("net.v2")
     register(consul_agent, "chosen", 1, Tags=["blue"])
     register(consul_agent, "chosen", 2, Tags=["blue", "eu"], Meta={key: "3"})
     register(consul_agent, "chosen", 3, Tags=["café / &"], Meta={key: "1"})

@@ -18,7 +18,7 @@ from consul_agent import ConsulAgent, SecureAgent
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headrace_proto.names import TRITON_SERVICE
-from headrace_server.discovery.consul import ConsulRegistrar, ConsulSettings, split_address
+from headrace_server.discovery.consul import ConsulRegistrar, ConsulSettings
 from headrace_server.discovery.registry import Check, RegistrationError, ServiceEntry
 
 TTL_ALONE = frozenset({Check.TTL})
@@ -45,20 +45,6 @@ def statuses(found: dict[str, Any]) -> dict[str, str]:
 
 async def until(agent: ConsulAgent, service: str, holds: Any) -> list[dict[str, Any]]:
     return await asyncio.to_thread(agent.wait_until, service, holds)
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        ("127.0.0.1:8500", ("http", "127.0.0.1", 8500)),
-        ("http://consul.internal:81", ("http", "consul.internal", 81)),
-        ("http://consul.internal/", ("http", "consul.internal", 8500)),
-        ("https://consul.internal", ("https", "consul.internal", 8501)),
-        ("[::1]:8500", ("http", "::1", 8500)),
-    ],
-)
-def test_addresses_of_an_agent(address: str, parts: tuple[str, str, int]) -> None:
-    assert split_address(address) == parts
 
 
 @pytest.mark.parametrize(

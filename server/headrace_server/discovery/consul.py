@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import consul
 
+from headrace_proto.consul import split_address
 from headrace_server.discovery.consul_payload import registration, ttl_check_id, unannounced
 from headrace_server.discovery.heartbeat import START, Outcome, Step, is_worth_a_line, next_step
 from headrace_server.discovery.registry import Check, RegistrationError, ServiceEntry
@@ -52,22 +52,6 @@ class ConsulSettings:
         split_address(self.address)
         if bool(self.client_cert) != bool(self.client_key):
             raise ValueError("a Consul client certificate needs its key, and the key its certificate")
-
-
-def split_address(address: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an agent's address; ValueError says what is wrong with it."""
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(
-            f"Consul is reached by http:// or https://, not by {parts.scheme}:// as {address!r} says"
-        )
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query or parts.username:
-        raise ValueError(f"Consul's address is host:port or https://host:port, not {address!r}")
-    return parts.scheme, parts.hostname, port or (8501 if parts.scheme == "https" else 8500)
 
 
 class ConsulRegistrar:

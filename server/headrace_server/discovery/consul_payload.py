@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headrace_proto.names import TRITON_SERVICE, consul_model_key
+from headrace_proto.consul import model_key
+from headrace_proto.names import TRITON_SERVICE
 from headrace_server.discovery.registry import Check, ServiceEntry
 
 MAX_META_KEYS = 64
@@ -57,14 +58,14 @@ def meta(entry: ServiceEntry) -> dict[str, str]:
     facts["models"] = _joined(f"{name}:{version}" for name, version in listed)
     for name, version in listed:
         if len(facts) < MAX_META_KEYS:
-            facts[consul_model_key(name)] = version
+            facts[model_key(name)] = version
     return {key: _cut(value) for key, value in facts.items()}
 
 
 def unannounced(entry: ServiceEntry) -> Mapping[str, str]:
     """Return the models that found no room, and that no look-up by model will find here."""
     keys = meta(entry)
-    return {name: version for name, version in entry.models.items() if consul_model_key(name) not in keys}
+    return {name: version for name, version in entry.models.items() if model_key(name) not in keys}
 
 
 def _checks(entry: ServiceEntry) -> list[tuple[Check, dict[str, Any]]]:
