@@ -1,5 +1,6 @@
 """Facts of Consul that servers, which register, and clients, which look up, must agree on."""
 
+import hashlib
 import re
 from typing import Final
 from urllib.parse import urlsplit
@@ -7,15 +8,26 @@ from urllib.parse import urlsplit
 META_KEY_CHARACTERS: Final = 128
 """Longest key of a service's metadata that Consul takes."""
 
+HASH_CHARACTERS: Final = 8
+
+_REFUSED: Final = "[^A-Za-z0-9_-]"
+
 DEFAULT_PORTS: Final = {"http": 8500, "https": 8501}
 
 
 def model_key(model: str) -> str:
     """Return the key of a service's metadata in Consul that says that it serves this model.
 
-    Servers set it and clients filter by it. Consul takes letters, digits, `-` and `_` alone.
+    Servers set it and clients filter by it. Consul takes letters, digits, `-` and `_` alone: a name
+    with others, or too long a one, is simplified and told from its likes by a hash of the name.
     """
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"model-{model}")[:META_KEY_CHARACTERS]
+    plain = f"model-{model}"
+    if len(plain) <= META_KEY_CHARACTERS and not re.search(_REFUSED, plain):
+        return plain
+    digest = hashlib.sha256(model.encode()).hexdigest()[:HASH_CHARACTERS]
+    # The other prefix keeps it apart from a plain name that looks like a simplified one.
+    simplified = re.sub(_REFUSED, "_", f"model_{model}")
+    return f"{simplified[: META_KEY_CHARACTERS - HASH_CHARACTERS - 1]}-{digest}"
 
 
 def split_address(address: str) -> tuple[str, str, int]:

@@ -173,7 +173,7 @@ def test_an_address_that_was_registered_twice_is_as_good_as_its_better_entry(ord
         (
             ("a", "b"),
             "net.v2",
-            '"a" in Service.Tags and "b" in Service.Tags and "model-net_v2" in Service.Meta',
+            '"a" in Service.Tags and "b" in Service.Tags and "model_net_v2-eaf3ed6e" in Service.Meta',
         ),
     ],
 )

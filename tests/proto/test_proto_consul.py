@@ -1,27 +1,38 @@
 import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from headrace_proto.consul import META_KEY_CHARACTERS, model_key, split_address
+from headrace_proto.consul import model_key, split_address
 
 
 @pytest.mark.parametrize(
     ("model", "key"),
     [
         ("digits", "model-digits"),
-        ("net.v2", "model-net_v2"),
-        ("a/b c", "model-a_b_c"),
-        ("réseau", "model-r_seau"),
+        ("Net-2_b", "model-Net-2_b"),
+        ("x" * 122, "model-" + "x" * 122),
+        ("net.v2", "model_net_v2-eaf3ed6e"),
+        ("a/b c", "model_a_b_c-0af99a60"),
+        ("réseau", "model_r_seau-ed2c1c46"),
     ],
 )
 def test_a_model_becomes_a_key_that_consul_takes(model: str, key: str) -> None:
     assert model_key(model) == key
 
 
-def test_a_long_name_is_cut_to_the_length_that_consul_takes() -> None:
-    key = model_key("x" * 200)
-    assert len(key) == META_KEY_CHARACTERS
-    assert re.fullmatch("[A-Za-z0-9_-]+", key)
+LIKES = ["a.b", "a_b", "a b", "é", "è", "_", "x" * 122, "x" * 123, "x" * 200, "x" * 199 + "y"]
+NAMES = st.sampled_from(LIKES) | st.text("ab._-é", min_size=1) | st.text(min_size=1, max_size=300)
+
+
+@given(st.sets(NAMES, min_size=2, max_size=20))
+@example(set(LIKES))
+@example({"a.b", model_key("a.b").removeprefix("model_"), model_key("a.b").removeprefix("model-")})
+def test_different_models_have_different_keys(models: set[str]) -> None:
+    keys = [model_key(model) for model in models]
+    assert len(set(keys)) == len(models)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,128}", key) for key in keys)
 
 
 @pytest.mark.parametrize(

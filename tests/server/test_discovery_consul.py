@@ -78,7 +78,7 @@ async def test_a_server_is_found_as_passing_with_what_it_said(consul_agent: Cons
     assert service["Tags"] == ["grpc", "v2", "blue"]
     assert service["Weights"] == {"Passing": 10, "Warning": 1}
     assert service["Meta"]["models"] == "net.v2:3"
-    assert service["Meta"]["model-net_v2"] == "3"
+    assert service["Meta"]["model_net_v2-eaf3ed6e"] == "3"
     assert service["Meta"]["version"] == "9.8"
 
 
