@@ -104,13 +104,18 @@ def encode_bytes(array: NDArray[Any]) -> bytes:
     return b"".join(parts)
 
 
-def decode_bytes(raw: bytes | memoryview) -> NDArray[np.object_]:
-    """Return the strings in raw contents as a 1-D array of bytes objects."""
+def decode_bytes(raw: bytes | memoryview, most: int | None = None) -> NDArray[np.object_]:
+    """Return the strings in raw contents as a 1-D array of bytes objects.
+
+    A small message can hold millions of strings; more than `most` are a ValueError before they are made.
+    """
     data = bytes(raw)
     size = len(data)
     elements: list[bytes] = []
     start = 0
     while start < size:
+        if len(elements) == most:
+            raise ValueError(f"more than {most} BYTES elements came")
         first = start + _LENGTH.size
         if first > size:
             raise ValueError(

@@ -71,6 +71,7 @@ class Server:
         )
         self._service = Service(self._repository)
         self._registrar: Registrar | None = None
+        self._engines_closed = True
 
     async def serve(self) -> bool:
         """Start, serve until a signal, stop; return whether every engine ended in time.
@@ -88,25 +89,25 @@ class Server:
             if not self._stop.is_set():
                 await self._open_for_business(port)
             await self._stop.wait()
-            await self._leave()
         finally:
+            await self._leave()
             await transport.stop(self._config.exit_timeout_secs)
-            closed = await asyncio.to_thread(self._repository.close, self._config.exit_timeout_secs)
+            timeout = self._config.exit_timeout_secs
+            self._engines_closed &= await asyncio.to_thread(self._repository.close, timeout)
         _logger.info("stopped")
-        return closed
+        return self._engines_closed
 
     async def _load(self, found: list[Found]) -> None:
         """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""
-        with ThreadPoolExecutor(self._config.load_threads, "load") as pool:
-            loads = [asyncio.wrap_future(pool.submit(self._repository.load, model)) for model in found]
-            stop = asyncio.create_task(self._stop.wait())
-            everything = asyncio.gather(*loads)
-            waits: set[asyncio.Future[Any]] = {everything, stop}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            if not everything.done():
-                pool.shutdown(wait=False, cancel_futures=True)
-                everything.cancel()
+        pool = ThreadPoolExecutor(self._config.load_threads, "load")
+        loads = [asyncio.wrap_future(pool.submit(self._repository.load, model)) for model in found]
+        stop = asyncio.create_task(self._stop.wait())
+        everything = asyncio.gather(*loads, return_exceptions=True)
+        waits: set[asyncio.Future[Any]] = {everything, stop}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
+        self._engines_closed = everything.done()  # nothing can interrupt a library that reads a model
         if not self._stop.is_set() and not self._repository.ready():
             reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._repository.index())
             raise StartError(f"no model could be loaded: {reasons}")
@@ -121,8 +122,11 @@ class Server:
             "models": self._served(),
             "version": __version__,
         }
-        sys.stdout.write(json.dumps(ready) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise StartError(f"cannot write the ready line to stdout: {error.strerror}") from error
 
     async def _register(self, port: int) -> None:
         config = self._config
@@ -139,7 +143,7 @@ class Server:
 
     async def _leave(self) -> None:
         """Tell everybody that this server goes, and serve on until they can have heard it."""
-        _logger.info("stopping; a second signal ends the process at once")
+        self._service.leave()
         registered = self._registrar is not None and self._registrar.registered.is_set()
         if self._registrar is not None:
             await self._registrar.stop()
@@ -160,12 +164,15 @@ class Server:
             asyncio.run_coroutine_threadsafe(self._tell_what_is_left(), self._loop)
 
     async def _tell_what_is_left(self) -> None:
+        if self._stop.is_set():
+            return
         await self._show_health()
         if self._registrar is not None:
             await self._registrar.update(self._served())
 
     def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
+            _logger.info("stopping; a second signal ends the process at once")
             self._stop.set()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
@@ -195,6 +202,7 @@ def _transport_options(config: ServerConfig) -> TransportOptions:
         max_message_bytes=config.max_message_bytes,
         max_concurrent_calls=config.max_concurrent_calls,
         max_stream_requests=config.max_stream_requests,
+        max_in_flight_bytes=config.max_in_flight_bytes,
         max_queue_size=config.max_queue_size,
     )
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from headrace_proto.consul import split_address
+
 PREFIX: Final = "HEADRACE_"
 _CONSUL_VARIABLES: Final = {
     "consul_address": "CONSUL_HTTP_ADDR",
@@ -82,6 +84,12 @@ class ServerConfig:
     )
     max_stream_requests: int = _setting(
         256, "Requests in flight on one stream; reading pauses while there are as many.", "integer"
+    )
+    max_in_flight_bytes: int = _setting(
+        4 << 30,
+        "Bytes of requests and answers held at once; more are refused with RESOURCE_EXHAUSTED, and a stream "
+        "that holds a sixteenth of it is not read from.",
+        "integer",
     )
     load_threads: int = _setting(2, "Models that are loaded at the same time.", "integer")
     exit_timeout_secs: float = _setting(
@@ -252,10 +260,16 @@ _ARTICLES: Final = {
     "switch": "true or false", "list": "a list of texts",
 }  # fmt: skip
 _LEAST: Final[Mapping[str, float]] = {
-    "max_batch_size": 1, "max_queue_size": 1, "max_queue_bytes": 1, "max_message_bytes": 1024,
-    "max_concurrent_calls": 1, "max_stream_requests": 1, "load_threads": 1, "exit_timeout_secs": 0,
-    "drain_secs": 0, "consul_ttl_secs": 1,
+    "max_batch_size": 1, "max_queue_size": 1, "max_queue_bytes": 1, "max_in_flight_bytes": 1,
+    "max_message_bytes": 1024, "max_concurrent_calls": 1, "max_stream_requests": 1, "load_threads": 1,
+    "exit_timeout_secs": 0, "drain_secs": 0, "consul_ttl_secs": 1,
 }  # fmt: skip
+_SMALL_INTEGERS: Final = (
+    "max_batch_size", "max_queue_size", "max_message_bytes", "max_concurrent_calls", "max_stream_requests",
+    "load_threads",
+)  # fmt: skip
+_MOST: Final = 2**31 - 1
+"""gRPC counts bytes and calls in 32 bits."""
 
 
 def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
@@ -268,7 +282,18 @@ def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
     for name in ("host", "consul_service", "consul_address"):
         if not getattr(config, name):
             raise ConfigError(f"{origins[name]}: must not be empty")
-    if config.max_message_bytes > 2**31 - 1:
-        raise ConfigError(f"{origins['max_message_bytes']}: a message holds at most {2**31 - 1} bytes")
+    for name in _SMALL_INTEGERS:
+        if getattr(config, name) > _MOST:
+            raise ConfigError(
+                f"{origins[name]}: {getattr(config, name)} is out of range; the most is {_MOST}"
+            )
+    try:
+        split_address(config.consul_address)
+    except ValueError as error:
+        raise ConfigError(f"{origins['consul_address']}: {error}") from None
+    if config.consul_required and not config.consul:
+        raise ConfigError(f"{origins['consul_required']}: it needs --consul as well")
+    if not config.consul_checks:
+        raise ConfigError(f"{origins['consul_checks']}: at least one of ttl, grpc is expected")
     if bool(config.consul_client_cert) != bool(config.consul_client_key):
         raise ConfigError("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY belong together; only one is set")

@@ -144,8 +144,7 @@ def test_invariant_5_sigterm_under_load_loses_nothing_that_was_accepted(reposito
         clients.join()
         assert server.exit_code() == 0
         assert clients.outcomes["OK"] >= 380
-        # gRPC itself cancels calls that it had received and not yet handed over.
-        assert set(clients.outcomes) <= {"OK", "UNAVAILABLE", "CANCELLED"}, clients.outcomes
+        assert set(clients.outcomes) <= {"OK", "UNAVAILABLE"}, clients.outcomes
         assert not [line for line in server.log[begun:] if "ERROR" in line or "cut off" in line]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 
@@ -155,19 +156,17 @@ def test_a_full_queue_is_told_with_the_time_to_come_back() -> None:
         assert answered(it.stub.ModelInfer(rows(3))) == expected(3)
 
 
-def test_an_engine_that_fails_tells_everyone_in_the_batch_and_the_next_batch_works() -> None:
-    with gated(FailsAt13(ExecutionError("out of bounds")), spec=rows_spec(2)) as it:
+def test_invariant_3_a_value_that_fails_the_engine_fails_its_caller_alone() -> None:
+    with gated(FailsAt13(ExecutionError("out of bounds")), spec=rows_spec(4)) as it:
         it.occupy()
-        calls = [it.stub.ModelInfer.future(rows(n)) for n in (1, 13)]
-        it.await_waiting(2)
-        following = it.stub.ModelInfer.future(rows(3))
+        calls = [it.stub.ModelInfer.future(rows(n)) for n in (1, 13, 2)]
         it.await_waiting(3)
         it.gate.open()
-        assert [call.code() for call in calls] == [Code.INTERNAL, Code.INTERNAL]
-        texts = {call.details() for call in calls}
-        assert len(texts) == 1
-        assert texts.pop().startswith("model 'm': out of bounds (error ")
-        assert answered(following.result()) == expected(3)
+        assert answered(calls[0].result()) == expected(1)
+        assert calls[1].code() is Code.INTERNAL
+        assert calls[1].details().startswith("model 'm': out of bounds (error ")
+        assert answered(calls[2].result()) == expected(2)
+        assert answered(it.stub.ModelInfer(rows(3))) == expected(3)
 
 
 def test_invariant_8_a_lost_device_makes_the_server_say_that_it_is_not_ready() -> None:
@@ -195,8 +194,35 @@ def test_invariant_4_calls_beyond_the_limit_are_refused() -> None:
         with pytest.raises(grpc.RpcError) as refused:
             it.stub.ModelInfer(rows(3))
         assert refused.value.code() is Code.RESOURCE_EXHAUSTED
+        assert "grpc-status-details-bin" in dict(refused.value.trailing_metadata())
+        assert it.stub.ServerReady(pb.ServerReadyRequest()).ready, "a full server is not a dead one"
         it.gate.open()
         assert [answered(call.result()) for call in (first, *waiting)] == [expected(n) for n in (0, 1, 2)]
+
+
+def test_invariant_4_bytes_in_flight_beyond_the_limit_are_refused() -> None:
+    with gated(max_in_flight_bytes=600) as it:
+        first = it.occupy()
+        accepted: list[grpc.Future] = []
+
+        def is_settled(call: grpc.Future) -> bool:
+            return call.done() or it.served.model.waiting > len(accepted)
+
+        with pytest.raises(grpc.RpcError) as refused:
+            for n in range(1, 50):
+                call = it.stub.ModelInfer.future(rows(n))
+                eventually(functools.partial(is_settled, call), "it waits, or is refused")
+                if call.done():
+                    call.result()
+                accepted.append(call)
+        assert refused.value.code() is Code.RESOURCE_EXHAUSTED
+        assert "bytes are in flight, the limit is 600" in refused.value.details()
+        assert accepted
+        it.gate.open()
+        assert [answered(call.result()) for call in (first, *accepted)] == [
+            expected(n) for n in range(len(accepted) + 1)
+        ]
+        assert answered(it.stub.ModelInfer(rows(7))) == expected(7)
 
 
 def test_invariant_5_a_stop_answers_what_was_accepted_and_refuses_the_rest() -> None:

@@ -67,7 +67,7 @@ def test_values_become_what_the_setting_is(name: str, given: Any, value: Any) ->
 @pytest.mark.parametrize("option", [option for option in OPTIONS if "consul_" in option.name])
 def test_every_setting_of_consul_is_read_from_its_variable(option: Option) -> None:
     given = {"list": "ttl", "number": "7", "switch": "true"}.get(option.kind, "text")
-    environ = {option.variable: given}
+    environ = {"HEADRACE_CONSUL": "true", option.variable: given}
     if option.name.startswith("consul_client"):
         environ = {"CONSUL_CLIENT_CERT": "text", "CONSUL_CLIENT_KEY": "text"}
     loaded = load({}, environ)
@@ -92,7 +92,13 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("max_queue_size", 0, "--max-queue-size: 0 is out of range; the least is 1"),
         ("max_queue_bytes", 0, "--max-queue-bytes: 0 is out of range; the least is 1"),
         ("max_message_bytes", 1023, "--max-message-bytes: 1023 is out of range; the least is 1024"),
-        ("max_message_bytes", 2**31, "--max-message-bytes: a message holds at most 2147483647 bytes"),
+        ("max_message_bytes", 2**31, "--max-message-bytes: 2147483648 is out of range; the most is 214748"),
+        ("consul_required", True, "--consul-required: it needs --consul as well"),
+        ("consul_checks", [], "--consul-checks: at least one of ttl, grpc is expected"),
+        ("max_concurrent_calls", 10**12, "--max-concurrent-calls: 1000000000000 is out of range"),
+        ("max_in_flight_bytes", 0, "--max-in-flight-bytes: 0 is out of range; the least is 1"),
+        ("consul_address", "garbage:x:y", "--consul-address: "),
+        ("consul_address", "unix:///x", "--consul-address: "),
         ("max_concurrent_calls", 0, "--max-concurrent-calls: 0 is out of range; the least is 1"),
         ("max_stream_requests", 0, "--max-stream-requests: 0 is out of range; the least is 1"),
         ("load_threads", 0, "--load-threads: 0 is out of range; the least is 1"),

@@ -45,7 +45,7 @@ def test_an_engines_failure_tells_the_id_that_the_log_has() -> None:
 @pytest.mark.parametrize("seconds", [0.001, 0.25, 90.0])
 def test_an_overload_tells_when_to_come_back_in_grpcs_own_details(seconds: float) -> None:
     status = status_of(errors.Overloaded("full", seconds))
-    ((key, value),) = status.trailers
+    ((key, value),) = status.trailers()
     assert key == "grpc-status-details-bin"
     assert isinstance(value, bytes)
     details = status_pb2.Status.FromString(value)
@@ -55,8 +55,17 @@ def test_an_overload_tells_when_to_come_back_in_grpcs_own_details(seconds: float
     assert info.retry_delay.ToNanoseconds() == pytest.approx(seconds * 1e9)
 
 
+def test_a_model_that_is_not_ready_is_told_apart_from_a_server_that_is_not() -> None:
+    ((_, value),) = status_of(errors.ModelNotReady("loading")).trailers()
+    info = error_details_pb2.ErrorInfo()
+    assert status_pb2.Status.FromString(value).details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("MODEL_NOT_READY", "headrace")
+    assert status_of(errors.ShuttingDown("bye")).trailers() == ()
+
+
 def test_other_errors_have_no_trailers() -> None:
-    assert all(not status_of(error).trailers for error, code in TABLE if code is not Code.RESOURCE_EXHAUSTED)
+    with_details = (errors.Overloaded, errors.ModelNotReady)
+    assert not any(status_of(error).trailers() for error, _ in TABLE if not isinstance(error, with_details))
 
 
 @pytest.mark.parametrize(

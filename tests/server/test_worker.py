@@ -3,11 +3,14 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scripted_engines import (
     PATIENCE_SECONDS,
     RAGGED,
@@ -305,7 +308,7 @@ def test_invariant_4_bytes_that_wait_are_bounded() -> None:
         served.answers.wait_for("a", "c")
 
 
-def test_an_engine_failure_hits_its_batch_alone_and_the_next_batch_works(
+def test_invariant_3_an_engine_failure_hits_its_cause_alone_and_the_next_batch_works(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     gate = GateThenFails(13, ExecutionError("index 13 is out of bounds"))
@@ -315,14 +318,27 @@ def test_an_engine_failure_hits_its_batch_alone_and_the_next_batch_works(
         for key, value in (("neighbour", 1), ("culprit", 13), ("next", 2), ("after", 3)):
             served.infer(key, value)
         gate.open()
-        errors = [served.answers.error_of(key) for key in ("neighbour", "culprit")]
-        assert all(isinstance(error, EngineFailed) for error in errors)
-        assert "index 13 is out of bounds" in str(errors[0])
+        error = served.answers.error_of("culprit")
+        assert isinstance(error, EngineFailed)
+        assert "index 13 is out of bounds" in str(error)
+        assert served.answers.rows_of("neighbour") == answered(1)
         assert served.answers.rows_of("next") == answered(2)
         assert served.answers.rows_of("after") == answered(3)
         assert served.model.lost is None
-    assert isinstance(errors[0], EngineFailed)
-    assert errors[0].error_id in caplog.text
+        assert (served.model.statistics.fail.count, served.model.statistics.success.count) == (1, 4)
+    assert error.error_id in caplog.text
+
+
+class AnswersOneRowMore(ScriptedEngine):
+    def run(self, arrays: Sequence[NDArray[Any]]) -> Arrays:
+        return tuple(np.concatenate([output, output[:1]]) for output in super().run(arrays))
+
+
+@pytest.mark.parametrize("spec", [ROWS, RAGGED], ids=["staged", "ragged"])
+def test_invariant_1_an_engine_that_answers_another_number_of_rows_is_not_believed(spec: ModelSpec) -> None:
+    with serving(AnswersOneRowMore(spec)) as served:
+        served.infer("a", 1)
+        assert "answered 2 rows to 1" in str(served.answers.error_of("a"))
 
 
 def test_the_text_of_an_unknown_exception_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

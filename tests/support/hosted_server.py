@@ -58,7 +58,7 @@ class HostedServer:
     async def _start(self) -> int:
         usual: Mapping[str, int] = {
             "port": 0, "max_message_bytes": 1 << 20, "max_concurrent_calls": 10_000,
-            "max_stream_requests": 64, "max_queue_size": 4096,
+            "max_stream_requests": 64, "max_in_flight_bytes": 1 << 30, "max_queue_size": 4096,
         }  # fmt: skip
         options = TransportOptions(host="127.0.0.1", **{**usual, **self._options})
         self._transport = AioServer(self.service, self.health, options)

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
-from headrace_proto.tensors import datatype_of
+from headrace_proto.tensors import datatype_of, decode_bytes
 from headrace_server.core.request import InputTensor, Parameters, Request
 from headrace_server.errors import InvalidInput, NotSupported
 
@@ -25,7 +26,6 @@ _FEATURES = {
     "sequence_end": "sequences (parameter sequence_end)",
 }
 _MOST_ELEMENTS = sys.maxsize // 8
-_CHECKED_VALUES = frozenset({"BOOL", "BYTES"})
 _IGNORED_TRITON_PARAMETERS = frozenset({"triton_enable_empty_final_response"})
 
 
@@ -75,8 +75,8 @@ class Admission:
                 raise self._unknown_input(tensor.name)
             if data[expected.position] is not None:
                 raise InvalidInput(f"input {tensor.name!r} came twice")
-            self._check(tensor, expected)
-            data[expected.position] = tensor.data
+            self._check_form(tensor, expected)
+            data[expected.position] = self._contents(tensor, expected)
             shapes[expected.position] = tensor.shape
         if len(inputs) != len(data):
             raise self._missing_input(data)
@@ -86,7 +86,7 @@ class Admission:
         kept = None if self._staged else tuple(shapes)
         return Admitted(rows, tuple(data), kept, wanted, timeout_us)  # type: ignore[arg-type]  # none is None
 
-    def _check(self, tensor: InputTensor, expected: _Expected) -> None:
+    def _check_form(self, tensor: InputTensor, expected: _Expected) -> None:
         if tensor.datatype != expected.datatype:
             raise InvalidInput(
                 f"input {tensor.name!r}: datatype {tensor.datatype!r} came, {expected.datatype!r} expected"
@@ -99,6 +99,10 @@ class Admission:
             raise self._wrong_shape(tensor, expected)
         if self._spec.has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
             raise self._wrong_batch(tensor)
+
+    def _contents(self, tensor: InputTensor, expected: _Expected) -> bytes | NDArray[Any]:
+        """Return the tensor's data, of just the size that its shape needs."""
+        shape = tensor.shape
         data = tensor.data
         if self._staged:
             size = shape[0] * expected.row_bytes
@@ -107,14 +111,17 @@ class Admission:
             # A tensor of no bytes says nothing about its other dimensions, and NumPy multiplies them.
             if size == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:
                 raise InvalidInput(f"input {tensor.name!r}: shape {list(shape)} is larger than any array")
+        if expected.datatype == "BYTES":
+            data = _strings(tensor, size)
         if len(data) != size:
             unit = "elements" if expected.datatype == "BYTES" else "bytes"
             raise InvalidInput(
                 f"input {tensor.name!r}: {len(data)} {unit} came, shape {list(shape)} of "
                 f"{expected.datatype} needs {size}"
             )
-        if expected.datatype in _CHECKED_VALUES:
-            _check_values(tensor)
+        if expected.datatype == "BOOL" and data and (most := np.frombuffer(data, np.uint8).max()) > 1:
+            raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, {most} came")
+        return data
 
     def _rows(self, shapes: Sequence[tuple[int, ...]]) -> int:
         rows = shapes[0][0]
@@ -139,16 +146,12 @@ class Admission:
 
     def _timeout_us(self, parameters: Parameters) -> int:
         for name in parameters:
-            if name in _FEATURES:
+            if name in _FEATURES and parameters[name]:  # 0, "" and false are the protocol's "none"
                 raise NotSupported(f"{_FEATURES[name]} are not supported")
             if name.startswith("triton_") and name not in _IGNORED_TRITON_PARAMETERS:
                 raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
-        timeout = parameters.get("timeout", 0)
-        if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-            raise InvalidInput(
-                f"parameter 'timeout': {timeout!r} came, a whole number of microseconds expected"
-            )
-        return timeout
+        _whole_number(parameters, "priority", "a priority, 0 or more,")  # one level: all are equal
+        return _whole_number(parameters, "timeout", "a whole number of microseconds")
 
     def _unknown_input(self, name: str) -> InvalidInput:
         return InvalidInput(f"model {self._model!r} has no input {name!r}; it takes {_names(self._inputs)}")
@@ -170,17 +173,29 @@ class Admission:
         )
 
 
-def _check_values(tensor: InputTensor) -> None:
-    """Refuse what a runtime would trip over, which would cost the whole batch."""
+def _strings(tensor: InputTensor, expected: int) -> NDArray[Any]:
+    """Return the elements of a BYTES tensor; text that is no UTF-8 would fail the whole batch."""
+    elements: Any = tensor.data
     if isinstance(tensor.data, bytes):
-        if tensor.data and max(tensor.data) > 1:
-            raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, {max(tensor.data)} came")
-        return
-    for index, element in enumerate(tensor.data):
+        try:
+            elements = decode_bytes(tensor.data, expected)
+        except ValueError as error:
+            raise InvalidInput(
+                f"input {tensor.name!r}: {error}; shape {list(tensor.shape)} needs {expected}"
+            ) from None
+    for index, element in enumerate(elements):
         try:
             element.decode()
         except UnicodeDecodeError as error:
             raise InvalidInput(f"input {tensor.name!r}: element {index} is no UTF-8 text: {error}") from None
+    return elements  # type: ignore[no-any-return]  # an array of bytes objects either way
+
+
+def _whole_number(parameters: Parameters, name: str, expected: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"parameter {name!r}: {value!r} came, {expected} expected")
+    return value
 
 
 def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:

@@ -47,7 +47,8 @@ class Model:
         limits: Limits,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self.facts = ModelFacts(name, version, spec, platform, next(_serials))
+        answer_row_bytes = sum(tensor.row_bytes for tensor in spec.outputs if tensor.is_fixed)
+        self.facts = ModelFacts(name, version, spec, platform, next(_serials), answer_row_bytes)
         self.admission = Admission(name, spec)
         self.statistics = Statistics()
         self._max_rows = spec.max_batch_size or 1

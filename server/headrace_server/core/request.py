@@ -21,7 +21,7 @@ Parameters = Mapping[str, Parameter]
 
 
 class InputTensor(NamedTuple):
-    """One input as it came: `data` is row-major little-endian bytes, or a 1-D array of bytes for BYTES."""
+    """One input as it came: `data` is raw contents, or for typed BYTES a 1-D array of bytes objects."""
 
     name: str
     datatype: str
@@ -49,6 +49,8 @@ class ModelFacts:
     spec: ModelSpec
     platform: str
     serial: int
+    answer_row_bytes: int
+    """Bytes that one row adds to an answer, as far as the model's outputs are of a fixed size."""
 
 
 class Holder(Protocol):

@@ -16,6 +16,7 @@ class Service:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._leaving = False
         self._stopping = False
 
     def infer(
@@ -40,17 +41,22 @@ class Service:
         model.submit(work, hold=hold)
         return work
 
+    def leave(self) -> None:
+        """Say from now on that the server is not ready; requests are still accepted."""
+        self._leaving = True
+
     def stop_accepting(self) -> None:
         """Refuse new requests; those accepted are still answered."""
+        self._leaving = True
         self._stopping = True
 
     def is_ready(self) -> bool:
-        """Whether the server takes requests: everything is loaded, and something can answer."""
-        return not self._stopping and self._catalogue.complete and bool(self._catalogue.ready())
+        """Whether to send requests here: all is loaded, something can answer, and no stop has begun."""
+        return not self._leaving and self._catalogue.complete and bool(self._catalogue.ready())
 
     def is_model_ready(self, name: str, version: str) -> bool:
         """Whether this version, or any if none is named, answers. Raises ModelNotFound, InvalidInput."""
-        if self._stopping:
+        if self._leaving:
             return False
         try:
             return self._catalogue.find(name, version).lost is None

@@ -35,9 +35,9 @@ class _Flight:
 
     __slots__ = ("begun_ns", "collect", "rows", "started_ns", "works")
 
-    def __init__(self, works: list[Work], rows: int, begun_ns: int) -> None:
+    def __init__(self, works: list[Work], begun_ns: int) -> None:
         self.works = works
-        self.rows = rows
+        self.rows = sum([work.rows for work in works])
         self.begun_ns = begun_ns
         self.started_ns = begun_ns
         self.collect: Callable[[], _Arrays] = tuple
@@ -88,20 +88,20 @@ class Worker:
                 self._land(flights)
 
     def _launch(self, works: list[Work], flights: collections.deque[_Flight]) -> None:
-        begun_ns = time.monotonic_ns()
-        rows = sum([work.rows for work in works])
-        flight = _Flight(works, rows, begun_ns)
+        flight = _Flight(works, time.monotonic_ns())
         flights.append(flight)
         try:
             if self._staging:
                 self._stage(flight)
             else:
-                self._arrange(flight)
+                inputs = self._arrays(flight.works)
+                flight.started_ns = time.monotonic_ns()
+                flight.collect = functools.partial(self._engine.run, inputs)
         except DeviceError:
             raise
         except Exception as error:
+            self._separate(flight, error)
             flights.pop()
-            self._fail(works, error)
 
     def _stage(self, flight: _Flight) -> None:
         slot = self._slots[0]
@@ -117,28 +117,68 @@ class Worker:
         self._engine.submit(slot, flight.rows)
         self._slots.rotate(-1)
 
-    def _arrange(self, flight: _Flight) -> None:
+    def _arrays(self, works: list[Work]) -> list[NDArray[Any]]:
         inputs = []
-        for position, tensor in enumerate(self._engine.spec.inputs):
-            arrays = [_array(work, position, tensor.dtype) for work in flight.works]
+        for position in range(len(self._engine.spec.inputs)):
+            arrays = [self._array(work, position) for work in works]
             inputs.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
-        flight.started_ns = time.monotonic_ns()
-        flight.collect = functools.partial(self._engine.run, inputs)
+        return inputs
+
+    def _array(self, work: Work, position: int) -> NDArray[Any]:
+        spec = self._engine.spec.inputs[position]
+        data = work.data[position]
+        shape = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
+        array = np.frombuffer(data, spec.dtype) if isinstance(data, bytes) else data
+        return array.reshape(shape)
 
     def _land(self, flights: collections.deque[_Flight]) -> None:
         flight = flights[0]
         try:
-            outputs = flight.collect()
+            outputs = self._collect(flight)
         except DeviceError:
             raise
         except Exception as error:
-            flights.popleft()
-            self._fail(flight.works, error)
-            return
+            self._separate(flight, error)
+        else:
+            self._answer(flight, outputs)
+        flights.popleft()
+
+    def _collect(self, flight: _Flight) -> _Arrays:
+        outputs = flight.collect()
+        if self._engine.spec.has_batch_axis and any(len(output) != flight.rows for output in outputs):
+            came = ", ".join(str(len(output)) for output in outputs)
+            raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
+        return outputs
+
+    def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
         computed_ns = time.monotonic_ns()
         answers = self._encode(flight.works, outputs)
-        flights.popleft()
         self._model.executed(answers, _account(flight, computed_ns, time.monotonic_ns()))
+
+    def _separate(self, flight: _Flight, error: Exception) -> None:
+        """Execute the requests of a failed batch one by one: the failure is only for whom it meets alone.
+
+        Requests leave the flight as they are answered, so that a device lost meanwhile finds the rest.
+        """
+        if len(flight.works) == 1:
+            self._fail(flight.works, error)
+            return
+        name, requests = self._model.facts.name, len(flight.works)
+        _logger.warning(
+            "model %s: a batch failed, executing its %d requests alone: %s", name, requests, error
+        )
+        while flight.works:
+            alone = _Flight(flight.works[:1], time.monotonic_ns())
+            alone.collect = functools.partial(self._engine.run, self._arrays(alone.works))
+            try:
+                outputs = self._collect(alone)
+            except DeviceError:
+                raise
+            except Exception as own_error:
+                self._fail(alone.works, own_error)
+            else:
+                self._answer(alone, outputs)
+            del flight.works[0]
 
     def _encode(self, works: Sequence[Work], outputs: _Arrays) -> list[tuple[Work, bytes | InferenceError]]:
         answers: list[tuple[Work, bytes | InferenceError]] = []
@@ -174,9 +214,10 @@ def _account(flight: _Flight, computed_ns: int, now_ns: int) -> Execution:
 
 
 def _report(what: str, error: Exception, model: Model) -> EngineFailed:
-    """Log the error in full under an id, and return the one that tells callers the id."""
+    """Log the error under an id, in full unless its text says it all; return the one for the callers."""
     error_id = secrets.token_hex(4)
-    _logger.error("model %s: %s (error %s)", model.facts.name, what, error_id, exc_info=error)
+    trace = None if isinstance(error, ExecutionError) else error
+    _logger.error("model %s: %s (error %s)", model.facts.name, what, error_id, exc_info=trace)
     return EngineFailed(f"model {model.facts.name!r}: {what}", error_id)
 
 
@@ -188,10 +229,3 @@ def _staging(engine: Engine) -> list[list[memoryview]]:
         [array.reshape(-1).view(np.uint8).data for array in engine.inputs(slot)]
         for slot in range(engine.slots)
     ]
-
-
-def _array(work: Work, position: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    data = work.data[position]
-    shape = work.shapes[position] if work.shapes else ()
-    array = np.frombuffer(data, dtype) if isinstance(data, bytes) else data
-    return array.reshape(shape)

@@ -20,6 +20,9 @@ from headrace_server.models.warmup import warm_up
 
 _logger = logging.getLogger(__name__)
 
+_MOST_NAME_CHARACTERS = 256
+"""Looking for near names costs time that grows with their length."""
+
 
 class Repository:
     """Implements `core.catalogue.Catalogue` over a folder. Loading may happen in several threads."""
@@ -136,7 +139,7 @@ class Repository:
             entry = self._entries.get(name)
             known = list(self._entries)
         if entry is None:
-            near = difflib.get_close_matches(name, known, n=3)
+            near = difflib.get_close_matches(name[:_MOST_NAME_CHARACTERS], known, n=3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             return ModelNotFound(f"there is no model {name!r}{hint}")
         if version and version != entry.version:

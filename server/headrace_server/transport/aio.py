@@ -31,6 +31,9 @@ _FAREWELL_SECONDS = 0.5
 """Longest wait for clients to leave: connections that are cut at once may lose answers on their way. Only a
 client that watches the server's health makes a stop last that long."""
 
+_CALLS_BESIDE_INFERENCE = 1024
+"""Room for health checks and questions while as many calls as allowed are being answered."""
+
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -47,6 +50,7 @@ class TransportOptions:
     max_message_bytes: int
     max_concurrent_calls: int
     max_stream_requests: int
+    max_in_flight_bytes: int
     max_queue_size: int
 
     def channel_arguments(self) -> list[tuple[str, int]]:
@@ -74,9 +78,16 @@ class AioServer:
     def __init__(self, service: Service, health: Health, options: TransportOptions) -> None:
         self._service = service
         self._options = options
-        self._inference = Inference(service, asyncio.get_running_loop(), options.max_stream_requests)
+        self._inference = Inference(
+            service,
+            asyncio.get_running_loop(),
+            max_calls=options.max_concurrent_calls,
+            max_stream_requests=options.max_stream_requests,
+            max_in_flight_bytes=options.max_in_flight_bytes,
+        )
         self._server = grpc.aio.server(
-            options=options.channel_arguments(), maximum_concurrent_rpcs=options.max_concurrent_calls
+            options=options.channel_arguments(),
+            maximum_concurrent_rpcs=options.max_concurrent_calls + _CALLS_BESIDE_INFERENCE,
         )
         self._server.add_generic_rpc_handlers((_Router(self._handlers()),))
         self._health = health_aio.HealthServicer()
@@ -104,6 +115,7 @@ class AioServer:
         self._service.stop_accepting()
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
+        await self._inference.hear_out()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(_FAREWELL_SECONDS)
 

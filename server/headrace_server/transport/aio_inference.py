@@ -10,13 +10,18 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from headrace_server.core.request import NO_DEADLINE, Work
+from headrace_server.core.request import NO_DEADLINE, Request, Work
 from headrace_server.core.service import Service
-from headrace_server.errors import InferenceError
+from headrace_server.errors import InferenceError, Overloaded
 from headrace_server.transport import codec
 from headrace_server.transport.aio_stream import Stream
 from headrace_server.transport.gathering import Gathering
+from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.status import status_of
+
+_QUIET_SECONDS = 0.1
+_MOST_HEARING_SECONDS = 1.0
+_RETRY_AFTER_SECONDS = 1.0
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Reply = Callable[[bytes | InferenceError], None]
@@ -25,7 +30,7 @@ Reply = Callable[[bytes | InferenceError], None]
 async def refuse(context: Context, error: Exception) -> NoReturn:
     """End the call with the status that the error stands for."""
     status = status_of(error)
-    await context.abort(status.code, status.text, status.trailers)
+    await context.abort(status.code, status.text, status.trailers())
 
 
 class _TimedReply:
@@ -48,14 +53,25 @@ class _TimedReply:
 class Inference:
     """The two procedures that infer, and the sink that their answers come back through."""
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, max_stream_requests: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_calls: int,
+        max_stream_requests: int,
+        max_in_flight_bytes: int,
+    ) -> None:
         self._service = service
         self._loop = loop
+        self._max_calls = max_calls
         self._max_stream_requests = max_stream_requests
+        self._holdings = Holdings(max_in_flight_bytes)
         self._gathering = Gathering(loop)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._last_arrival = 0.0
         self.encode = codec.Encoder().encode
         self.open = 0
         """Calls and streams that are being answered."""
@@ -74,10 +90,23 @@ class Inference:
             return False
         return True
 
-    def submit(self, message: Any, limit: float, reply: Reply) -> Work:
-        """Let a parsed request wait for its model; `reply` is called on the event loop."""
+    async def hear_out(self) -> None:
+        """Go on refusing until no call has come for a moment.
+
+        Calls that gRPC has read, and not handed over, are cancelled when it stops: their callers would be
+        told neither why, nor that they were not executed.
+        """
+        give_up = time.monotonic() + _MOST_HEARING_SECONDS
+        while True:
+            now = time.monotonic()
+            quiet_at = self._last_arrival + _QUIET_SECONDS
+            if now >= min(quiet_at, give_up):
+                return
+            await asyncio.sleep(min(quiet_at, give_up) - now)
+
+    def submit(self, request: Request, limit: float, reply: Reply) -> Work:
+        """Let a request wait for its model; `reply` is called on the event loop."""
         now_ns = time.monotonic_ns()
-        request = codec.to_request(message)
         work = self._service.infer(request, limit, self, reply, now_ns, hold=True)
         self._gathering.add(work)
         if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
@@ -94,9 +123,13 @@ class Inference:
     async def infer(self, message: bytes, context: Context) -> bytes:
         """Answer one request."""
         future: asyncio.Future[bytes | InferenceError] = self._loop.create_future()
-        self._enter(context)
+        call = Call()
         try:
-            work = self.submit(codec.parse(message), _limit(context), functools.partial(_resolve, future))
+            self._enter(context, call)
+            self._holdings.admit(call, len(message))
+            request = await codec.decode_aside(message) if codec.is_large(message) else codec.decode(message)
+            work = self.submit(request, _limit(context), functools.partial(_resolve, future))
+            self._holdings.add(call, work.rows * work.model.facts.answer_row_bytes)
             try:
                 answer = await future
             except asyncio.CancelledError:
@@ -112,19 +145,28 @@ class Inference:
 
     async def stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
         """Answer the requests of a stream in the order in which they are done."""
-        self._enter(context)
-        stream = Stream(self.submit, self.abandon, _limit(context), self._max_stream_requests)
-        error = await stream.run(messages, context.write, self._finishing)
-        if error is not None:
+        call = Call()
+        try:
+            self._enter(context, call)
+        except Overloaded as error:
             await refuse(context, error)
+        stream = Stream(self, _limit(context), self._max_stream_requests, call, self._holdings)
+        ended = await stream.run(messages, context.write, self._finishing)
+        if ended is not None:
+            await refuse(context, ended)
 
-    def _enter(self, context: Context) -> None:
+    def _enter(self, context: Context, call: Call) -> None:
+        self._last_arrival = time.monotonic()
+        if self.open >= self._max_calls:
+            raise Overloaded(f"{self.open} calls are open, which is the limit", _RETRY_AFTER_SECONDS)
         self.open += 1
         self._idle.clear()
         # A stop waits for this, because only now has the answer been sent.
-        context.add_done_callback(self._leave)  # type: ignore[arg-type]  # the stubs take no function here
+        leave: Any = functools.partial(self._leave, call)
+        context.add_done_callback(leave)
 
-    def _leave(self, _: Context) -> None:
+    def _leave(self, call: Call, _: Context) -> None:
+        self._holdings.release(call)
         self.open -= 1
         if not self.open:
             self._idle.set()

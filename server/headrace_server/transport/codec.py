@@ -7,6 +7,7 @@ fields in any order, so that this is plain concatenation.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,11 +18,15 @@ from headrace_proto import tensors
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import InputTensor, ModelFacts, Parameter, Request, Work
 from headrace_server.errors import InvalidInput, NotSupported
+from headrace_server.transport.status import Status
 
 _ID_TAG: Final = b"\x1a"
 _RAW_OUTPUT_TAG: Final = b"\x32"
 _STREAM_ANSWER_TAG: Final = b"\x12"
 _MAX_TEMPLATES: Final = 4096
+_LARGE_BYTES: Final = 1 << 20
+_MOST_DIMENSIONS: Final = 64
+"""NumPy's own limit."""
 
 _parse = pb.ModelInferRequest.FromString
 
@@ -29,6 +34,16 @@ _parse = pb.ModelInferRequest.FromString
 def decode(message: bytes) -> Request:
     """Return the request in a ModelInferRequest. Raises InvalidInput, NotSupported."""
     return to_request(parse(message))
+
+
+def is_large(message: bytes) -> bool:
+    """Whether decoding takes so long that others should not wait for it."""
+    return len(message) > _LARGE_BYTES
+
+
+async def decode_aside(message: bytes) -> Request:
+    """Return what `decode` does, from another thread."""
+    return await asyncio.to_thread(decode, message)
 
 
 def parse(message: bytes) -> pb.ModelInferRequest:
@@ -56,6 +71,10 @@ def _inputs(message: pb.ModelInferRequest) -> list[InputTensor]:
         name = tensor.name
         if tensor.parameters and any(key.startswith("shared_memory") for key in tensor.parameters):
             raise NotSupported(f"input {name!r}: shared memory is not supported")
+        if len(tensor.shape) > _MOST_DIMENSIONS:
+            raise InvalidInput(
+                f"input {name!r}: {len(tensor.shape)} dimensions came, at most {_MOST_DIMENSIONS} expected"
+            )
         data: bytes | NDArray[Any]
         if tensor.HasField("contents"):
             if raw:
@@ -67,8 +86,6 @@ def _inputs(message: pb.ModelInferRequest) -> list[InputTensor]:
         elif used < len(raw):
             data = raw[used]
             used += 1
-            if tensor.datatype == "BYTES":
-                data = _strings(name, data)
         else:
             raise InvalidInput(
                 f"input {name!r} has no data: {len(raw)} raw_input_contents came for "
@@ -84,13 +101,6 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes | NDArray[Any
     except ValueError as error:
         raise InvalidInput(f"input {tensor.name!r}: {error}") from None
     return array if tensor.datatype == "BYTES" else array.tobytes()
-
-
-def _strings(name: str, raw: bytes) -> NDArray[Any]:
-    try:
-        return tensors.decode_bytes(raw)
-    except ValueError as error:
-        raise InvalidInput(f"input {name!r}: {error}") from None
 
 
 def _output_name(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> str:
@@ -152,16 +162,19 @@ def stream_answer(response: bytes) -> bytes:
     return b"".join((_STREAM_ANSWER_TAG, _varint(len(response)), response))
 
 
-def stream_error(message: str, request_id: str, code: str) -> bytes:
+def stream_error(status: Status, request_id: str) -> bytes:
     """Return the bytes of a ModelStreamInferResponse that ends one request of a stream with an error.
 
-    The protocol has a text only; `code` (the name of the gRPC status that a unary call would have
-    ended with) goes into the response's parameter `error_code`.
+    The protocol has a text only. What the status of a unary call would say beside it goes into the
+    response's parameters: `error_code` (the code's name), `error_reason`, `retry_after_seconds`.
     """
-    response = pb.ModelInferResponse(
-        id=request_id, parameters={"error_code": pb.InferParameter(string_param=code)}
-    )
-    return pb.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+    parameters = {"error_code": pb.InferParameter(string_param=status.code.name)}
+    if status.reason:
+        parameters["error_reason"] = pb.InferParameter(string_param=status.reason)
+    if status.retry_after_seconds is not None:
+        parameters["retry_after_seconds"] = pb.InferParameter(double_param=status.retry_after_seconds)
+    response = pb.ModelInferResponse(id=request_id, parameters=parameters)
+    return pb.ModelStreamInferResponse(error_message=status.text, infer_response=response).SerializeToString()
 
 
 _SMALL_VARINTS: Final = tuple(bytes((n,)) for n in range(128))

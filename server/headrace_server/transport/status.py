@@ -7,7 +7,6 @@ import secrets
 from typing import Final, NamedTuple
 
 import grpc
-from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -28,18 +27,38 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
 }
-
-
+_REASONS: Final[dict[type[BaseException], str]] = {errors.ModelNotReady: "MODEL_NOT_READY"}
+"""UNAVAILABLE speaks of the server; here it is one model, and the others answer."""
+_DOMAIN: Final = "headrace"
 _MOST_CHARACTERS: Final = 500
 """Texts quote what came and travel as metadata; gRPC takes 8 KiB, and a character is up to 12 bytes there."""
 
 
 class Status(NamedTuple):
-    """How a call ends: gRPC's code, the text for the caller, and trailing metadata."""
+    """How a call ends: gRPC's code, the text for the caller, and what helps a client to decide."""
 
     code: grpc.StatusCode
     text: str
-    trailers: tuple[tuple[str, str | bytes], ...] = ()
+    reason: str = ""
+    """Set where the code alone would mislead a client about whose fault it is."""
+    retry_after_seconds: float | None = None
+
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """Return gRPC's standard error details as trailing metadata; none where there is nothing to add."""
+        details: list[Message] = []
+        if self.reason:
+            details.append(error_details_pb2.ErrorInfo(reason=self.reason, domain=_DOMAIN))
+        if self.retry_after_seconds is not None:
+            info = error_details_pb2.RetryInfo()
+            info.retry_delay.FromNanoseconds(int(self.retry_after_seconds * 1e9))
+            details.append(info)
+        return (("grpc-status-details-bin", self._packed(details)),) if details else ()
+
+    def _packed(self, details: list[Message]) -> bytes:
+        status = status_pb2.Status(code=int(self.code.value[0]), message=self.text)
+        for detail in details:
+            status.details.add().Pack(detail)
+        return bytes(status.SerializeToString())
 
 
 def status_of(error: BaseException) -> Status:
@@ -51,22 +70,9 @@ def status_of(error: BaseException) -> Status:
         return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
     text = _shortened(str(error))
     if isinstance(error, errors.Overloaded):
-        return Status(
-            code, text, (("grpc-status-details-bin", _retry_info(text, error.retry_after_seconds)),)
-        )
-    return Status(code, text)
+        return Status(code, text, retry_after_seconds=error.retry_after_seconds)
+    return Status(code, text, _REASONS.get(type(error), ""))
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
-
-
-def _retry_info(text: str, seconds: float) -> bytes:
-    """Return gRPC's standard details that tell a client when to come back."""
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromNanoseconds(int(seconds * 1e9))
-    packed = any_pb2.Any()
-    packed.Pack(info)
-    code = int(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
-    status: Message = status_pb2.Status(code=code, message=text, details=[packed])
-    return status.SerializeToString()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_server.errors import Overloaded
+from headrace_server.transport.holdings import Call, Holdings
+
+
+def test_bytes_count_until_their_call_is_released() -> None:
+    holdings, call = Holdings(100), Call()
+    holdings.admit(call, 60)
+    holdings.add(call, 30)
+    with pytest.raises(Overloaded, match="90 bytes are in flight, the limit is 100") as refused:
+        holdings.admit(Call(), 11)
+    assert refused.value.retry_after_seconds > 0
+    holdings.release(call)
+    holdings.admit(Call(), 11)
+    assert holdings.size_bytes == 11
+
+
+def test_a_request_larger_than_the_limit_may_be_alone() -> None:
+    holdings = Holdings(100)
+    holdings.admit(Call(), 500)
+    with pytest.raises(Overloaded):
+        holdings.admit(Call(), 1)
+
+
+def test_a_stream_has_room_for_a_sixteenth() -> None:
+    holdings, stream = Holdings(1600), Call()
+    holdings.admit(stream, 100)
+    assert holdings.has_room(stream)
+    holdings.add(stream, 1)
+    assert not holdings.has_room(stream)
+    assert holdings.has_room(Call())
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 50))))
+def test_nothing_is_held_when_every_call_has_ended(steps: list[tuple[int, int]]) -> None:
+    holdings = Holdings(100)
+    calls = [Call() for _ in range(5)]
+    for which, size_bytes in steps:
+        try:
+            holdings.admit(calls[which], size_bytes)
+        except Overloaded:
+            holdings.release(calls[which])
+        assert holdings.size_bytes == sum(call.size_bytes for call in calls)
+    for call in calls:
+        holdings.release(call)
+    assert holdings.size_bytes == 0
