@@ -156,11 +156,38 @@ async def test_new_models_are_told(consul_agent: ConsulAgent) -> None:
         assert found["Service"]["Meta"]["model-two"] == "1"
 
 
-@pytest.mark.parametrize("checks", [TTL_ALONE, frozenset()], ids=["with beats", "without checks"])
+async def test_a_server_without_a_model_is_gone_until_it_has_one_again(consul_agent: ConsulAgent) -> None:
+    async with serving(consul_agent, entry("emptied", models={"one": "1"}, ttl_seconds=0.3)) as registrar:
+        await registrar.first_attempt()
+        await registrar.update({})
+        await until(consul_agent, "emptied", lambda found: found == [])
+        await asyncio.sleep(0.3)
+        assert consul_agent.health("emptied") == [], "no beat brings it back"
+        assert not registrar.registered.is_set()
+        await registrar.update({"two": "1"})
+        (found,) = await until(consul_agent, "emptied", lambda found: len(found) == 1)
+        assert found["Service"]["Meta"]["models"] == "two:1"
+        assert statuses(found) == {"heartbeat": "passing"}
+        async with asyncio.timeout(5):
+            await registrar.registered.wait()
+
+
+async def test_a_server_without_a_model_stops_quietly(
+    consul_agent: ConsulAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(consul_agent, entry("emptied-last", models={"one": "1"})) as registrar:
+        await registrar.first_attempt()
+        await registrar.update({})
+        await until(consul_agent, "emptied-last", lambda found: found == [])
+    assert "could not be taken out" not in caplog.text
+    assert consul_agent.health("emptied-last") == []
+
+
+@pytest.mark.parametrize("checks", [TTL_ALONE, frozenset({Check.GRPC})], ids=["with beats", "without beats"])
 async def test_an_agent_that_forgot_one_entry_is_told_again(
     consul_agent: ConsulAgent, checks: frozenset[Check]
 ) -> None:
-    told = entry(f"forgotten{len(checks)}", ttl_seconds=0.3, checks=checks)
+    told = entry(f"forgotten-{checks == TTL_ALONE}".lower(), ttl_seconds=0.3, checks=checks)
     async with serving(consul_agent, told) as registrar:
         await registrar.first_attempt()
         consul_agent.call("PUT", f"agent/service/deregister/{told.id}")

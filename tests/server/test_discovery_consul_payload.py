@@ -58,7 +58,6 @@ def test_an_entry_in_consuls_words() -> None:
 @pytest.mark.parametrize(
     ("checks", "names"),
     [
-        (frozenset(), []),
         (frozenset({Check.GRPC}), ["grpc"]),
         (frozenset({Check.TTL}), ["heartbeat"]),
         (frozenset(Check), ["heartbeat", "grpc"]),
@@ -66,7 +65,7 @@ def test_an_entry_in_consuls_words() -> None:
 )
 def test_checks_are_those_that_were_chosen(checks: frozenset[Check], names: list[str]) -> None:
     told = registration(ServiceEntry("10.0.0.5", 8001, checks=checks))
-    sent: list[dict[str, Any]] = [told["check"], *told["extra_checks"]] if told["check"] else []
+    sent: list[dict[str, Any]] = [told["check"], *told["extra_checks"]]
     assert [check["Name"] for check in sent] == names
 
 

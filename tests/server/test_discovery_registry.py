@@ -14,6 +14,7 @@ from headrace_server.discovery.registry import MemoryRegistrar, ServiceEntry, wh
         ({"name": ""}, "a name and an address"),
         ({"port": 0}, "between 1 and 65535, not 0"),
         ({"port": 65536}, "not 65536"),
+        ({"checks": frozenset()}, "one of ttl, grpc at least"),
         ({"ttl_seconds": 0.0}, "more than 0 s, not 0.0"),
         ({"ttl_seconds": float("inf")}, "not inf"),
         ({"ttl_seconds": float("nan")}, "not nan"),
@@ -73,6 +74,11 @@ async def test_the_registry_in_memory_holds_what_its_servers_say() -> None:
         "10.0.0.5": {"resnet50": "3"},
         "10.0.0.6": {"bert": "1"},
     }
+    await one.update({})
+    assert [entry.address for entry in entries.values()] == ["10.0.0.6"]
+    assert not one.registered.is_set()
+    await one.update({"resnet50": "3"})
+    assert len(entries) == 2
     await one.stop()
     await one.stop()
     assert [entry.address for entry in entries.values()] == ["10.0.0.6"]

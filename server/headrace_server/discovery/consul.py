@@ -14,6 +14,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -68,6 +69,7 @@ class ConsulRegistrar:
         self._last_outcome = Outcome.DONE
         self._complaint = ""
         self._changed = False
+        self._withdrawn = False
         self._stopping = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,7 +86,8 @@ class ConsulRegistrar:
             raise RegistrationError(self._complaint)
 
     async def update(self, models: Mapping[str, str]) -> None:
-        """Let the entry name these models from now on; told in the background."""
+        """Let the entry name these models from now on, and be gone while there are none."""
+        self._withdrawn = not models
         self._entry = replace(self._entry, models=dict(models))
         self._warn_of_unannounced()
         self._changed = True
@@ -122,8 +125,10 @@ class ConsulRegistrar:
             if self._changed:
                 step = replace(step, register=True)
                 self._changed = False
-            outcome, complaint = await self._try(self._register if step.register else self._beat)
-            self._note(step, outcome, complaint)
+            withdrawn = self._withdrawn
+            call = self._withdraw if withdrawn else self._register if step.register else self._beat
+            outcome, complaint = await self._try(call)
+            self._note(step, outcome, complaint, withdrawn=withdrawn)
             step = next_step(step, outcome, self._beat_seconds)
             await self._rest(step)
 
@@ -147,9 +152,12 @@ class ConsulRegistrar:
             return Outcome.UNREACHABLE, complaint
         return (Outcome.DONE, "") if known else (Outcome.FORGOTTEN, "the agent does not know the entry")
 
-    def _note(self, step: Step, outcome: Outcome, complaint: str) -> None:
+    def _note(self, step: Step, outcome: Outcome, complaint: str, *, withdrawn: bool) -> None:
         """Keep the events true, and the log short: what changed, and failures ever more rarely."""
-        if outcome is Outcome.DONE and step.register:
+        if outcome is Outcome.DONE and step.register and withdrawn:
+            logger.warning("%s has no model left: taken out of Consul at %s", self._entry.id, self._address)
+            self.registered.clear()
+        elif outcome is Outcome.DONE and step.register:
             logger.info("%s is registered in Consul at %s", self._entry.id, self._address)
             self.registered.set()
         elif outcome is Outcome.DONE and self._complaint:
@@ -184,8 +192,13 @@ class ConsulRegistrar:
             return bool(agent.check.ttl_pass(ttl_check_id(self._entry)))
         return agent.service_definition(self._entry.id) is not None
 
+    def _withdraw(self) -> bool:
+        self._deregister()
+        return True
+
     def _deregister(self) -> None:
-        self._beat_agent.agent.service.deregister(self._entry.id)
+        with suppress(consul.NotFound):
+            self._beat_agent.agent.service.deregister(self._entry.id)
 
     def _warn_of_unannounced(self) -> None:
         left_out = unannounced(self._entry)

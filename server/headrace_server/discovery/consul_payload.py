@@ -33,7 +33,7 @@ def registration(entry: ServiceEntry) -> dict[str, Any]:
         "tags": ["grpc", "v2", *entry.tags],
         "meta": meta(entry),
         "weights": {"Passing": 10, "Warning": 1},
-        "check": checks[0] if checks else None,
+        "check": checks[0],
         "extra_checks": checks[1:],
         "replace_existing_checks": True,
     }

@@ -35,7 +35,8 @@ class ServiceEntry:
 
     `address` is what clients dial, without a port. `models` maps each model to the version it
     serves. `metrics_port` is None where that port is closed. `instance` tells one start of the
-    process from the next one at the same address.
+    process from the next one at the same address. `checks` holds at least one: without any, a dead
+    server would stay in the registry, as healthy.
     """
 
     address: str
@@ -55,6 +56,8 @@ class ServiceEntry:
             raise ValueError(f"an entry needs a name and an address, not {self.name!r} at {self.address!r}")
         if not 0 < self.port < 65536:
             raise ValueError(f"an entry's port is between 1 and 65535, not {self.port}")
+        if not self.checks:
+            raise ValueError(f"an entry's checks are one of {', '.join(c.value for c in Check)} at least")
         if not (math.isfinite(self.ttl_seconds) and self.ttl_seconds > 0):
             raise ValueError(f"a heartbeat's time to live is more than 0 s, not {self.ttl_seconds}")
 
@@ -78,7 +81,11 @@ class Registrar(Protocol):
         """Wait until the registry took the entry, or raise RegistrationError once it did not."""
 
     async def update(self, models: Mapping[str, str]) -> None:
-        """Let the entry name these models from now on; told in the background."""
+        """Let the entry name these models from now on; told in the background.
+
+        With no model left the entry is taken out, until an update brings one: nobody shall come for
+        nothing. Checks would not tell, for the server itself is well.
+        """
 
     async def stop(self) -> None:
         """Take the entry out, within two seconds, and never raise: part of every way to stop."""
@@ -89,26 +96,37 @@ class MemoryRegistrar:
 
     def __init__(self, entries: dict[str, ServiceEntry], entry: ServiceEntry) -> None:
         self.registered = asyncio.Event()
+        self._started = False
         self._entries = entries
         self._entry = entry
 
     async def start(self) -> None:
         """Put the entry in."""
-        self._entries[self._entry.id] = self._entry
-        self.registered.set()
+        self._started = True
+        self._put()
 
     async def first_attempt(self) -> None:
         """Return once started."""
         await self.registered.wait()
 
     async def update(self, models: Mapping[str, str]) -> None:
-        """Replace the entry by one with these models."""
+        """Replace the entry by one with these models, or take it out while there are none."""
         self._entry = replace(self._entry, models=models)
-        if self.registered.is_set():
-            self._entries[self._entry.id] = self._entry
+        if self._started and models:
+            self._put()
+        else:
+            self._take_out()
 
     async def stop(self) -> None:
         """Take the entry out."""
+        self._started = False
+        self._take_out()
+
+    def _put(self) -> None:
+        self._entries[self._entry.id] = self._entry
+        self.registered.set()
+
+    def _take_out(self) -> None:
         self._entries.pop(self._entry.id, None)
         self.registered.clear()
 
