@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,11 +23,15 @@ TARGET is one of:
 """
 
 
+_LONGEST_WAIT_SECONDS = 86_400.0
+"""A day: what never ends would be told by no error, and gRPC counts deadlines in whole numbers."""
+
+
 def target_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add TARGET, MODEL and the options that go with them."""
     for decorate in (
         click.option(
-            "--timeout", "timeout_seconds", type=click.FloatRange(min=0, min_open=True), default=30.0,
+            "--timeout", "timeout_seconds", type=float, callback=_wait, default=30.0,
             show_default=True, metavar="SECONDS", help="Longest wait for an answer.",
         ),
         click.option("--version", default="", help="Version of the model. [default: the server's choice]"),
@@ -38,18 +43,26 @@ def target_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def input_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the three ways to give inputs."""
+    """Add the three ways to give inputs; the function takes `filling`: "zeros", "random" or None."""
+
+    @wraps(function)
+    def with_filling(*, zeros: bool, random: bool, **options: Any) -> Any:
+        if zeros and random:
+            raise click.UsageError("--zeros and --random exclude each other")
+        return function(filling="zeros" if zeros else "random" if random else None, **options)
+
+    decorated: Callable[..., Any] = with_filling
     for decorate in (
-        click.option("--random", "filling", flag_value="random", help="Make up random inputs."),
-        click.option("--zeros", "filling", flag_value="zeros", help="Make up inputs of zeros."),
+        click.option("--random", is_flag=True, help="Make up random inputs."),
+        click.option("--zeros", is_flag=True, help="Make up inputs of zeros."),
         click.option(
             "--input", "assignments", multiple=True, metavar="NAME=VALUE",
             help="A JSON literal, @FILE.npy, @FILE.json or @- (standard input); may be repeated. "
             "NAME= may be left out where the model has one input.",
         ),
     ):  # fmt: skip
-        function = decorate(function)
-    return function
+        decorated = decorate(decorated)
+    return decorated
 
 
 @contextmanager
@@ -63,3 +76,11 @@ def connected(target: str, timeout_seconds: float) -> Iterator[Client]:
         Client(target, timeout_seconds=timeout_seconds) as client,
     ):
         yield client
+
+
+def _wait(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    if not 0 < seconds <= _LONGEST_WAIT_SECONDS:
+        raise click.BadParameter(
+            f"{seconds:g} came, expected seconds above 0 and up to {_LONGEST_WAIT_SECONDS:.0f}"
+        )
+    return seconds

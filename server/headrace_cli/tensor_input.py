@@ -59,16 +59,36 @@ def fit(arrays: Mapping[str, NDArray[Any]], declared: Sequence[TensorMetadata]) 
     return {tensor.name: _fitted(arrays[tensor.name], tensor) for tensor in declared}
 
 
-def split_rows(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    """Cut arrays of equally many rows into one dictionary a row."""
-    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+def requests(
+    assignments: Sequence[str], filling: str | None, declared: Sequence[TensorMetadata], count: int
+) -> list[dict[str, NDArray[Any]]]:
+    """Return the inputs of one request for each row that was typed, or of `count` made-up ones.
+
+    A model that takes no inputs is asked `count` times.
+    """
+    if filling or not declared:
+        return [fit(gather(assignments, filling, declared, 1), declared) for _ in range(count)]
+    rows = split_rows(parse(assignments, declared), declared)
+    return [fit(row, declared) for row in rows]
+
+
+def split_rows(
+    arrays: Mapping[str, NDArray[Any]], declared: Sequence[TensorMetadata]
+) -> list[dict[str, NDArray[Any]]]:
+    """Cut arrays of equally many rows into one dictionary a row; one row may leave out that axis.
+
+    What is a row of a model without a batch axis is its whole input.
+    """
+    stacks = {tensor.name: _stack(arrays[tensor.name], tensor) for tensor in declared}
+    counts = {name: len(stack) for name, stack in stacks.items()}
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise InputError(f"every input needs as many rows as the others: {told}")
     (rows,) = set(counts.values())
     if not rows:
         raise InputError("there are no rows: the first axis of every input counts them")
-    return [{name: array[row] for name, array in arrays.items()} for row in range(rows)]
+    # Without the dots a row of strings that are single values would be a string, and no array.
+    return [{name: stack[row, ...] for name, stack in stacks.items()} for row in range(rows)]
 
 
 def made_up(declared: Sequence[TensorMetadata], rows: int, fill: Fill) -> dict[str, NDArray[Any]]:
@@ -114,6 +134,8 @@ def _split(assignment: str, by_name: Mapping[str, TensorMetadata]) -> tuple[str,
     name, equals, value = assignment.partition("=")
     if equals and name in by_name:
         return name, value
+    if not by_name:
+        raise InputError(f"{assignment!r} came, and the model takes no inputs")
     known = "; ".join(map(told, by_name.values()))
     if equals and not name.startswith(("@", "[", '"')):
         raise InputError(f"the model has no input {name!r}; it has: {known}")
@@ -158,7 +180,7 @@ def _converted(value: Any, tensor: TensorMetadata) -> NDArray[Any]:
     except ValueError:
         raise InputError(f"input {tensor.name!r}: its rows differ in length") from None
     if array.dtype not in DTYPES.values() or array.dtype == np.dtype(object):
-        raise InputError(f"input {tensor.name!r} is {tensor.datatype}; {array.dtype} came")
+        raise InputError(f"input {tensor.name!r} is {tensor.datatype}; {_came(array)} came")
     with np.errstate(all="ignore"):
         converted = array.astype(dtype)
     # A float may be rounded to a shorter one; a whole number or a truth value is that, or something else.
@@ -167,11 +189,24 @@ def _converted(value: Any, tensor: TensorMetadata) -> NDArray[Any]:
     return converted
 
 
+def _came(array: NDArray[Any]) -> str:
+    """Return what NumPy made of a value, in the protocol's words where it has them."""
+    if array.dtype == np.dtype(object):
+        return "something that is no tensor"
+    return "BYTES" if array.dtype.kind in "US" else str(array.dtype)
+
+
 def _strings(array: NDArray[Any], tensor: TensorMetadata) -> NDArray[Any]:
     for item in array.flat:
         if not isinstance(item, str | bytes):
             raise InputError(f"input {tensor.name!r} is BYTES, which takes strings; {item!r} came")
     return array
+
+
+def _stack(array: NDArray[Any], tensor: TensorMetadata) -> NDArray[Any]:
+    """Return the array with an axis that counts its rows."""
+    row_axes = len(tensor.shape) - (tensor.shape[:1] == (ANY,))
+    return array[np.newaxis] if array.ndim <= row_axes else array
 
 
 def _fitted(array: NDArray[Any], tensor: TensorMetadata) -> NDArray[Any]:

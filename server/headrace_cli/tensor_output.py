@@ -13,13 +13,16 @@ from headrace_proto.tensors import datatype_of
 
 
 def as_lists(outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return nested lists that JSON can hold; bytes that are no UTF-8 are escaped."""
-    return {name: _plain(array).tolist() for name, array in outputs.items()}
+    """Return nested lists that JSON can hold; bytes that are no UTF-8 are escaped.
+
+    What JSON has no number for is the string that Protocol Buffers write: NaN, Infinity, -Infinity.
+    """
+    return {name: _finite(_plain(array)).tolist() for name, array in outputs.items()}
 
 
 def as_json(outputs: Mapping[str, NDArray[Any]]) -> str:
     """Return a JSON object of nested lists on one line."""
-    return json.dumps(as_lists(outputs))
+    return json.dumps(as_lists(outputs), allow_nan=False)
 
 
 def as_text(outputs: Mapping[str, NDArray[Any]]) -> str:
@@ -29,6 +32,16 @@ def as_text(outputs: Mapping[str, NDArray[Any]]) -> str:
         + np.array2string(_plain(array), precision=4, suppress_small=True, max_line_width=110)
         for name, array in outputs.items()
     )
+
+
+def _finite(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array
+    told = array.astype(object)
+    told[np.isnan(array)] = "NaN"
+    told[np.isposinf(array)] = "Infinity"
+    told[np.isneginf(array)] = "-Infinity"
+    return told
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -42,6 +42,10 @@ def test_inputs_are_made_up(digits_server: str, capsys: pytest.CaptureFixture[st
         (["digits"], 2, "no value for image FP32 [-1, 64]; give --input"),
         (["digits", "--input", "[1, 2]"], 2, "image FP32 [-1, 64] does not take shape [1, 2]"),
         (["digits", "--input", "[1]", "--zeros"], 2, "--input and --zeros exclude each other"),
+        (["digits", "--zeros", "--random"], 2, "--zeros and --random exclude each other"),
+        (["digits", "--zeros", "--timeout", "inf"], 2, "inf came, expected seconds above 0 and up to 86400"),
+        (["digits", "--zeros", "--timeout", "nan"], 2, "nan came, expected seconds above 0"),
+        (["digits", "--zeros", "--timeout", "0"], 2, "0 came, expected seconds above 0"),
         (["digits", "--zeros", "--rows", "1000"], 1, "batch of 1000 rows came"),
     ],
 )

@@ -17,8 +17,8 @@ def test_a_built_version_tells_all_about_itself(
     assert run(["inspect", str(digits_repository.folder / place), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["path"] == str(digits_repository.folder / "digits" / "1")
-    assert told["inputs"] == [{"name": "image", "dtype": "float32", "dims": [64]}]
-    assert told["outputs"] == [{"name": "probabilities", "dtype": "float32", "dims": [10]}]
+    assert told["inputs"] == [{"name": "image", "datatype": "FP32", "dims": [64]}]
+    assert told["outputs"] == [{"name": "probabilities", "datatype": "FP32", "dims": [10]}]
     assert told["served"] == "model.int8-cpu.onnx"
     assert told["max_batch_size"] == 64
     assert [artefact["recipe"] for artefact in told["artefacts"]] == ["fp32", "int8-cpu"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from headrace import TensorMetadata
-from headrace_cli.tensor_input import InputError, fit, made_up, parse, random, split_rows, zeros
+from headrace_cli.tensor_input import InputError, fit, made_up, parse, random, requests, split_rows, zeros
 from headrace_proto.tensors import DTYPES
 
 IMAGE = TensorMetadata("image", "FP32", (-1, 4))
@@ -49,7 +49,9 @@ def test_literals_take_the_declared_dtype(declared: TensorMetadata, text: str, e
         ([IMAGE], ["image=[1]", "image=[2]"], "'image' came twice"),
         ([IMAGE], ["image=[[1, 2], [3]]"], "rows differ in length"),
         ([IMAGE], ["image=rows.npy"], "files are named with @"),
-        ([IMAGE], ['image=["a"]'], "is FP32; <U1 came"),
+        ([IMAGE], ['image=["a"]'], "is FP32; BYTES came"),
+        ([IMAGE], ["image=[null]"], "is FP32; something that is no tensor came"),
+        ([], ["image=[1]"], "the model takes no inputs"),
         ([IMAGE], ["image=@nowhere.npy"], "cannot read nowhere.npy: No such file or directory"),
         ([MASK], ["mask=[256, 0]"], "is UINT8; some values do not fit"),
         ([MASK], ["mask=[-1, 0]"], "is UINT8; some values do not fit"),
@@ -92,8 +94,15 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         fit({"image": np.zeros(shape, np.float32)}, [IMAGE])
 
 
+def single(name: str) -> TensorMetadata:
+    return TensorMetadata(name, "INT64", (-1,))
+
+
 def test_rows_are_cut_out_of_all_inputs_alike() -> None:
-    rows = split_rows({"a": np.arange(4).reshape(2, 2), "b": np.array([5, 6])})
+    rows = split_rows(
+        {"a": np.arange(4).reshape(2, 2), "b": np.array([5, 6])},
+        [TensorMetadata("a", "INT64", (-1, 2)), single("b")],
+    )
     assert [(row["a"].tolist(), int(row["b"])) for row in rows] == [([0, 1], 5), ([2, 3], 6)]
 
 
@@ -101,13 +110,40 @@ def test_rows_are_cut_out_of_all_inputs_alike() -> None:
     ("arrays", "told"),
     [
         ({"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, "a has 2, b has 3"),
-        ({"a": np.zeros((0, 1))}, "there are no rows"),
-        ({"a": np.zeros(())}, "there are no rows"),
+        ({"a": np.zeros((0, 1)), "b": np.zeros((0, 1))}, "there are no rows"),
     ],
 )
 def test_rows_that_do_not_match_are_refused(arrays: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        split_rows(arrays)
+        split_rows(arrays, [single("a"), single("b")])
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "expected"),
+    [
+        (TensorMetadata("w", "BYTES", (-1,)), '["a", "b"]', [["a"], ["b"]]),
+        (TensorMetadata("w", "BYTES", (-1, 1)), '[["a"], ["b"]]', [[["a"]], [["b"]]]),
+        (IMAGE, "[1, 2, 3, 4]", [[[1, 2, 3, 4]]]),
+        (TensorMetadata("fixed", "INT64", (2,)), "[1, 2]", [[1, 2]]),
+        (TensorMetadata("fixed", "INT64", (2,)), "[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
+        (TensorMetadata("value", "INT64", ()), "[1, 2]", [1, 2]),
+    ],
+)
+def test_each_row_is_a_request(declared: TensorMetadata, text: str, expected: list[object]) -> None:
+    rows = requests([text], None, [declared], 9)
+    assert [row[declared.name].tolist() for row in rows] == expected
+
+
+@pytest.mark.parametrize("declared", [[IMAGE], [TensorMetadata("fixed", "FP32", (2, 3))]])
+def test_requests_are_made_up(declared: list[TensorMetadata]) -> None:
+    rows = requests([], "random", declared, 3)
+    assert [row[declared[0].name].shape for row in rows] == [
+        (abs(declared[0].shape[0]), declared[0].shape[1])
+    ] * 3
+
+
+def test_a_model_without_inputs_is_asked_as_often_as_told() -> None:
+    assert requests([], None, [], 3) == [{}, {}, {}]
 
 
 @given(st.sampled_from(sorted(DTYPES)), st.integers(1, 4), st.booleans())

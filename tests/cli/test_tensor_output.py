@@ -19,6 +19,8 @@ from headrace_cli.tensor_output import as_json, as_text
         (np.array([True]), [True]),
         (np.array([b"a\xc3\xa4", b"\xff"], object), ["aä", "\\xff"]),
         (np.zeros((0, 3), np.int8), []),
+        (np.array([[1.5, np.nan], [np.inf, -np.inf]], np.float16), [[1.5, "NaN"], ["Infinity", "-Infinity"]]),
+        (np.array([np.nan], ml_dtypes.bfloat16), ["NaN"]),
     ],
 )
 def test_values_survive_as_json(array: NDArray[np.generic], values: list[object]) -> None:

@@ -14,7 +14,7 @@ from headrace_cli.target import TARGET_HELP, connected, input_options, target_ar
     "--rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows for --zeros and --random."
 )
 @click.option("--output", "wanted", multiple=True, help="Only this output; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outputs as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; NaN and infinities as strings.")
 def command(
     target: str,
     model: str,

@@ -16,6 +16,7 @@ from headrace_engines.errors import EngineError
 from headrace_engines.manifest import Manifest
 from headrace_engines.report import Report
 from headrace_engines.spec import ModelSpec, TensorSpec
+from headrace_proto.tensors import datatype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _document(inspected: Inspected) -> dict[str, object]:
 
 
 def _tensor_document(tensor: TensorSpec) -> dict[str, object]:
-    return {"name": tensor.name, "dtype": str(tensor.dtype), "dims": list(tensor.dims)}
+    return {"name": tensor.name, "datatype": datatype_of(tensor.dtype), "dims": list(tensor.dims)}
 
 
 def _show(inspected: Inspected) -> None:
@@ -121,10 +122,10 @@ def _show(inspected: Inspected) -> None:
     out.print(
         console.table(
             ("", "Name", "Type", "Dims of a row" if spec.has_batch_axis else "Dims"),
-            [(kind, tensor.name, str(tensor.dtype), _dims(tensor)) for kind, tensor in tensors],
+            [(kind, tensor.name, datatype_of(tensor.dtype), _dims(tensor)) for kind, tensor in tensors],
         )
     )
-    out.print(f"batches: up to {spec.max_batch_size} rows" if spec.has_batch_axis else "batches: none")
+    out.print(f"batches: {_batches(spec)}")
     for line in inspected.why:
         out.print(line, soft_wrap=True, markup=False)
     if inspected.manifest:
@@ -133,6 +134,12 @@ def _show(inspected: Inspected) -> None:
         out.print(measured.accuracy_table(inspected.report.comparisons))
         for comparison in inspected.report.comparisons:
             out.print(measured.speed_table(comparison))
+
+
+def _batches(spec: ModelSpec) -> str:
+    if not spec.has_batch_axis:
+        return "none"
+    return "one row at a time" if spec.max_batch_size == 1 else f"up to {spec.max_batch_size} rows"
 
 
 def _dims(tensor: TensorSpec) -> str:

@@ -45,9 +45,10 @@ def command(
 ) -> int:
     """Ask a model many times over one stream.
 
-    Each row is a request. Results are JSON lines in the order in which they come; `key` is the row's
-    number. A request that fails is a line with `error`, and the exit code is 1. The throughput is told on
-    standard error.
+    Each row is a request; of a model without a batch axis, each array of its input's shape. Results are
+    JSON lines in the order in which they come; `key` is the row's number. NaN and infinities are strings. A
+    request that fails is a line with `error`, and the exit code is 1. The throughput is told on standard
+    error.
 
     \b
     Examples:
@@ -58,8 +59,7 @@ def command(
 
     with connected(target, timeout_seconds) as client:
         declared = client.metadata(model, version=version).inputs
-        cut = tensor_input.split_rows(tensor_input.gather(assignments, filling, declared, rows))
-        requests = list(enumerate(tensor_input.fit(row, declared) for row in cut))
+        requests = list(enumerate(tensor_input.requests(assignments, filling, declared, rows)))
         began = time.perf_counter()
         outcomes = client.stream(
             requests, model=model, version=version, outputs=wanted or None, max_in_flight=max_in_flight
@@ -86,5 +86,5 @@ def _print(outcomes: Iterable[tuple[int, Arrays | HeadraceError]]) -> int:
         else:
             failed += 1
             line |= {"error": str(outcome), "code": outcome.code.name}
-        click.echo(json.dumps(line))
+        click.echo(json.dumps(line, allow_nan=False))
     return failed
