@@ -7,7 +7,7 @@ codes that a server answers with, so a server that is not Headrace is understood
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from grpc import StatusCode
 
@@ -56,9 +56,13 @@ class ModelNotFound(HeadraceError):
 
 
 class Unavailable(HeadraceError):
-    """No server could take the call: none is known or reachable, or the model is not ready."""
+    """No server could take the call: none is known or reachable, or those that are, are stopping."""
 
     default_code = StatusCode.UNAVAILABLE
+
+
+class ModelNotReady(Unavailable):
+    """The servers answer, and the model is being loaded or could not be: other models may be well."""
 
 
 class Overloaded(HeadraceError):
@@ -119,6 +123,9 @@ class RequestFailed(HeadraceError):
     """The server answered with a failure of no kind that is known here; `code` says which."""
 
 
+MODEL_NOT_READY: Final = "MODEL_NOT_READY"
+"""The reason by which a server tells that one model cannot be asked, not that the server cannot."""
+
 _BY_CODE: dict[StatusCode, type[HeadraceError]] = {
     StatusCode.OUT_OF_RANGE: InvalidInput,
     **{
@@ -146,9 +153,15 @@ def error_for(
     endpoint: str = "",
     attempts: int = 0,
     retry_after_seconds: float | None = None,
+    reason: str = "",
 ) -> HeadraceError:
-    """Return the error that stands for a gRPC status; `RequestFailed` for one without its own kind."""
+    """Return the error that stands for a gRPC status; `RequestFailed` for one without its own kind.
+
+    `reason` is the server's own word for what the code alone does not say, as in `MODEL_NOT_READY`.
+    """
     kind = _BY_CODE.get(code, RequestFailed)
+    if kind is Unavailable and reason == MODEL_NOT_READY:
+        kind = ModelNotReady
     if kind is Overloaded:
         return Overloaded(
             message,

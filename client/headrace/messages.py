@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from headrace.errors import HeadraceError, InvalidInput, RequestFailed
 from headrace.retry import Failure
 from headrace_proto import tensors
 from headrace_proto.v1.inference_pb2 import (
+    InferParameter,
     ModelInferRequest,
     ModelInferResponse,
     ModelMetadataResponse,
@@ -24,6 +26,12 @@ Arrays = dict[str, NDArray[Any]]
 
 ERROR_CODE_PARAMETER: Final = "error_code"
 """Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
+
+ERROR_REASON_PARAMETER: Final = "error_reason"
+"""Where it carries the server's word for what the status alone does not say."""
+
+RETRY_AFTER_PARAMETER: Final = "retry_after_seconds"
+"""Where it says when to ask an overloaded server again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +117,24 @@ def decode_response(response: ModelInferResponse) -> Arrays:
 def decode_stream_answer(response: ModelStreamInferResponse) -> Arrays | Failure | HeadraceError:
     """Return one stream answer's outputs, or how the server failed, or why the answer cannot be read."""
     if response.error_message:
-        parameter = response.infer_response.parameters.get(ERROR_CODE_PARAMETER)
-        name = parameter.string_param if parameter is not None else ""
-        return Failure(_CODES.get(name, StatusCode.UNKNOWN), response.error_message)
+        return _stream_failure(response.error_message, response.infer_response.parameters)
     try:
         return decode_response(response.infer_response)
     except RequestFailed as error:
         return error
+
+
+def _stream_failure(message: str, parameters: Mapping[str, InferParameter]) -> Failure:
+    none = InferParameter()
+    code = parameters.get(ERROR_CODE_PARAMETER, none).string_param
+    advice = parameters.get(RETRY_AFTER_PARAMETER, none)
+    seconds = advice.double_param if advice.HasField("double_param") else math.nan
+    return Failure(
+        _CODES.get(code, StatusCode.UNKNOWN),
+        message,
+        seconds if 0 <= seconds < math.inf else None,
+        reason=parameters.get(ERROR_REASON_PARAMETER, none).string_param,
+    )
 
 
 _CODES = {code.name: code for code in StatusCode}

@@ -3,6 +3,7 @@
 | status | tried again |
 | --- | --- |
 | UNAVAILABLE, or CANCELLED by the server (a stopping one does that) | elsewhere, later with backoff |
+| UNAVAILABLE because of the model alone | on every other server, then with backoff |
 | RESOURCE_EXHAUSTED | after the time that the server asks for, elsewhere if possible |
 | INTERNAL | once, and only elsewhere |
 | any other | never: another attempt would end alike, or the time is over |
@@ -19,25 +20,32 @@ from typing import Final
 from grpc import StatusCode
 
 from headrace.config import Retry
-from headrace.errors import HeadraceError, error_for
+from headrace.errors import MODEL_NOT_READY, HeadraceError, error_for
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """How an attempt ended; `retry_after_seconds` is the server's advice, if it gave any.
 
-    `too_large` says that gRPC refused a request's size, so that the request is to blame.
+    `reason` is the server's word for what the code alone does not say. `too_large` says that gRPC
+    refused a request's size, so that the request is to blame.
     """
 
     code: StatusCode
     message: str
     retry_after_seconds: float | None = None
     too_large: bool = False
+    reason: str = ""
+
+    @property
+    def model_not_ready(self) -> bool:
+        """Whether the server is well, and only the model that was asked for is not."""
+        return self.code is StatusCode.UNAVAILABLE and self.reason == MODEL_NOT_READY
 
     @property
     def server_at_fault(self) -> bool:
         """Whether the server should be left out for a while, whatever the next call is."""
-        return self.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+        return self.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED) and not self.model_not_ready
 
 
 CONNECTION_CLOSED: Final = Failure(StatusCode.CANCELLED, "the connection was closed: its server left")
@@ -52,6 +60,7 @@ def error_of(failure: Failure, tried: Sequence[str]) -> HeadraceError:
         endpoint=tried[-1] if tried else "",
         attempts=len(tried),
         retry_after_seconds=failure.retry_after_seconds,
+        reason=failure.reason,
     )
 
 
@@ -67,7 +76,8 @@ def next_delay_seconds(
         return None
     match failure.code:
         case StatusCode.UNAVAILABLE | StatusCode.CANCELLED:
-            return 0.0 if attempts == 1 and elsewhere else _backoff_seconds(policy, attempts, random)
+            at_once = elsewhere and (attempts == 1 or failure.model_not_ready)
+            return 0.0 if at_once else _backoff_seconds(policy, attempts, random)
         case StatusCode.RESOURCE_EXHAUSTED:
             if failure.retry_after_seconds is not None:
                 return failure.retry_after_seconds
@@ -122,11 +132,19 @@ class Retries:
         delay = next_delay_seconds(self._policy, failure, attempts, elsewhere=elsewhere, random=self._random)
         return None if delay is None or delay >= left_seconds else delay
 
+    def pay(self, failure: Failure, *, elsewhere: bool) -> bool:
+        """Take a retry from the budget, or say that there have been too many.
+
+        Asking elsewhere for a model that is not ready here is free. It loads nobody, and it goes on for
+        as long as the model is not ready, on servers that are not left out for it.
+        """
+        return (failure.model_not_ready and elsewhere) or self.budget.withdraw()
+
     def delay_or_raise(
         self, failure: Failure, tried: Sequence[str], *, left_seconds: float, elsewhere: bool
     ) -> float:
         """Return how long to wait before the next attempt, paid for, or raise the call's error."""
         delay = self.delay_seconds(failure, len(tried), left_seconds=left_seconds, elsewhere=elsewhere)
-        if delay is None or not self.budget.withdraw():
+        if delay is None or not self.pay(failure, elsewhere=elsewhere):
             raise error_of(failure, tried)
         return delay

@@ -1,4 +1,4 @@
-"""What a gRPC error says: its code, its text, and when the server wants to be asked again."""
+"""What a gRPC error says: its code, its text, why, and when the server wants to be asked again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol, cast
 
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import RpcError, StatusCode
 
@@ -14,6 +14,9 @@ from headrace.retry import Failure
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where gRPC carries a google.rpc.Status in the trailing metadata."""
+
+DOMAIN: Final = "headrace"
+"""Whose reasons are understood: other servers may mean something else by the same word."""
 
 TOO_LARGE: Final = "larger than max"
 """How gRPC's text differs for a message over the limit, which has the status of an overload."""
@@ -34,25 +37,30 @@ def failure_of(error: RpcError) -> Failure:
     message = ended.details() or "the server gave no reason"
     if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
         return Failure(StatusCode.INVALID_ARGUMENT, message, too_large=True)
-    if code is StatusCode.RESOURCE_EXHAUSTED:
-        return Failure(code, message, _retry_after_seconds(ended.trailing_metadata() or ()))
+    if code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE):
+        seconds, reason = _advice(_details(ended.trailing_metadata() or ()))
+        return Failure(code, message, seconds, reason=reason)
     return Failure(code, message)
 
 
-def _retry_after_seconds(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
+def _details(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
     for key, value in metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
-            return _retry_delay_seconds(value)
-    return None
+            return value
+    return b""
 
 
-def _retry_delay_seconds(details: bytes) -> float | None:
-    info = RetryInfo()
+def _advice(details: bytes) -> tuple[float | None, str]:
+    """Return when to ask again, None if it is not said, and the server's reason, or ""."""
+    seconds: float | None = None
+    reason = ""
+    retry, error = RetryInfo(), ErrorInfo()
     try:
         for detail in Status.FromString(details).details:
-            if detail.Unpack(info):
-                delay_ns: int = info.retry_delay.ToNanoseconds()
-                return max(delay_ns / 1e9, 0.0)
+            if detail.Unpack(retry):
+                seconds = max(retry.retry_delay.ToNanoseconds() / 1e9, 0.0)
+            elif detail.Unpack(error) and error.domain == DOMAIN:
+                reason = error.reason
     except DecodeError:  # advice that cannot be read is no advice
-        return None
-    return None
+        return None, ""
+    return seconds, reason

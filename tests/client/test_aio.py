@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_servers import HoldingProcess, answer, echo, failing, free_address, refusal
+from fake_servers import NOT_READY, HoldingProcess, answer, echo, failing, free_address, refusal
 
 import headrace
 from headrace import AsyncClient, Retry
@@ -76,6 +76,16 @@ async def test_another_server_answers_instead(serve: Any, code: grpc.StatusCode)
             if bad.calls:
                 break
     assert bad.calls == 1
+
+
+async def test_a_model_that_is_not_ready_costs_no_answer_and_ejects_no_server(serve: Any) -> None:
+    bad, good = serve(NOT_READY), serve()
+    retry = Retry(budget_burst=1, budget_ratio=0)
+    async with AsyncClient(f"{bad.address},{good.address}", retry=retry) as client:
+        for _ in range(100):
+            await client.infer("m", {"x": X})
+    assert good.calls == 100
+    assert bad.calls > 20
 
 
 async def test_errors(serve: Any) -> None:

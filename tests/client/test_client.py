@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_servers import HoldingProcess, echo, failing, free_address
+from fake_servers import NOT_READY, HoldingProcess, echo, failing, free_address
 
 import headrace
 from headrace import Client, Retry
@@ -105,6 +105,25 @@ def test_another_server_answers_instead(serve: Any, code: grpc.StatusCode) -> No
                 break
     assert bad.calls == 1
     assert good.calls >= 1
+
+
+def test_a_model_that_is_not_ready_costs_no_answer_and_ejects_no_server(serve: Any) -> None:
+    """Every call that meets it goes elsewhere, however small the budget; other models still come."""
+    bad, good = serve(NOT_READY), serve()
+    retry = Retry(budget_burst=1, budget_ratio=0)
+    with Client(f"{bad.address},{good.address}", retry=retry) as client:
+        for _ in range(100):
+            client.infer("m", {"x": X})
+    assert good.calls == 100
+    assert bad.calls > 20
+
+
+def test_a_model_that_is_ready_nowhere(serve: Any) -> None:
+    server = serve(NOT_READY)
+    with Client(server.address, retry=QUICK) as client, pytest.raises(headrace.ModelNotReady) as caught:
+        client.infer("m", {"x": X})
+    assert (caught.value.message, caught.value.attempts) == ("loading", 3)
+    assert isinstance(caught.value, headrace.Unavailable)
 
 
 def test_an_engine_that_failed_is_not_asked_twice(serve: Any) -> None:

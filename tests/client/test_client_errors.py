@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 import headrace
 from headrace.errors import HeadraceError, error_for
-from headrace.retry import Failure
+from headrace.retry import Failure, error_of
 from headrace.status import failure_of
 
 
@@ -64,6 +64,23 @@ def without_retry_info() -> bytes:
 def test_when_to_come_back(metadata: Any, seconds: float | None) -> None:
     failure = failure_of(Ended(StatusCode.RESOURCE_EXHAUSTED, "full", metadata))
     assert failure == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason", "kind"),
+    [
+        ("headrace", "MODEL_NOT_READY", headrace.ModelNotReady),
+        ("example.com", "MODEL_NOT_READY", headrace.Unavailable),
+        ("headrace", "SOMETHING_NEW", headrace.Unavailable),
+    ],
+)
+def test_why_it_is_unavailable(domain: str, reason: str, kind: type) -> None:
+    status = Status(code=14)
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=domain))
+    trailers = [("grpc-status-details-bin", status.SerializeToString())]
+    failure = failure_of(Ended(StatusCode.UNAVAILABLE, "not now", trailers))
+    assert type(error_of(failure, ["a:1"])) is kind
+    assert failure.server_at_fault is (kind is headrace.Unavailable)
 
 
 def test_a_message_over_the_limit_is_the_callers_mistake() -> None:

@@ -153,6 +153,21 @@ def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
     assert decode_stream_answer(refusal("7", "the reason", name)) == Failure(code, "the reason")
 
 
+@pytest.mark.parametrize(
+    ("advice", "seconds"),
+    [(1.5, 1.5), (0.0, 0.0), (-1.0, None), (float("nan"), None), (float("inf"), None), (None, None)],
+)
+def test_advice_in_a_stream(advice: float | None, seconds: float | None) -> None:
+    response = refusal("7", "full", "RESOURCE_EXHAUSTED", retry_after_seconds=advice)
+    assert decode_stream_answer(response) == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
+
+
+def test_a_reason_in_a_stream() -> None:
+    found = decode_stream_answer(refusal("7", "loading", "UNAVAILABLE", reason="MODEL_NOT_READY"))
+    assert isinstance(found, Failure)
+    assert found.model_not_ready
+
+
 def test_an_answer_in_a_stream() -> None:
     request = encode_request("m", {"x": np.array([5])})
     found = decode_stream_answer(answer(request))

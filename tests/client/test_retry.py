@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.config import Retry
-from headrace.errors import EngineFailed, Overloaded, Unavailable
+from headrace.errors import EngineFailed, ModelNotReady, Overloaded, Unavailable
 from headrace.retry import Budget, Failure, Retries, next_delay_seconds
 
 POLICY = Retry(attempts=3, backoff_seconds=0.1, max_backoff_seconds=1.0)
@@ -99,6 +99,33 @@ def test_a_delay_is_bounded(code: StatusCode, attempts: int, elsewhere: bool, se
 )
 def test_whose_fault(code: StatusCode, at_fault: bool) -> None:
     assert Failure(code, "").server_at_fault is at_fault
+
+
+NOT_READY = Failure(StatusCode.UNAVAILABLE, "loading", reason="MODEL_NOT_READY")
+
+
+def test_a_model_that_is_not_ready_is_not_its_servers_fault() -> None:
+    assert not NOT_READY.server_at_fault
+    assert Failure(StatusCode.UNAVAILABLE, "", reason="SOMETHING_ELSE").server_at_fault
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_model_that_is_not_ready_is_asked_for_on_every_other_server_at_once(attempts: int) -> None:
+    again = next_delay_seconds(POLICY, NOT_READY, attempts, elsewhere=True, random=Random(1))
+    assert again == 0.0
+    alone = next_delay_seconds(POLICY, NOT_READY, attempts, elsewhere=False, random=Random(1))
+    assert alone is not None
+    assert alone >= 0.05
+    assert next_delay_seconds(POLICY, NOT_READY, 3, elsewhere=True, random=Random(1)) is None
+
+
+def test_asking_elsewhere_for_a_model_that_is_not_ready_is_free() -> None:
+    retries = Retries(Retry(budget_burst=1, budget_ratio=0), Random(1))
+    for _ in range(5):
+        assert retries.delay_or_raise(NOT_READY, ["a"], left_seconds=9, elsewhere=True) == 0.0
+    assert retries.delay_or_raise(NOT_READY, ["a"], left_seconds=9, elsewhere=False) > 0
+    with pytest.raises(ModelNotReady, match="loading"):
+        retries.delay_or_raise(NOT_READY, ["a"], left_seconds=9, elsewhere=False)
 
 
 def test_the_budget_runs_out_and_fills_with_calls() -> None:

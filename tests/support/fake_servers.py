@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import (
@@ -47,12 +50,18 @@ def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
     return pb.ModelStreamInferResponse(infer_response=echo(request))
 
 
-def refusal(request_id: str, text: str, code: str = "") -> pb.ModelStreamInferResponse:
+def refusal(
+    request_id: str, text: str, code: str = "", reason: str = "", retry_after_seconds: float | None = None
+) -> pb.ModelStreamInferResponse:
     """Answer one request of a stream with an error, as Headrace does, or without a code as Triton does."""
     response = pb.ModelStreamInferResponse(error_message=text)
     response.infer_response.id = request_id
     if code:
         response.infer_response.parameters["error_code"].string_param = code
+    if reason:
+        response.infer_response.parameters["error_reason"].string_param = reason
+    if retry_after_seconds is not None:
+        response.infer_response.parameters["retry_after_seconds"].double_param = retry_after_seconds
     return response
 
 
@@ -62,14 +71,25 @@ def echo_stream(
     return map(answer, requests)
 
 
-def failing(code: grpc.StatusCode, text: str = "on purpose") -> Infer:
-    """Return a behaviour that ends every call with a status."""
+def failing(code: grpc.StatusCode, text: str = "on purpose", *details: Message) -> Infer:
+    """Return a behaviour that ends every call with a status, and details that tell more of it."""
+    status = Status(code=code.value[0], message=text)
+    for detail in details:
+        status.details.add().Pack(detail)
+    trailers = (("grpc-status-details-bin", status.SerializeToString()),) if details else ()
 
     def fail(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        context.set_trailing_metadata(trailers)
         context.abort(code, text)
         raise AssertionError("abort raises")
 
     return fail
+
+
+NOT_READY = failing(
+    grpc.StatusCode.UNAVAILABLE, "loading", ErrorInfo(reason="MODEL_NOT_READY", domain="headrace")
+)
+"""As Headrace answers while a model is being loaded, or could not be."""
 
 
 class FakeServer(InferenceServiceServicer):
