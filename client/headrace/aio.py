@@ -24,7 +24,7 @@ from headrace.config import (
     Settings,
     Tls,
 )
-from headrace.errors import HeadraceError
+from headrace.errors import ClientClosed, HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
 from headrace.messages import Arrays, ModelMetadata, decode_metadata, decode_response, encode_request
@@ -159,6 +159,8 @@ class AsyncClient:
                 failure = CONNECTION_CLOSED
             finally:
                 self._servers.done(slot, failed=at_fault)
+            if self._servers.closed:
+                raise ClientClosed("the client was closed during the call")
             delay = self._retries.delay_or_raise(
                 failure, tried, left_seconds=deadline - now(), elsewhere=self._servers.elsewhere(tried)
             )

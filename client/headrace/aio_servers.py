@@ -109,6 +109,11 @@ class AioServers:
             return
         raise ClientClosed("the client was closed during the call")
 
+    @property
+    def closed(self) -> bool:
+        """Whether the client closed its connections, so that calls end for no fault of the servers."""
+        return self._closed.is_set()
+
     async def close(self) -> None:
         """End the look-up and close every connection, which cancels the calls on them."""
         self._closed.set()

@@ -154,6 +154,11 @@ class Servers:
             if self._changed.wait_for(lambda: self._closed, seconds):
                 raise ClientClosed("the client was closed during the call")
 
+    @property
+    def closed(self) -> bool:
+        """Whether the client closed its connections, so that calls end for no fault of the servers."""
+        return self._closed
+
     def close(self) -> None:
         """End the look-up and close every connection, which cancels the calls on them."""
         with self._lock:

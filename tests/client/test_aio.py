@@ -142,9 +142,10 @@ async def test_a_caller_who_gives_up(serve: Any, hang: Any) -> None:
     assert server.calls == 2, "no retry for a caller who left"
 
 
-async def test_closing_ends_calls_under_way(serve: Any, hang: Any) -> None:
+@pytest.mark.parametrize("retry", [Retry(), Retry(attempts=1), Retry(budget_burst=0)])
+async def test_closing_ends_calls_under_way(serve: Any, hang: Any, retry: Retry) -> None:
     server = serve(hang)
-    client = AsyncClient(server.address)
+    client = AsyncClient(server.address, retry=retry)
     call = asyncio.create_task(client.infer("m", {"x": X}))
     await called(server)
     await client.close()

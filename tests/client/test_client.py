@@ -273,7 +273,8 @@ def test_a_closed_client(serve: Any) -> None:
         never_used.infer("m", {"x": X})
 
 
-def test_closing_ends_calls_under_way(serve: Any) -> None:
+@pytest.mark.parametrize("retry", [Retry(), Retry(attempts=1), Retry(budget_burst=0)])
+def test_closing_ends_calls_under_way(serve: Any, retry: Retry) -> None:
     release = threading.Event()
 
     def slow(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
@@ -281,7 +282,7 @@ def test_closing_ends_calls_under_way(serve: Any) -> None:
         return echo(request)
 
     server = serve(slow)
-    client = Client(server.address)
+    client = Client(server.address, retry=retry)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(client.infer, "m", {"x": X})
         assert server.called.wait(5)
