@@ -90,5 +90,6 @@ def _version(tool: str, source: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     raise UnsupportedModelError(
-        f"building {source!r} needs {tool}, which is not installed: pip install 'headrace[cpu,build]'"
+        f"building {source!r} needs {tool}, which is not installed; "
+        "in a clone of Headrace: pip install '.[cpu,build]'"
     )

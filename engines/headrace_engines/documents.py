@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, Self, cast
 
+from headrace_engines import files
 from headrace_engines.errors import ModelFileError
 
 Scalar = str | int | float | bool
@@ -24,7 +26,7 @@ class Fields:
     `where` is the object's path from the document's root, such as `artefacts[1]`.
     """
 
-    def __init__(self, file: Path, where: str, values: Mapping[str, object]) -> None:
+    def __init__(self, file: str, where: str, values: Mapping[str, object]) -> None:
         self._file = file
         self._where = where
         self._values = dict(values)
@@ -32,21 +34,22 @@ class Fields:
     @classmethod
     def load(cls, file: Path, format_version: int) -> Self | None:
         """Read a document whose `format_version` must be the given one; None if there is no such file."""
+        if not os.path.lexists(file):
+            return None
+        files.check(file)
         try:
             document = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            return None
         except OSError as error:
-            raise ModelFileError(f"{file}: cannot be read: {error.strerror}") from error
+            raise files.unreadable(file, error) from error
         except (ValueError, RecursionError) as error:
-            raise ModelFileError(f"{file}: not JSON: {error}") from error
+            raise ModelFileError(f"{file.name}: not JSON: {error}") from error
         if not isinstance(document, dict):
-            raise ModelFileError(f"{file}: expected an object, got {_kind(document)}")
-        fields = cls(file, "", document)
+            raise ModelFileError(f"{file.name}: expected an object, got {_kind(document)}")
+        fields = cls(file.name, "", document)
         found = fields.integer("format_version")
         if found != format_version:
             raise ModelFileError(
-                f"{file}: format_version is {found}; this version of Headrace reads {format_version}"
+                f"{file.name}: format_version is {found}; this version of Headrace reads {format_version}"
             )
         return fields
 

@@ -9,6 +9,7 @@ artefacts keeps rows apart is served one row at a time.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def load(folder: Path, *, max_batch_size: int = 64) -> Loaded:
     version = _Version(folder, manifest.read(folder))
     chosen = version.first_that_batches(max_batch_size) or version.first_alone()
     if chosen is None:
-        raise ModelFileError(f"{folder}: nothing here can be served: {version.findings()}")
+        raise ModelFileError(version.findings())
+    version.warn(chosen)
     return chosen
 
 
@@ -70,6 +72,7 @@ class _Version:
         self._manifest = described
         self._candidates = _best_first(folder, described)
         self._against = dict(_ruled_out(folder, described))
+        self._refused: dict[str, str] = {}
         self._dependent: list[tuple[_Candidate, str]] = []
 
     def first_that_batches(self, max_batch_size: int) -> Loaded | None:
@@ -93,16 +96,26 @@ class _Version:
         for candidate, why in self._dependent:
             engine = self._opened(candidate, 1)
             if engine is not None:
-                return self._chosen(engine, candidate, f"one row at a time, for in a batch {why}")
+                return self._chosen(engine, candidate, f"served one row at a time: in a batch {why}")
         return None
 
     def findings(self) -> str:
-        """Say what was found and what was expected."""
-        found = "; ".join(f"{file}: {reason}" for file, reason in self._against.items())
+        """Say what is wrong with each file; if there is none that could serve, what was expected."""
+        found = "; ".join(f"{file}: {reason}" for file, reason in (self._against | self._refused).items())
+        if self._refused:
+            return found
         if not found:
             names = sorted(entry.name for entry in self._folder.iterdir()) if self._folder.is_dir() else []
             found = f"found {', '.join(names) or 'no files'}"
         return f"{found}; expected {_MODEL}"
+
+    def warn(self, chosen: Loaded) -> None:
+        """Log what should have served and does not; a version that does not serve at all is an error."""
+        for file, reason in self._refused.items():
+            if file != chosen.artefact:
+                _log.warning("%s is not served: %s", self._folder / file, reason)
+            else:
+                _log.warning("%s is %s", self._folder / file, chosen.why[0].partition(": chosen: ")[2])
 
     def _opened(self, candidate: _Candidate, max_batch_size: int) -> Engine | None:
         try:
@@ -117,18 +130,20 @@ class _Version:
         return engine
 
     def _refuse(self, candidate: _Candidate, reason: str) -> None:
-        _log.warning("%s is not served: %s", self._folder / candidate.file, reason)
-        self._against[candidate.file] = f"NOT SERVED: {reason}"
+        # What comes from below names the file itself.
+        self._refused[candidate.file] = reason.removeprefix(f"{candidate.file}: ")
 
     def _chosen(self, engine: Engine, candidate: _Candidate, merit: str) -> Loaded:
-        others = [f"{file}: {reason}" for file, reason in self._against.items() if file != candidate.file]
+        refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}
+        against = self._against | refused
+        others = [f"{file}: {reason}" for file, reason in against.items() if file != candidate.file]
         return Loaded(engine, candidate.file, (f"{candidate.file}: chosen: {merit}", *others))
 
 
 def _best_first(folder: Path, described: Manifest | None) -> list[_Candidate]:
     """Return the files worth opening: those made for this kind of machine before the one they came from."""
     if described is None:
-        found = (folder / _MODEL).is_file()
+        found = os.path.lexists(folder / _MODEL)  # whatever else it may be, it says what is wrong with it
         return [_Candidate(_MODEL, None, "the only model, as it was put here")] if found else []
     fit = [artefact for artefact in described.artefacts if artefact.passed and artefact.target == _TARGET]
     fit.sort(key=lambda artefact: artefact.recipe == FP32)
@@ -152,7 +167,7 @@ def _onnx_engine(path: Path, max_batch_size: int) -> Engine:
         from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine  # not everybody serves on a CPU
     except ImportError as error:
         raise UnsupportedModelError(
-            f"{path}: needs onnxruntime, which cannot be imported ({error}): pip install 'headrace[cpu]'"
+            f"needs onnxruntime, which cannot be imported ({error}): in a clone, pip install '.[cpu]'"
         ) from error
     return OnnxRuntimeEngine(path, max_batch_size=max_batch_size)
 

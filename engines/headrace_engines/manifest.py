@@ -16,6 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from headrace_engines import files
 from headrace_engines.documents import Fields, Scalar, dump
 from headrace_engines.errors import ModelFileError
 from headrace_engines.spec import ANY, TensorSpec
@@ -124,13 +125,14 @@ def artefact_of(path: Path, recipe: str, target: str, reason: str) -> Artefact:
 def verify(folder: Path, artefact: Artefact) -> None:
     """Raise ModelFileError unless the artefact's file is the one that the manifest describes."""
     path = folder / artefact.file
+    files.check(path)
     try:
         found = _sha256(path)
     except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise files.unreadable(path, error) from error
     if found != artefact.sha256:
         raise ModelFileError(
-            f"{path}: not the file that {FILE_NAME} describes: "
+            f"{path.name}: not the file that {FILE_NAME} describes: "
             f"its SHA-256 is {found}, expected {artefact.sha256}"
         )
 

@@ -53,7 +53,7 @@ def read(folder: Path) -> Entry:
     """Read a folder and prove each artefact in it by its hash; raises ModelFileError."""
     found, measured = manifest.read(folder), report.read(folder)
     if found is None or measured is None:
-        raise ModelFileError(f"{folder}: {manifest.FILE_NAME} or {report.FILE_NAME} is missing")
+        raise ModelFileError(f"{manifest.FILE_NAME} or {report.FILE_NAME} is missing")
     for artefact in found.artefacts:
         if artefact.passed:
             manifest.verify(folder, artefact)
@@ -66,6 +66,6 @@ def _find(folder: Path) -> Entry | None:
     try:
         return read(folder)
     except ModelFileError as error:
-        _log.warning("a stored build is damaged and made again: %s", error)
+        _log.warning("the build stored in %s is damaged and made again: %s", folder, error)
         shutil.rmtree(folder)
         return None

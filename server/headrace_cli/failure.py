@@ -36,7 +36,8 @@ def needs(extra: str) -> Iterator[None]:
         if not error.name or error.name.partition(".")[0].startswith("headrace"):
             raise
         raise CommandError(
-            f"this needs {error.name}, which is not installed; mend it with: pip install 'headrace[{extra}]'",
+            f"this needs {error.name}, which is not installed; "
+            f"in a clone of Headrace: pip install '.[{extra}]'",
             ExitCode.USAGE,
         ) from error
 

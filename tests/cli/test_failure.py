@@ -10,7 +10,7 @@ def test_a_missing_library_is_mended_by_an_extra() -> None:
         raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
     assert caught.value.exit_code is ExitCode.USAGE
     assert str(caught.value) == (
-        "this needs onnxruntime, which is not installed; mend it with: pip install 'headrace[cpu]'"
+        "this needs onnxruntime, which is not installed; in a clone of Headrace: pip install '.[cpu]'"
     )
 
 

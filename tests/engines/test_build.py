@@ -109,7 +109,7 @@ def test_an_unknown_source_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = replace(digits.SOURCE, tools=("no-such-library",))
     monkeypatch.setitem(vars(build_module)["_SOURCES"], "digits", source)
-    with pytest.raises(UnsupportedModelError, match=r"needs no-such-library, .*'headrace\[cpu,build\]'"):
+    with pytest.raises(UnsupportedModelError, match=r"needs no-such-library, .*'\.\[cpu,build\]'"):
         build("digits", "digits", tmp_path, store_folder=tmp_path, progress=lambda step, fraction: None)
     assert list(tmp_path.iterdir()) == []
 

@@ -40,12 +40,12 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, contents: bytes, com
     file.write_bytes(contents)
     with pytest.raises(ModelFileError, match=complaint) as raised:
         Fields.load(file, 1)
-    assert str(raised.value).startswith(str(file))
+    assert str(raised.value).startswith("facts.json: ")
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "facts.json").mkdir()
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match="not a regular file"):
         Fields.load(tmp_path / "facts.json", 1)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def test_a_missing_artefact_gives_way(version):
 def test_nothing_whole(version):
     for file in (INT8, "model.onnx"):
         (version.folder / file).write_bytes(b"damaged")
-    with pytest.raises(ModelFileError, match=rf"nothing here can be served: .*{INT8}.*expected model.onnx"):
+    with pytest.raises(ModelFileError, match=rf"^{INT8}: not the file .*; model.onnx: not the file [^/]*$"):
         load(version.folder)
 
 
@@ -155,8 +156,10 @@ def test_rows_that_change_each_other_are_served_alone(models, tmp_path, caplog):
     with loaded(tmp_path) as result:
         assert result.engine.spec.max_batch_size == 1
         (line,) = result.why
-    assert line.startswith("model.onnx: chosen: one row at a time, for in a batch output 'y' changes")
-    assert "would change each other" in caplog.text
+    assert line.startswith("model.onnx: chosen: served one row at a time: in a batch output 'y' changes")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"{tmp_path}/model.onnx is served one row at a time: in a batch")
 
 
 def test_an_original_that_batches_comes_before_an_artefact_that_does_not(models, tmp_path):
@@ -216,5 +219,45 @@ def test_a_machine_without_the_runtime(models, tmp_path, monkeypatch):
     shutil.copy(models.mlp(), tmp_path / "model.onnx")
     monkeypatch.delitem(sys.modules, "headrace_engines.runtime.onnxruntime", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelFileError, match=r"needs onnxruntime.*pip install 'headrace\[cpu\]'"):
+    with pytest.raises(ModelFileError, match=r"^model.onnx: needs onnxruntime.*pip install '\.\[cpu\]'"):
         load(tmp_path)
+
+
+def not_a_file(kind: str, path: Path) -> None:
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "circle":
+            path.symlink_to(path.name)
+        case "nowhere":
+            path.symlink_to("absent")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("folder", "not a regular file"),
+        ("pipe", "not a regular file"),
+        ("device", "not a regular file"),
+        ("circle", "cannot be read: too many levels of symbolic links"),
+        ("nowhere", "no such file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.onnx", FILE_NAME])
+def test_what_is_no_file_is_told_and_not_waited_for(kind, told, name, tmp_path, caplog):
+    not_a_file(kind, tmp_path / name)
+    with pytest.raises(ModelFileError, match=f"^{name}: {told}$"):
+        load(tmp_path)
+    assert not caplog.records
+
+
+def test_a_complaint_names_no_folder_and_says_everything_once(tmp_path, caplog):
+    (tmp_path / "model.onnx").write_bytes(b"broken")
+    with pytest.raises(ModelFileError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == "model.onnx: ONNX Runtime cannot load it: Protobuf parsing failed."
+    assert not caplog.records

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -250,7 +249,7 @@ def test_arrays_that_do_not_fit_are_an_execution_error(models, arrays):
 def test_damaged_files_are_named(models, tmp_path, cut, message):
     path = tmp_path / "model.onnx"
     path.write_bytes(cut(models.mlp((64, 64, 3)).read_bytes()))
-    with pytest.raises(ModelFileError, match=f"^{re.escape(str(path))}: .*{message}"):
+    with pytest.raises(ModelFileError, match=f"^model.onnx: .*{message}"):
         OnnxRuntimeEngine(path)
 
 

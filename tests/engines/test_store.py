@@ -81,7 +81,7 @@ def test_a_damaged_entry_is_made_again(
     with caplog.at_level(logging.WARNING):
         _, was_there = _find_or_make(tmp_path, maker)
     assert (was_there, maker.times) == (False, 2)
-    assert "a stored build is damaged and made again" in caplog.text
+    assert "is damaged and made again" in caplog.text
     assert _find_or_make(tmp_path, maker)[1]
 
 

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from headrace_engines import files
 from headrace_engines.errors import ExecutionError, ModelFileError, UnsupportedModelError
 from headrace_engines.runtime.signature import Declared, model_spec
 from headrace_engines.spec import ModelSpec, TensorSpec
@@ -149,8 +150,7 @@ class OnnxRuntimeEngine:
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
+    files.check(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -158,16 +158,16 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except native.NotImplemented as error:
-        raise UnsupportedModelError(f"{path}: ONNX Runtime: {_reason(error)}") from error
+        raise UnsupportedModelError(f"{path.name}: ONNX Runtime: {_reason(error, path)}") from error
     except _NATIVE_ERRORS as error:
-        raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {_reason(error)}") from error
+        raise ModelFileError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error, path)}") from error
 
 
 def _declared(tensor: onnxruntime.NodeArg, path: Path) -> Declared:
     dtype = _DTYPES.get(tensor.type)
     if dtype is None:
         raise UnsupportedModelError(
-            f"{path}: tensor {tensor.name!r} is of type {tensor.type}, not served here"
+            f"{path.name}: tensor {tensor.name!r} is of type {tensor.type}, not served here"
         )
     return Declared(tensor.name, dtype, tuple(tensor.shape))
 
@@ -212,9 +212,12 @@ def _fail(error: Exception) -> NoReturn:
     raise ExecutionError(f"ONNX Runtime: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
-    """Return what ONNX Runtime says, without the status codes that it puts in front."""
+def _reason(error: Exception, path: Path | None = None) -> str:
+    """Return what ONNX Runtime says, without the status codes that it puts in front, and without folders."""
     text = " ".join(str(error).split())
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
-    return text.rpartition("Status Message: ")[2]
+    text = text.rpartition("Status Message: ")[2]
+    if path is None:
+        return text
+    return text.removeprefix(f"Load model from {path} failed:").replace(f"{path.parent}/", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import click
 from rich.text import Text
 
 from headrace_cli import console, measured
-from headrace_cli.failure import CommandError, failing, needs, quiet
+from headrace_cli.failure import CommandError, needs, quiet
 from headrace_engines import manifest, report
 from headrace_engines.errors import EngineError
 from headrace_engines.manifest import Manifest
@@ -47,12 +49,23 @@ def command(path: Path, as_json: bool) -> None:
       headrace inspect models/digits/1 --json
       headrace inspect exported.onnx
     """
-    with needs("cpu"), failing(EngineError), quiet("headrace_engines"):
-        inspected = _inspect_file(path) if path.is_file() else _inspect_version(_version_folder(path))
+    place = _version_folder(path) if path.is_dir() else path
+    with needs("cpu"), _naming(place), quiet("headrace_engines"):
+        inspected = _inspect_version(place) if place.is_dir() else _inspect_file(place)
     if as_json:
         click.echo(json.dumps(_document(inspected), indent=2))
     else:
         _show(inspected)
+
+
+@contextmanager
+def _naming(place: Path) -> Iterator[None]:
+    """Put the place before complaints, which name the file in it and no more."""
+    try:
+        yield
+    except EngineError as error:
+        folder = place if place.is_dir() else place.parent
+        raise CommandError(f"{folder}: {error}") from error
 
 
 def _inspect_file(path: Path) -> Inspected:
