@@ -117,6 +117,7 @@ class AioStreamCall(Generic[Key]):
             self._exchange.fail_waiting(error)
             return
         leg = self._exchange.start_leg(slot.address)
+        self._work.set()
         self._spawn(self._run_leg(leg, slot))
 
     async def _feed(self, requests: Requests[Key]) -> None:
@@ -206,11 +207,10 @@ class AioStreamCall(Generic[Key]):
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
-        elsewhere = failed and self._servers.elsewhere((leg.address,))
-        self._exchange.answer(leg, request_id, answer, _now(), elsewhere=elsewhere)
-        self._news.set()
-        if failed:
+        elsewhere = failed and self._servers.elsewhere(leg.tried(request_id))
+        if self._exchange.answer(leg, request_id, answer, _now(), elsewhere=elsewhere):
             self._work.set()
+        self._news.set()
         return None
 
 

@@ -1,9 +1,11 @@
 """One stream call as a plain data structure: which requests wait, which are where, what they ended with.
 
 A caller's stream outlives the gRPC streams that carry it, called legs here. Requests are sent on one
-leg at a time. When a leg breaks, or its server says that it is going away, a new leg to another
+leg. When that breaks, or its server says that it is going away, a new leg to another
 server takes over, and what the old one left unanswered is sent again as far as the retry rules
-allow. So every request that was admitted ends with exactly one outcome: its outputs, or one error.
+allow. A request that the server refuses, being full or its model not ready, is no reason to leave: it
+is sent again on a spare leg to another server, and only if that one answers do the two legs change
+places. So every request that was admitted ends with exactly one outcome: its outputs, or one error.
 
 There is no I/O, no clock and no lock here. The owner feeds requests in and asks for the next one to
 send, hands over answers and the ends of legs, calls `tick` when `wake_at` has come, and passes the
@@ -16,6 +18,7 @@ import heapq
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, Generic, TypeVar
@@ -43,6 +46,11 @@ class Leg(Generic[Key]):
     address: str
     open: bool = True
     unanswered: dict[str, Entry[Key]] = field(default_factory=dict)
+
+    def tried(self, request_id: str) -> Sequence[str]:
+        """Return the servers that a request on this leg was sent to, this one included."""
+        entry = self.unanswered.get(request_id)
+        return () if entry is None else entry.tried
 
 
 @dataclass(slots=True, eq=False)
@@ -72,9 +80,11 @@ class Exchange(Generic[Key]):
         self._source_over = False
         self._entries: dict[str, Entry[Key]] = {}  # oldest first, which is also the order of deadlines
         self._waiting: deque[Entry[Key]] = deque()
+        self._refused: deque[Entry[Key]] = deque()  # to be sent again at once, to another server
         self._delayed: list[tuple[float, int, Entry[Key]]] = []
         self._outcomes: deque[Outcome[Key]] = deque()
         self._leg: Leg[Key] | None = None
+        self._spare: Leg[Key] | None = None
         self.source_error: BaseException | None = None
 
     @property
@@ -112,29 +122,48 @@ class Exchange(Generic[Key]):
     @property
     def needs_leg(self) -> bool:
         """Whether something waits to be sent and no leg would take it."""
-        while self._waiting and self._waiting[0].over:
-            self._waiting.popleft()
-        return bool(self._waiting) and (self._leg is None or not self._leg.open)
+        return self._stranded() is not None
 
     @property
     def tried(self) -> list[str]:
         """The servers that a new leg had better not go to."""
-        return self._waiting[0].tried if self._waiting else []
+        entry = self._stranded()
+        return [] if entry is None else entry.tried
+
+    def _stranded(self) -> Entry[Key] | None:
+        for queue in (self._waiting, self._refused):
+            while queue and queue[0].over:
+                queue.popleft()
+        if self._waiting and (self._leg is None or not self._leg.open):
+            return self._waiting[0]
+        if self._refused and not any(
+            leg is not None and leg.open and leg.address not in self._refused[0].tried
+            for leg in (self._leg, self._spare)
+        ):
+            return self._refused[0]
+        return None
 
     def start_leg(self, address: str) -> Leg[Key]:
         """Note that requests are sent on a new leg from now on."""
-        self._leg = Leg(address)
-        return self._leg
+        leg: Leg[Key] = Leg(address)
+        if self._leg is None or not self._leg.open:
+            self._leg = leg
+        else:
+            if self._spare is not None:
+                self._spare.open = False
+            self._spare = leg
+        if self._refused and address in self._refused[0].tried:  # no other server is left
+            self._waiting.extend(self._refused)
+            self._refused.clear()
+        return leg
 
     def take(self, leg: Leg[Key], now: float) -> ModelInferRequest | None:
         """Return the next request to send on a leg, or None if there is none at the moment.
 
         Closes the leg when none can come any more.
         """
-        while leg.open and self._waiting:
-            entry = self._waiting.popleft()
-            if entry.over:
-                continue
+        entry = self._next_for(leg) if leg.open else None
+        if entry is not None:
             entry.leg = leg
             entry.tried.append(leg.address)
             leg.unanswered[entry.id] = entry
@@ -142,8 +171,19 @@ class Exchange(Generic[Key]):
                 left_us = max(int((entry.deadline - now) * 1e6), 1)
                 entry.request.parameters[TIMEOUT_PARAMETER].int64_param = left_us
             return entry.request
-        if self._source_over and not self._delayed:
+        if self._source_over and not (self._delayed or self._waiting or self._refused):
             leg.open = False
+        return None
+
+    def _next_for(self, leg: Leg[Key]) -> Entry[Key] | None:
+        while self._refused and (self._refused[0].over or leg.address not in self._refused[0].tried):
+            entry = self._refused.popleft()
+            if not entry.over:
+                return entry
+        while leg is self._leg and self._waiting:
+            entry = self._waiting.popleft()
+            if not entry.over:
+                return entry
         return None
 
     def answer(
@@ -154,25 +194,39 @@ class Exchange(Generic[Key]):
         now: float,
         *,
         elsewhere: bool,
-    ) -> None:
+    ) -> bool:
         """Take an answer; one to a request that is over already, or was never sent, changes nothing.
 
-        `elsewhere` says whether another server than the leg's could be asked.
+        `elsewhere` says whether a server could be asked that the request was not sent to yet. Says
+        whether there may be something to send because of it, or a leg to end.
         """
         entry = leg.unanswered.get(request_id)
         if entry is None:
             logger.debug("dropped an answer of %s: no request %r waits for it", leg.address, request_id)
-        elif not isinstance(answer, Failure):
+            return False
+        if not isinstance(answer, Failure):
             self._retries.budget.deposit()
             self._finish(entry, answer)
+            return self._prefer(leg, entry)
+        delay = self._retry_delay_seconds(entry, answer, now, elsewhere=elsewhere)
+        if delay is None or not self._retries.pay(answer, elsewhere=elsewhere):
+            self._give_up(entry, answer)
+            return False
+        if answer.refused and elsewhere:
+            self._detach(entry)
+            self._refused.append(entry)
         else:
-            delay = self._retry_delay_seconds(entry, answer, now, elsewhere=elsewhere)
-            if delay is None or not self._retries.budget.withdraw():
-                self._give_up(entry, answer)
-                return
             self._send_again(entry, now, delay)
-            if answer.code is not StatusCode.RESOURCE_EXHAUSTED:
-                leg.open = False
+        if not answer.refused:
+            leg.open = False
+        return True
+
+    def _prefer(self, leg: Leg[Key], entry: Entry[Key]) -> bool:
+        """Let the legs change places if the spare one answered what the other had refused."""
+        if leg is not self._spare or self._leg is None or self._leg.address not in entry.tried:
+            return False
+        self._leg, self._spare = leg, self._leg
+        return True
 
     def end_leg(self, leg: Leg[Key], failure: Failure, now: float, *, elsewhere: bool) -> None:
         """Take the end of a leg: what it left unanswered is sent again or fails with `failure`.
@@ -197,10 +251,11 @@ class Exchange(Generic[Key]):
 
     def fail_waiting(self, error: Unavailable) -> None:
         """Fail what waits to be sent: there is no server."""
-        while self._waiting:
-            entry = self._waiting.popleft()
-            if not entry.over:
-                self._give_up(entry, Failure(error.code, error.message))
+        for queue in (self._waiting, self._refused):
+            while queue:
+                entry = queue.popleft()
+                if not entry.over:
+                    self._give_up(entry, Failure(error.code, error.message))
 
     def tick(self, now: float) -> bool:
         """Fail the requests whose time is over, and let those go whose delay before a retry is.

@@ -4,7 +4,7 @@
 | --- | --- |
 | UNAVAILABLE, or CANCELLED by the server (a stopping one does that) | elsewhere, later with backoff |
 | UNAVAILABLE because of the model alone | on every other server, then with backoff |
-| RESOURCE_EXHAUSTED | after the time that the server asks for, elsewhere if possible |
+| RESOURCE_EXHAUSTED | on every other server, then after about the time that the server asks for |
 | INTERNAL | once, and only elsewhere |
 | any other | never: another attempt would end alike, or the time is over |
 """
@@ -43,6 +43,11 @@ class Failure:
         return self.code is StatusCode.UNAVAILABLE and self.reason == MODEL_NOT_READY
 
     @property
+    def refused(self) -> bool:
+        """Whether a server that is well would not take this request, and another one may."""
+        return self.model_not_ready or self.code is StatusCode.RESOURCE_EXHAUSTED
+
+    @property
     def server_at_fault(self) -> bool:
         """Whether the server should be left out for a while, whatever the next call is."""
         return self.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED) and not self.model_not_ready
@@ -79,8 +84,11 @@ def next_delay_seconds(
             at_once = elsewhere and (attempts == 1 or failure.model_not_ready)
             return 0.0 if at_once else _backoff_seconds(policy, attempts, random)
         case StatusCode.RESOURCE_EXHAUSTED:
+            if elsewhere:
+                return 0.0
             if failure.retry_after_seconds is not None:
-                return failure.retry_after_seconds
+                # Servers give all whom they refuse the same advice: half to one and a half times it.
+                return failure.retry_after_seconds * (0.5 + random.random())
             return _backoff_seconds(policy, attempts, random)
         case StatusCode.INTERNAL:
             return 0.0 if attempts == 1 and elsewhere else None

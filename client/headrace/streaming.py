@@ -86,7 +86,7 @@ class StreamCall(Generic[Key]):
                     raise ClientClosed("the client was closed during the stream")
                 now = monotonic()
                 if self._exchange.tick(now):
-                    self._work.notify()
+                    self._work.notify_all()
                 outcome = self._exchange.next_outcome()
                 if outcome is not None:
                     if self._exchange.is_thirsty:
@@ -110,6 +110,7 @@ class StreamCall(Generic[Key]):
             return
         with self._lock:
             leg = self._exchange.start_leg(slot.address)
+            self._work.notify_all()
         try:
             call = slot.link.stub.ModelStreamInfer(self._outgoing(leg, slot))
         except ValueError:  # the connection was closed after it was picked
@@ -155,7 +156,7 @@ class StreamCall(Generic[Key]):
             self._exchange.admit(key, request, monotonic())
             if self._exchange.needs_leg:
                 self._news.notify()
-            self._work.notify()
+            self._work.notify_all()
 
     def _outgoing(self, leg: Leg[Key], slot: Slot[Connection]) -> Iterator[ModelInferRequest]:
         """Yield what is to be sent on a leg; gRPC runs this in a thread of its own."""
@@ -196,12 +197,11 @@ class StreamCall(Generic[Key]):
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
-        elsewhere = failed and self._servers.elsewhere((leg.address,))
         with self._lock:
-            self._exchange.answer(leg, request_id, answer, monotonic(), elsewhere=elsewhere)
-            self._news.notify()
-            if failed:
+            elsewhere = failed and self._servers.elsewhere(leg.tried(request_id))
+            if self._exchange.answer(leg, request_id, answer, monotonic(), elsewhere=elsewhere):
                 self._work.notify_all()
+            self._news.notify()
         return None
 
     def _end_leg(self, leg: Leg[Key], slot: Slot[Connection], failure: Failure, *, at_fault: bool) -> None:

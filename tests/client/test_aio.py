@@ -308,6 +308,29 @@ async def test_errors_within_a_stream(serve: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(("code", "reason"), [("UNAVAILABLE", "MODEL_NOT_READY"), ("RESOURCE_EXHAUSTED", "")])
+async def test_what_a_server_refuses_goes_elsewhere_on_one_more_stream(
+    serve: Any, code: str, reason: str
+) -> None:
+    def refuses(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        for request in requests:
+            yield refusal(request.id, "not now", code, reason, retry_after_seconds=60.0)
+
+    bad, good = serve(stream=refuses), serve()
+    async with AsyncClient(f"{bad.address},{good.address}") as client:
+        for _ in range(20):
+            streams = good.streams
+            outcomes = [
+                outcome async for outcome in client.stream(requests(1000), model="m", max_in_flight=16)
+            ]
+            assert sorted(key for key, _ in outcomes) == list(range(1000))
+            assert all(is_right(*outcome) for outcome in outcomes)
+            if bad.streams:
+                break
+    assert bad.streams == 1
+    assert good.streams == streams + 1
+
+
 async def test_what_the_callers_iterator_raises_comes_after_the_outcomes(serve: Any) -> None:
     async def broken() -> AsyncIterator[tuple[int, dict[str, Any]]]:
         async for item in awaited(20):

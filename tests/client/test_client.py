@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from fake_servers import NOT_READY, HoldingProcess, echo, failing, free_address
+from google.rpc.error_details_pb2 import RetryInfo
 
 import headrace
 from headrace import Client, Retry
@@ -142,13 +143,24 @@ def test_two_engines_that_failed_are_enough(serve: Any) -> None:
     assert sorted(server.calls for server in servers) == [0, 0, 1, 1]
 
 
+def test_another_server_is_asked_at_once_when_one_is_overloaded(serve: Any) -> None:
+    delay = RetryInfo()
+    delay.retry_delay.seconds = 60
+    bad, good = serve(failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", delay)), serve()
+    with Client(f"{bad.address},{good.address}", timeout_seconds=20) as client:
+        for _ in range(50):
+            client.infer("m", {"x": X})
+    assert good.calls == 50
+    assert bad.calls > 5
+
+
 def test_an_overloaded_server_is_asked_again_when_it_said_so(serve: Any) -> None:
     asked: list[float] = []
 
     def full_once(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         asked.append(monotonic())
         if len(asked) == 1:
-            context.set_trailing_metadata((("grpc-status-details-bin", _retry_details(0.2)),))
+            context.set_trailing_metadata((("grpc-status-details-bin", _retry_details(0.4)),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
         return echo(request)
 
@@ -171,7 +183,6 @@ def test_an_overloaded_server_without_time_to_wait(serve: Any) -> None:
 
 
 def _retry_details(seconds: float) -> bytes:
-    from google.rpc.error_details_pb2 import RetryInfo
     from google.rpc.status_pb2 import Status as RpcStatus
 
     info = RetryInfo()

@@ -409,6 +409,40 @@ def test_an_overloaded_server_is_asked_again(serve: Any) -> None:
     assert len(refused) == 30
 
 
+@pytest.mark.parametrize(("code", "reason"), [("UNAVAILABLE", "MODEL_NOT_READY"), ("RESOURCE_EXHAUSTED", "")])
+def test_what_a_server_refuses_goes_elsewhere_on_one_more_stream(serve: Any, code: str, reason: str) -> None:
+    def refuses(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        for request in requests:
+            yield refusal(request.id, "not now", code, reason, retry_after_seconds=60.0)
+
+    bad, good = serve(stream=refuses), serve()
+    with Client(f"{bad.address},{good.address}") as client:
+        for _ in range(20):
+            streams = good.streams
+            outcomes = list(client.stream(requests(1000), model="m", max_in_flight=16))
+            assert sorted(key for key, _ in outcomes) == list(range(1000))
+            assert all(is_right(*outcome) for outcome in outcomes)
+            if bad.streams:
+                break
+    assert bad.streams == 1
+    assert good.streams == streams + 1
+
+
+def test_the_advice_of_an_overloaded_server_is_followed(serve: Any) -> None:
+    asked: list[float] = []
+
+    def full_once(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        for request in requests:
+            asked.append(monotonic())
+            full = refusal(request.id, "full", "RESOURCE_EXHAUSTED", retry_after_seconds=0.4)
+            yield full if len(asked) == 1 else answer(request)
+
+    with Client(serve(stream=full_once).address, retry=QUICK) as client:
+        ((key, result),) = client.stream(requests(1), model="m")
+    assert is_right(key, result)
+    assert 0.2 <= asked[1] - asked[0] < 5.0
+
+
 def test_streams_from_many_threads(serve: Any) -> None:
     with Client(f"{serve().address},{serve(stream=echo_stream).address}") as client:
 

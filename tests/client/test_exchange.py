@@ -18,6 +18,7 @@ from headrace.errors import (
     EngineFailed,
     HeadraceError,
     InvalidInput,
+    ModelNotReady,
     Overloaded,
     RequestFailed,
     Unavailable,
@@ -263,25 +264,107 @@ def test_a_failure_that_another_server_may_mend_moves_the_stream(code: StatusCod
     assert outcomes(stream) == {"a": ANSWER, "b": ANSWER}
 
 
-def test_an_overloaded_server_is_asked_again_after_its_time_on_the_same_leg() -> None:
+NOT_READY = Failure(StatusCode.UNAVAILABLE, "loading", reason="MODEL_NOT_READY")
+FULL = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 0.5)
+
+
+@pytest.mark.parametrize("refusal", [NOT_READY, FULL])
+def test_a_refused_request_goes_elsewhere_and_the_stream_stays(refusal: Failure) -> None:
+    stream = exchange()
+    admit(stream, "a", "b")
+    one = stream.start_leg("one")
+    ids = sent(stream, one)
+    assert stream.answer(one, ids["a"], refusal, 0.0, elsewhere=True)
+    assert stream.take(one, 0.0) is None, "it was refused here"
+    assert stream.needs_leg
+    assert stream.tried == ["one"]
+    two = stream.start_leg("two")
+    admit(stream, "c")
+    assert list(sent(stream, two)) == ["a"]
+    assert not stream.needs_leg
+    ids |= sent(stream, one)
+    for key in ("b", "c"):
+        stream.answer(one, ids[key], ANSWER, 0.0, elsewhere=True)
+    stream.answer(two, ids["a"], refusal, 0.0, elsewhere=False)
+    stream.tick(1.0)
+    assert list(sent(stream, one, 1.0)) == ["a"]
+    assert one.open
+    assert two.open
+
+
+@pytest.mark.parametrize("refusal", [NOT_READY, FULL])
+def test_the_server_that_answers_what_another_one_refused_gets_the_rest(refusal: Failure) -> None:
+    stream = exchange()
+    admit(stream, "a", "b")
+    one = stream.start_leg("one")
+    ids = sent(stream, one)
+    stream.answer(one, ids["a"], refusal, 0.0, elsewhere=True)
+    two = stream.start_leg("two")
+    sent(stream, two)
+    assert stream.answer(two, ids["a"], ANSWER, 0.0, elsewhere=True), "there is another leg to send on"
+    admit(stream, "c", "d")
+    assert stream.take(one, 0.0) is None
+    ids |= sent(stream, two)
+    stream.answer(one, ids["b"], ANSWER, 0.0, elsewhere=True)
+    assert stream.answer(two, ids["c"], refusal, 0.0, elsewhere=True)
+    assert not stream.needs_leg, "the first leg is there still"
+    assert list(sent(stream, one)) == ["c"]
+    stream.answer(one, ids["c"], ANSWER, 0.0, elsewhere=True)
+    stream.answer(two, ids["d"], ANSWER, 0.0, elsewhere=True)
+    assert outcomes(stream) == dict.fromkeys("abcd", ANSWER)
+    stream.end_source()
+    assert stream.take(one, 0.0) is None
+    assert stream.take(two, 0.0) is None
+    assert not one.open
+    assert not two.open
+
+
+def test_a_refused_request_is_asked_of_one_server_after_another_then_fails() -> None:
+    stream = exchange()
+    admit(stream, "a", "b")
+    legs = [stream.start_leg("one")]
+    ids = sent(stream, legs[0])
+    for address in ("two", "three"):
+        stream.answer(legs[-1], ids["a"], NOT_READY, 0.0, elsewhere=True)
+        assert stream.needs_leg
+        legs.append(stream.start_leg(address))
+        assert list(sent(stream, legs[-1])) == ["a"]
+    assert [leg.open for leg in legs] == [True, False, True], "two legs are enough"
+    assert not stream.answer(legs[-1], ids["a"], NOT_READY, 0.0, elsewhere=True)
+    error = outcomes(stream)["a"]
+    assert isinstance(error, ModelNotReady)
+    assert (error.endpoint, error.attempts) == ("three", 3)
+
+
+def test_a_refused_request_returns_when_the_other_servers_have_gone() -> None:
+    stream = exchange()
+    admit(stream, "a")
+    one = stream.start_leg("one")
+    ids = sent(stream, one)
+    stream.answer(one, ids["a"], NOT_READY, 0.0, elsewhere=True)
+    stream.start_leg("one")
+    assert not stream.needs_leg
+    assert list(sent(stream, one)) == ["a"]
+
+
+def test_an_overloaded_server_alone_is_asked_again_after_its_time_on_the_same_leg() -> None:
     stream = exchange()
     admit(stream, "a")
     leg = stream.start_leg("one")
     ids = sent(stream, leg)
-    full = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 0.5)
-    stream.answer(leg, ids["a"], full, 0.0, elsewhere=True)
+    stream.answer(leg, ids["a"], FULL, 0.0, elsewhere=False)
     stream.end_source()
     assert stream.take(leg, 0.0) is None
     assert leg.open, "something comes yet"
-    assert stream.wake_at == 0.5
-    stream.tick(0.5)
-    assert sent(stream, leg, 0.5) == ids
-    stream.answer(leg, ids["a"], full, 0.5, elsewhere=True)
+    assert 0.25 <= stream.wake_at <= 0.75
     stream.tick(1.0)
+    assert sent(stream, leg, 1.0) == ids
+    stream.answer(leg, ids["a"], FULL, 1.0, elsewhere=False)
+    stream.tick(2.0)
     assert stream.needs_leg, "the first leg was closed when all had been sent"
     leg = stream.start_leg("one")
-    sent(stream, leg, 1.0)
-    stream.answer(leg, ids["a"], full, 1.0, elsewhere=True)
+    sent(stream, leg, 2.0)
+    stream.answer(leg, ids["a"], FULL, 2.0, elsewhere=False)
     error = outcomes(stream)["a"]
     assert isinstance(error, Overloaded)
     assert error.retry_after_seconds == 0.5
@@ -321,7 +404,7 @@ def test_no_retry_beyond_the_requests_time() -> None:
     leg = stream.start_leg("one")
     ids = sent(stream, leg)
     full = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 5.0)
-    stream.answer(leg, ids["a"], full, 0.0, elsewhere=True)
+    stream.answer(leg, ids["a"], full, 0.0, elsewhere=False)
     assert isinstance(outcomes(stream)["a"], Overloaded)
 
 
@@ -376,12 +459,13 @@ CODES = st.sampled_from(
         StatusCode.INVALID_ARGUMENT,
     ]
 )
+REASONS = st.sampled_from(["", "MODEL_NOT_READY"])
 STEPS = st.lists(
     st.one_of(
         st.just(("admit",)),
         st.just(("send",)),
         st.tuples(st.just("answer"), st.integers(0, 20)),
-        st.tuples(st.just("fail"), st.integers(0, 20), CODES, st.booleans()),
+        st.tuples(st.just("fail"), st.integers(0, 20), CODES, st.booleans(), REASONS),
         st.tuples(st.just("break"), st.integers(0, 20), CODES, st.booleans()),
         st.tuples(st.just("wait"), st.floats(0.0, 0.5)),
         st.tuples(st.just("oversize"), st.integers(0, 20)),
@@ -411,8 +495,8 @@ def test_every_request_has_exactly_one_outcome(
         elif kind == "send":
             if stream.needs_leg:
                 legs.append(stream.start_leg(f"server{len(legs) % 3}"))
-            if legs:
-                stream.take(legs[-1], now)
+            for leg in legs:
+                stream.take(leg, now)
         elif kind == "wait":
             now += rest[0]
         elif kind == "retire" and legs:
@@ -431,7 +515,8 @@ def test_every_request_has_exactly_one_outcome(
             if kind == "answer":
                 stream.answer(leg, request_id, ANSWER, now, elsewhere=True)
             elif kind == "fail":
-                stream.answer(leg, request_id, Failure(rest[1], "failed"), now, elsewhere=rest[2])
+                failure = Failure(rest[1], "failed", reason=rest[3])
+                stream.answer(leg, request_id, failure, now, elsewhere=rest[2])
             else:
                 stream.end_leg(leg, Failure(rest[1], "broken"), now, elsewhere=rest[2])
         stream.tick(now)

@@ -52,11 +52,23 @@ def test_a_server_that_is_away(
     assert least <= seconds <= most
 
 
-@pytest.mark.parametrize(("advice", "least", "most"), [(0.7, 0.7, 0.7), (0.0, 0.0, 0.0), (None, 0.05, 0.1)])
-def test_an_overloaded_server(advice: float | None, least: float, most: float) -> None:
-    seconds = delay(StatusCode.RESOURCE_EXHAUSTED, 1, advice=advice)
+@pytest.mark.parametrize(("advice", "least", "most"), [(0.8, 0.4, 1.2), (0.0, 0.0, 0.0), (None, 0.05, 0.1)])
+def test_an_overloaded_server_alone(advice: float | None, least: float, most: float) -> None:
+    seconds = delay(StatusCode.RESOURCE_EXHAUSTED, 1, elsewhere=False, advice=advice)
     assert seconds is not None
     assert least <= seconds <= most
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_another_server_is_asked_at_once_when_one_is_overloaded(attempts: int) -> None:
+    assert delay(StatusCode.RESOURCE_EXHAUSTED, attempts, advice=60.0) == 0.0
+
+
+def test_callers_who_got_the_same_advice_do_not_come_back_together() -> None:
+    full, random = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 1.0), Random(1)
+    delays = [next_delay_seconds(POLICY, full, 1, elsewhere=False, random=random) or 0 for _ in range(100)]
+    assert min(delays) < 0.6
+    assert max(delays) > 1.4
 
 
 @pytest.mark.parametrize(
@@ -160,15 +172,16 @@ def test_a_budget_counts_right_among_threads() -> None:
 def test_no_retry_that_would_be_too_late() -> None:
     retries = Retries(POLICY, Random(1))
     failure = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 2.0)
-    assert retries.delay_seconds(failure, 1, left_seconds=2.5, elsewhere=True) == 2.0
-    assert retries.delay_seconds(failure, 1, left_seconds=2.0, elsewhere=True) is None
+    assert retries.delay_seconds(failure, 1, left_seconds=3.1, elsewhere=False) is not None
+    assert retries.delay_seconds(failure, 1, left_seconds=1.0, elsewhere=False) is None
+    assert retries.delay_seconds(failure, 1, left_seconds=1.0, elsewhere=True) == 0.0
 
 
 def test_the_last_failure_is_the_error() -> None:
     retries = Retries(POLICY, Random(1))
     failure = Failure(StatusCode.RESOURCE_EXHAUSTED, "full", 0.5)
     with pytest.raises(Overloaded, match=r"^full \[RESOURCE_EXHAUSTED from b after 2 attempts\]$") as caught:
-        retries.delay_or_raise(failure, ["a", "b"], left_seconds=0.1, elsewhere=True)
+        retries.delay_or_raise(failure, ["a", "b"], left_seconds=0.1, elsewhere=False)
     assert (caught.value.attempts, caught.value.endpoint) == (2, "b")
     assert caught.value.retry_after_seconds == 0.5
     with pytest.raises(EngineFailed):
