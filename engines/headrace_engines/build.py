@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from headrace_engines import digits, gates, manifest, publication, report, store
+from headrace_engines import digits, folders, gates, manifest, publication, report, store
 from headrace_engines.compress.recipes import RECIPES
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
@@ -48,24 +48,27 @@ def build(source: str, name: str, into: Path, *, store_folder: Path, progress: P
 
     A build that fails or is killed leaves the repository as it was. Raises UnsupportedModelError if
     `source` is none that can be built or a library is missing, GateError if an artefact is not good
-    enough, ValueError if `name` cannot be a model's name, OSError if a folder cannot be written.
+    enough, ValueError if `name` cannot be a model's name, FolderError if a folder cannot be written.
     """
     publication.check_name(name)
     chosen = _SOURCES.get(source)
     if chosen is None:
         raise UnsupportedModelError(f"cannot build {source!r}; what can be built is: {', '.join(_SOURCES)}")
     tools = {tool: _version(tool, source) for tool in (*chosen.tools, *_TOOLS)}
+    folders.check_writable(into)
 
     def make(folder: Path) -> None:
         from headrace_engines import pipeline  # libraries that a cached build does without
 
         pipeline.make(chosen, tools, folder, progress)
 
-    entry, cached = store.find_or_make(
-        store_folder, _key(chosen, tools), make, lambda: progress("waiting for another build", 0.0)
-    )
+    with folders.writing(store_folder):
+        entry, cached = store.find_or_make(
+            store_folder, _key(chosen, tools), make, lambda: progress("waiting for another build", 0.0)
+        )
     progress("publishing", 0.95)
-    folder, is_new = publication.publish(entry, into, name)
+    with folders.writing(into):
+        folder, is_new = publication.publish(entry, into, name)
     progress("done", 1.0)
     return BuildResult(folder, cached, is_new, entry.manifest, entry.report)
 

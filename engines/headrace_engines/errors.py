@@ -5,6 +5,10 @@ class EngineError(Exception):
     """Base of every failure that this package raises on purpose; its text is fit for a person to read."""
 
 
+class FolderError(EngineError):
+    """A folder cannot be written: the text names the one that was asked for, and the reason."""
+
+
 class ModelFileError(EngineError):
     """A model's file is missing, damaged, or not what its manifest says."""
 

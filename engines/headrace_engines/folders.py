@@ -11,9 +11,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from headrace_engines.errors import FolderError
 
 _PREFIX = ".headrace-"
 
@@ -38,6 +41,28 @@ def locked(folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failure of the system inside the block into a FolderError about the folder asked for."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of somebody who was told about progress and left
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FolderError(f"{folder} cannot be written: {reason}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise FolderError unless the folder, or the first one above it that there is, takes new files.
+
+    Nothing is left there: whatever comes of the work that follows, the folder is as it was.
+    """
+    existing = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    with writing(folder), tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 @contextmanager

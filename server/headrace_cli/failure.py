@@ -62,4 +62,11 @@ def failing(*kinds: type[Exception], exit_code: ExitCode = ExitCode.FAILED) -> I
     except BrokenPipeError:
         raise  # whoever read the output left: an end, and no failure to tell anybody
     except kinds as error:
-        raise CommandError(str(error) or type(error).__name__, exit_code) from error
+        raise CommandError(_told(error), exit_code) from error
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror.lower()}"
+    return str(error) or type(error).__name__

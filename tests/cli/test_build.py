@@ -40,4 +40,21 @@ def test_a_place_that_cannot_be_written_is_told(
     taken.write_text("in the way")
     arguments = ["build", "digits", "--cache", str(digits_repository.cache), "--into", str(taken / "models")]
     assert run(arguments) == 1
-    assert "Not a directory" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.endswith(f"headrace: error: {taken}/models cannot be written: not a directory\n")
+    assert "%" not in told, "the work began"
+    assert run(["build", "digits", "--cache", str(taken / "caches"), "--into", str(tmp_path / "models")]) == 1
+    assert f"{taken}/caches/headrace cannot be written: not a directory" in capsys.readouterr().err
+
+
+def test_a_demo_that_may_not_write_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("in the way")
+    assert run(["demo", "--exit", "--cache", str(taken / "caches")]) == 1
+    told = capsys.readouterr().err
+    assert told == f"headrace: error: {taken}/caches/headrace/demo cannot be written: not a directory\n"
+
+
+def test_an_empty_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", "digits", "--name", "", "--into", str(tmp_path)]) == 2
+    assert "model name '': expected the name of a folder" in capsys.readouterr().err

@@ -28,5 +28,7 @@ def test_failures_of_a_kind_become_the_commands() -> None:
         raise ValueError("other")
     with pytest.raises(BrokenPipeError), failing(OSError):
         raise BrokenPipeError
+    with pytest.raises(CommandError, match=r"^/folder: no space left on device$"), failing(OSError):
+        raise OSError(28, "No space left on device", "/folder")
     with pytest.raises(CommandError, match=r"^ConnectionError$"), failing(ConnectionError):
         raise ConnectionError

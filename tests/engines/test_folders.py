@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace_engines import folders
+from headrace_engines.errors import FolderError
 
 _HOLD = f"""
 import sys
@@ -93,3 +94,27 @@ def test_others_may_read_what_was_staged(tmp_path: Path) -> None:
     (tmp_path / "usual").mkdir()
     with folders.staged(tmp_path) as staging:
         assert staging.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_whether_a_folder_can_be_written_is_known_without_making_it(tmp_path: Path) -> None:
+    folders.check_writable(tmp_path / "new" / "models")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match=rf"^{tmp_path}/file/models cannot be written: not a directory$"):
+        folders.check_writable(tmp_path / "file" / "models")
+    with pytest.raises(FolderError, match=r"^/proc/x cannot be written: "):
+        folders.check_writable(Path("/proc/x"))
+
+
+def test_a_full_disk_is_told_with_the_folder_that_was_asked_for() -> None:
+    with (
+        pytest.raises(FolderError, match=r"^models cannot be written: no space left on device$"),
+        folders.writing(Path("models")),
+        Path("/dev/full").open("w") as full,
+    ):
+        full.write("model")
+
+
+def test_a_reader_who_left_is_no_matter_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), folders.writing(tmp_path):
+        raise BrokenPipeError

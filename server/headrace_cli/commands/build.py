@@ -41,7 +41,7 @@ def command(source: str, name: str | None, into: Path, cache: Path) -> None:
       headrace build digits --name mnist-small --into /srv/models
     """
     with bar() as progress:
-        built = run(source, name or source, into, cache, progress)
+        built = run(source, source if name is None else name, into, cache, progress)
     show(built)
 
 
@@ -51,7 +51,7 @@ def run(source: str, name: str, into: Path, cache: Path, progress: Told) -> Buil
         from headrace_engines import build
         from headrace_engines.errors import EngineError, UnsupportedModelError
     with (
-        failing(EngineError, OSError),
+        failing(EngineError),
         failing(ValueError, UnsupportedModelError, exit_code=ExitCode.USAGE),
         needs("cpu,build"),
     ):

@@ -40,16 +40,15 @@ def command(stops_itself: bool, workdir: Path | None, consul_program: str, cache
       headrace demo --exit
     """
     with needs("cpu,build"):
-        from grpc import RpcError
-
         from headrace import HeadraceError
         from headrace_cli.demo.story import Stage, play
         from headrace_cli.demo.telling import Telling
+        from headrace_engines.errors import EngineError
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     stage = Stage((workdir or cache / "demo").absolute(), cache, consul_program, stops_itself)
-    with failing(HeadraceError, RpcError, OSError):
+    with failing(HeadraceError, EngineError, OSError):
         return ExitCode.OK if play(stage, Telling(console.results())) else ExitCode.FAILED
 
 

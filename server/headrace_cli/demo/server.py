@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace_cli.demo.child import Child
+from headrace_cli.failure import CommandError
 from headrace_proto.names import SERVICES, model_health_name
 from headrace_proto.v1.inference_pb2 import ModelStatisticsRequest, ServerLiveRequest, ServerReadyRequest
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
@@ -47,7 +49,7 @@ class Server:
     def health(self, model: str) -> dict[str, str]:
         """Return the standard health status of the server, its services and the model."""
         names = ("", *SERVICES, model_health_name(model))
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             answers = {
                 name: stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=_CALL_SECONDS)
@@ -58,14 +60,14 @@ class Server:
 
     def is_ready(self) -> bool:
         """Whether it says, over the inference service, that it is live and ready."""
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             stub = InferenceServiceStub(channel)
             live = stub.ServerLive(ServerLiveRequest(), timeout=_CALL_SECONDS).live
             return live and stub.ServerReady(ServerReadyRequest(), timeout=_CALL_SECONDS).ready
 
     def work(self, model: str) -> Work:
         """Return what the model has done so far."""
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             answer = InferenceServiceStub(channel).ModelStatistics(
                 ModelStatisticsRequest(name=model), timeout=_CALL_SECONDS
             )
@@ -73,6 +75,15 @@ class Server:
             sum(statistics.inference_count for statistics in answer.model_stats),
             sum(statistics.execution_count for statistics in answer.model_stats),
         )
+
+    @contextmanager
+    def _channel(self) -> Iterator[grpc.Channel]:
+        try:
+            with grpc.insecure_channel(self.address) as channel:
+                yield channel
+        except grpc.RpcError as error:
+            reason = error.details() if isinstance(error, grpc.Call) else str(error)
+            raise CommandError(f"the server at {self.address} does not answer: {reason}") from error
 
 
 def start(repository: Path, log: Path, flags: Sequence[str]) -> Server:

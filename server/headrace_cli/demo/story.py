@@ -20,6 +20,7 @@ from headrace_cli.demo.server import Server, Work, start
 from headrace_cli.demo.telling import Telling
 from headrace_cli.demo.traffic import Rows, Streamed, alone, stream
 from headrace_cli.registry import instances
+from headrace_engines import folders
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildResult
@@ -58,7 +59,9 @@ class Measured:
 
 def play(stage: Stage, telling: Telling) -> bool:
     """Play the demo; return whether every check held."""
-    stage.folder.mkdir(parents=True, exist_ok=True)
+    with folders.writing(stage.folder):
+        stage.folder.mkdir(parents=True, exist_ok=True)
+    folders.check_writable(stage.folder)
     with ExitStack() as children:
         built = build(stage, telling)
         rows = held_out(stage.folder)
