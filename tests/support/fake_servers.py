@@ -151,16 +151,16 @@ class FakeServer(InferenceServiceServicer):
 
 
 HOLDING_SERVER = """
-import sys, threading
+import os, sys, threading
 from fake_servers import FakeServer
 
 def hold(request, context):
-    print("call", flush=True)
+    os.write(1, b"call\\n")  # in one piece, however many threads do it
     threading.Event().wait()
 
 def hold_stream(requests, context):
     for request in requests:
-        print("call", flush=True)
+        os.write(1, b"call\\n")  # in one piece, however many threads do it
     threading.Event().wait()
     yield
 
