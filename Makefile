@@ -21,7 +21,7 @@ CONSUL_FETCH_SECONDS := 90
 
 # PYTHON= may name another interpreter than the one that .venv was made with; venv.sh then begins again.
 ifneq ($(PYTHON),)
-version = $(shell $(1) -c 'import sys; print(sys.version_info[:2])' 2>&1)
+version = $(shell { $(1) -c 'import sys; print(sys.version_info[:2])'; } 2>/dev/null || true)
 ifneq ($(call version,$(PYTHON)),$(call version,$(BIN)/python))
 .PHONY: $(RUN_STAMP)
 endif

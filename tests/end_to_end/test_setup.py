@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def set_up(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+def set_up(folder: Path, python: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(ROOT / "tools" / "venv.sh"), str(folder / "venv"), str(folder / "stamp"), "nothing"],
-        env={"PYTHON": python, "PATH": "/usr/bin:/bin"},
+        env={"PYTHON": python, "PATH": "/usr/bin:/bin", **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -49,6 +50,34 @@ def test_an_interpreter_that_is_too_old(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert "is Python 3.9.2, and 3.11 or newer is needed" in line
     assert "make PYTHON=" in line
+
+
+def test_an_interpreter_that_does_not_start(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'a shim has much to say' >&2\nexit 127\n")
+    program.chmod(0o755)
+    done = set_up(tmp_path, str(program))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"setup: {program} does not start; name another")
+
+
+def test_a_make_variable_that_names_nothing_is_told_in_one_line() -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "PYTHON=python9.9", "--dry-run", "help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_an_index_that_cannot_be_reached(tmp_path: Path) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_CONFIG_FILE": "/dev/null"}
+    done = set_up(tmp_path, sys.executable, **nowhere)
+    assert done.returncode == 1
+    *progress, last = done.stderr.splitlines()
+    assert last.startswith("setup: the package index could not be reached; look at the network")
+    assert all(line.startswith("setup: ") for line in progress)
+    assert not (tmp_path / "stamp").exists()
 
 
 def test_an_interpreter_without_venv(tmp_path: Path) -> None:
