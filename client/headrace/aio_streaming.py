@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Generic
 
 import grpc
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from headrace.aio_servers import AioServers
 from headrace.channels import AioConnection
 from headrace.errors import ClientClosed, InvalidInput, Unavailable
-from headrace.exchange import Exchange, Key, Leg, Outcome
+from headrace.exchange import REFILL_SECONDS, Exchange, Key, Leg, Outcome
 from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
@@ -138,7 +139,9 @@ class AioStreamCall(Generic[Key]):
     async def _wait_for_room(self) -> bool:
         while not (self._closed or self._exchange.has_room):
             self._room.clear()
-            await self._room.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFILL_SECONDS):
+                    await self._room.wait()
         return not self._closed
 
     def _admit(self, item: object) -> None:

@@ -38,6 +38,9 @@ Outcome = tuple[Key, Arrays | HeadraceError]
 TIMEOUT_PARAMETER: Final = "timeout"
 """The protocol's request parameter for how long a request may take, in microseconds."""
 
+REFILL_SECONDS: Final = 0.01
+"""How long a feeder that waits for room sleeps at most, so that a few free places are used as well."""
+
 
 @dataclass(slots=True, eq=False)
 class Leg(Generic[Key]):
@@ -94,9 +97,10 @@ class Exchange(Generic[Key]):
 
     @property
     def is_thirsty(self) -> bool:
-        """Whether a feeder that waits for room is worth waking: a quarter of it, or all, is free.
+        """Whether a feeder that waits for room is worth waking at once: a quarter of it, or all, is free.
 
-        Waking it for every single place costs more than sending the request.
+        Waking it for every single place costs more than sending the request; `REFILL_SECONDS` is for
+        the places that stay free because the other requests are slow.
         """
         free = self._max_in_flight - self._held
         return free * 4 >= self._max_in_flight

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headrace.channels import Connection
 from headrace.errors import ClientClosed, InvalidInput, Unavailable
-from headrace.exchange import Exchange, Key, Leg, Outcome
+from headrace.exchange import REFILL_SECONDS, Exchange, Key, Leg, Outcome
 from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
@@ -140,7 +140,7 @@ class StreamCall(Generic[Key]):
     def _wait_for_room(self) -> bool:
         with self._lock:
             while not (self._closed or self._exchange.has_room):
-                self._room.wait()
+                self._room.wait(REFILL_SECONDS)
             return not self._closed
 
     def _admit(self, item: object) -> None:

@@ -288,6 +288,25 @@ async def test_back_pressure(serve: Any, max_in_flight: int) -> None:
     assert 1 <= ahead <= max_in_flight + 1, "an outcome counts as taken when it is handed over"
 
 
+async def test_slow_requests_do_not_keep_the_other_places_empty(serve: Any) -> None:
+    """49 of 64 wait for what only comes in the places of the other 15."""
+
+    def some_slow(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        slow = []
+        for number, request in enumerate(requests):
+            if number < 49:
+                slow.append(request)
+            else:
+                yield answer(request)
+            if number == 64 + 14:
+                yield from map(answer, slow)
+
+    async with AsyncClient(serve(stream=some_slow).address, timeout_seconds=10) as client:
+        outcomes = [outcome async for outcome in client.stream(requests(200), model="m", max_in_flight=64)]
+    assert sorted(key for key, _ in outcomes) == list(range(200))
+    assert all(is_right(*outcome) for outcome in outcomes)
+
+
 async def test_errors_within_a_stream(serve: Any) -> None:
     def some_fail(requests: Requests, context: grpc.ServicerContext) -> Responses:
         for request in requests:

@@ -136,6 +136,25 @@ def test_back_pressure(serve: Any, max_in_flight: int) -> None:
     assert 1 <= ahead <= max_in_flight + 1, "an outcome counts as taken when it is handed over"
 
 
+def test_slow_requests_do_not_keep_the_other_places_empty(serve: Any) -> None:
+    """49 of 64 wait for what only comes in the places of the other 15."""
+
+    def some_slow(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        slow = []
+        for number, request in enumerate(requests):
+            if number < 49:
+                slow.append(request)
+            else:
+                yield answer(request)
+            if number == 64 + 14:
+                yield from map(answer, slow)
+
+    with Client(serve(stream=some_slow).address, timeout_seconds=10) as client:
+        outcomes = list(client.stream(requests(200), model="m", max_in_flight=64))
+    assert sorted(key for key, _ in outcomes) == list(range(200))
+    assert all(is_right(*outcome) for outcome in outcomes)
+
+
 def test_nothing_is_taken_from_the_caller_before_it_is_wanted() -> None:
     def never() -> Iterator[Any]:
         raise AssertionError("asked too early")
