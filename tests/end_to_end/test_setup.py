@@ -64,9 +64,12 @@ def test_an_interpreter_that_does_not_start(tmp_path: Path) -> None:
 
 def test_a_make_variable_that_names_nothing_is_told_in_one_line() -> None:
     done = subprocess.run(
-        ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "PYTHON=python9.9", "--dry-run", "help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["make", "PYTHON=python9.9", "--dry-run", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
 
 
