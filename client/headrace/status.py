@@ -21,6 +21,9 @@ DOMAIN: Final = "headrace"
 TOO_LARGE: Final = "larger than max"
 """How gRPC's text differs for a message over the limit, which has the status of an overload."""
 
+CONNECTION_LOST: Final = "Internal error from Core"
+"""What grpc.aio says where a stream's connection broke while it was being written to."""
+
 
 class _Ended(Protocol):
     """What both kinds of gRPC errors have, blocking and asynchronous."""
@@ -37,6 +40,8 @@ def failure_of(error: RpcError) -> Failure:
     message = ended.details() or "the server gave no reason"
     if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
         return Failure(StatusCode.INVALID_ARGUMENT, message, too_large=True)
+    if code is StatusCode.INTERNAL and message == CONNECTION_LOST:
+        return Failure(StatusCode.UNAVAILABLE, message)
     if code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE):
         seconds, reason = _advice(_details(ended.trailing_metadata() or ()))
         return Failure(code, message, seconds, reason=reason)

@@ -89,6 +89,13 @@ def test_a_message_over_the_limit_is_the_callers_mistake() -> None:
     assert failure == Failure(StatusCode.INVALID_ARGUMENT, text, too_large=True)
 
 
+def test_a_connection_that_breaks_under_a_write_is_no_failed_engine() -> None:
+    failure = failure_of(Ended(StatusCode.INTERNAL, "Internal error from Core"))
+    assert failure.code is StatusCode.UNAVAILABLE
+    assert failure.server_at_fault
+    assert failure_of(Ended(StatusCode.INTERNAL, "the engine failed")).code is StatusCode.INTERNAL
+
+
 @pytest.mark.parametrize("details", [None, ""])
 def test_an_error_always_has_a_text(details: str | None) -> None:
     assert failure_of(Ended(StatusCode.INTERNAL, details)).message == "the server gave no reason"
