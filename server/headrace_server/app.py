@@ -172,11 +172,11 @@ class Server:
 
     def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
-            _logger.info("stopping; a second signal ends the process at once")
             self._stop.set()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
+            _logger.info("stopping; a second signal ends the process at once")
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
