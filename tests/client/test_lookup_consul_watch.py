@@ -222,7 +222,7 @@ async def test_cancelling_hangs_up_at_once() -> None:
         started = time.monotonic()
         await watch.stop()
         await agent.hung_up.wait()
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 10, "not when the query's 55 s are over"
     first, second = agent.queries
     assert first.startswith("GET /v1/health/service/x?stale=1&filter=%22a%22+in+Service.Tags HTTP")
     assert second.startswith("GET /v1/health/service/x?stale=1&index=1&wait=55s&filter=")

@@ -87,10 +87,8 @@ def test_progress_runs_from_0_to_1(built_digits: BuiltDigits) -> None:
     assert (fractions[0], built_digits.steps[-1]) == (0.0, ("done", 1.0))
 
 
-def test_an_unchanged_build_is_a_copy_and_quick(built_digits: BuiltDigits, tmp_path: Path) -> None:
-    start = time.perf_counter()
+def test_an_unchanged_build_is_a_copy(built_digits: BuiltDigits, tmp_path: Path) -> None:
     result = _again(built_digits, tmp_path, "copy")
-    assert time.perf_counter() - start < 1
     assert (result.folder, result.cached, result.is_new) == (tmp_path / "copy" / "1", True, True)
     assert result.manifest == built_digits.result.manifest
     assert _again(built_digits, tmp_path, "copy").is_new is False
