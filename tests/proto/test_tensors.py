@@ -263,6 +263,14 @@ def test_strings_take_the_shape_and_own_their_bytes():
     assert tensors.from_raw(frame(b"alone"), "BYTES", []).item() == b"alone"
 
 
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_decode_bytes_makes_no_more_strings_than_are_wanted(most):
+    raw = tensors.encode_bytes(np.array([b"a", b"b", b"c"], object))
+    with pytest.raises(ValueError, match=f"more than {most} BYTES elements came"):
+        tensors.decode_bytes(raw, most)
+    assert tensors.decode_bytes(raw, 3).tolist() == [b"a", b"b", b"c"]
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [

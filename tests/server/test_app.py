@@ -124,6 +124,12 @@ def test_a_server_with_broken_models_alone_does_not_start(tmp_path: Path) -> Non
         assert "no model could be loaded: broken: " in only_error(server)
 
 
+def test_a_stdout_that_cannot_be_written_is_told(repository: Path) -> None:
+    with Path("/dev/full").open("w") as full, ServerProcess(repository, stdout=full) as server:
+        assert server.exit_code() == 1
+        assert any("cannot write the ready line to stdout: No space left" in line for line in server.log)
+
+
 def test_json_logs_and_sigint(repository: Path) -> None:
     with ServerProcess(repository, "--log-format", "json") as server:
         server.ready()

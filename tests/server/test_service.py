@@ -52,6 +52,17 @@ def test_invariant_2_a_request_that_must_fail_is_refused_and_never_waits(
     assert not served.answers.by_key["wrong"]
 
 
+def test_a_server_that_leaves_says_so_and_still_answers_whoever_has_not_heard() -> None:
+    with serving(ScriptedEngine()) as served:
+        assert served.service.is_ready()
+        assert served.service.is_model_ready("m", "")
+        served.service.leave()
+        assert not served.service.is_ready()
+        assert not served.service.is_model_ready("m", "")
+        served.infer("late", 1)
+        assert served.answers.rows_of("late") == [int(f(1))]  # type: ignore[arg-type]  # as above
+
+
 @pytest.mark.parametrize(("deadline_seconds", "timeout_us"), [(-1.0, 0), (0.0, 0), (-1.0, 10_000_000)])
 def test_a_deadline_that_has_passed_is_refused(deadline_seconds: float, timeout_us: int) -> None:
     with serving(ScriptedEngine()) as served:

@@ -299,3 +299,18 @@ def test_many_streams_and_calls_at_once_keep_their_answers_apart() -> None:
             talker.join(PATIENCE_SECONDS)
     assert not any(talker.is_alive() for talker in talkers)
     assert failures == []
+
+
+def test_large_messages_are_decoded_beside_the_loop_and_answered_like_others() -> None:
+    wide = 300_000
+    with gated(spec=rows_spec(2, (wide,)), max_message_bytes=8 << 20, max_in_flight_bytes=1 << 30) as it:
+        it.gate.open()
+        raw = np.arange(wide, dtype=np.int64).tobytes()
+        large = infer_request("m", ("x", "INT64", (1, wide), raw))
+        wrong = infer_request("m", ("x", "INT64", (1, 1), raw), id="wrong")
+        unary = it.stub.ModelInfer(large)
+        good, bad = sorted(
+            it.stub.ModelStreamInfer(closed(large, wrong)), key=lambda answer: bool(answer.error_message)
+        )
+        assert good.infer_response.raw_output_contents == unary.raw_output_contents
+        assert (error_code(bad), bad.infer_response.id) == ("INVALID_ARGUMENT", "wrong")

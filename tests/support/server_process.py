@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 _PATIENCE_SECONDS = 30.0
 _CONTAINERS = [str(Path(__file__).parents[2] / name) for name in ("proto", "engines", "server", "client")]
@@ -18,12 +18,14 @@ _PROGRAM = f"import sys; sys.path[:0] = {_CONTAINERS!r}; from headrace_cli.main 
 class ServerProcess:
     """A server that is ended with the block; `ready` is its ready line."""
 
-    def __init__(self, repository: Path, *arguments: str, port: int = 0) -> None:
+    def __init__(
+        self, repository: Path, *arguments: str, port: int = 0, stdout: int | IO[str] = subprocess.PIPE
+    ) -> None:
         command = [
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
             "--grpc-port", str(port), *arguments,
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._seen = threading.Condition()
         self._reader = threading.Thread(target=self._read_log, daemon=True)

@@ -105,7 +105,8 @@ class AioServer:
             port = 0
         if not port:
             raise PortError(
-                f"cannot listen on {address}: the port is taken, or the address is not one of this machine's"
+                f"cannot listen on {address}: the port is taken, or the host does not resolve to an "
+                "address of this machine"
             )
         await self._server.start()
         return port

@@ -127,7 +127,11 @@ class Inference:
         try:
             self._enter(context, call)
             self._holdings.admit(call, len(message))
-            request = await codec.decode_aside(message) if codec.is_large(message) else codec.decode(message)
+            request = (
+                await asyncio.to_thread(codec.decode, message)
+                if codec.is_large(message)
+                else codec.decode(message)
+            )
             work = self.submit(request, _limit(context), functools.partial(_resolve, future))
             self._holdings.add(call, work.rows * work.model.facts.answer_row_bytes)
             try:

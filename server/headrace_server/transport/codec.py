@@ -7,7 +7,6 @@ fields in any order, so that this is plain concatenation.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -39,11 +38,6 @@ def decode(message: bytes) -> Request:
 def is_large(message: bytes) -> bool:
     """Whether decoding takes so long that others should not wait for it."""
     return len(message) > _LARGE_BYTES
-
-
-async def decode_aside(message: bytes) -> Request:
-    """Return what `decode` does, from another thread."""
-    return await asyncio.to_thread(decode, message)
 
 
 def parse(message: bytes) -> pb.ModelInferRequest:

@@ -1,7 +1,7 @@
 """Bytes of requests and answers that a transport holds, so that no client can fill the memory.
 
 A request counts from its arrival until its answer has been sent, with its own bytes and those that its
-answer will have.
+answer will have, as far as the sizes of the model's outputs are fixed.
 """
 
 from __future__ import annotations
