@@ -16,12 +16,14 @@ class TensorSpec:
     """One input or output of a model.
 
     `dims` are those of one row: the batch axis, where the model has one, is left out. `dtype` is
-    NumPy's (ml_dtypes' for BF16); `object` stands for strings, which travel as BYTES.
+    NumPy's (ml_dtypes' for BF16); `object` stands for strings, which travel as BYTES. An input that
+    `is_optional` may be left out of a request.
     """
 
     name: str
     dtype: np.dtype[np.generic]
     dims: tuple[int, ...]
+    is_optional: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -58,4 +60,6 @@ class ModelSpec:
     @property
     def is_staged(self) -> bool:
         """Whether rows go through staging buffers; else each execution gets arrays of its own."""
-        return self.has_batch_axis and all(tensor.is_fixed for tensor in self.inputs)
+        return self.has_batch_axis and all(
+            tensor.is_fixed and not tensor.is_optional for tensor in self.inputs
+        )

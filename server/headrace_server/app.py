@@ -67,7 +67,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         limits = Limits(config.max_queue_size, config.max_queue_bytes)
         self._repository = Repository(
-            config.model_repository, config.max_batch_size, limits, self._model_lost
+            config.model_repository[0], config.max_batch_size, limits, self._model_lost
         )
         self._service = Service(self._repository)
         self._registrar: Registrar | None = None
@@ -99,7 +99,7 @@ class Server:
 
     async def _load(self, found: list[Found]) -> None:
         """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""
-        pool = ThreadPoolExecutor(self._config.load_threads, "load")
+        pool = ThreadPoolExecutor(self._config.model_load_thread_count, "load")
         loads = [asyncio.wrap_future(pool.submit(self._repository.load, model)) for model in found]
         stop = asyncio.create_task(self._stop.wait())
         everything = asyncio.gather(*loads, return_exceptions=True)

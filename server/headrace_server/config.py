@@ -38,7 +38,7 @@ class Option:
     name: str
     help: str
     kind: str
-    """"text", "path", "integer", "number", "switch", "list" or "choice"."""
+    """"text", "path", "paths", "integer", "number", "switch", "list" or "choice"."""
     default: Any
     choices: tuple[str, ...] = ()
     secret: bool = False
@@ -65,9 +65,76 @@ def _setting(
 class ServerConfig:
     """Everything that the server can be told. Sizes in bytes, times in seconds, port 0 is any free port."""
 
-    model_repository: Path = _setting(Path("models"), "Folder of models: MODEL/VERSION/model.onnx.", "path")
+    model_repository: tuple[Path, ...] = _setting(
+        (Path("models"),), "Folder of models: MODEL/VERSION/model.onnx; may be repeated.", "paths"
+    )
+    model_control_mode: str = _setting(
+        "none",
+        "What changes the models that are served: nothing, a look at the repositories every so often, or "
+        "callers (RepositoryModelLoad).",
+        "choice",
+        choices=("none", "poll", "explicit"),
+    )
+    load_model: tuple[str, ...] = _setting(
+        (),
+        "Model to load at the start, with --model-control-mode explicit, * for all; may be repeated.",
+        "list",
+    )
+    repository_poll_secs: float = _setting(
+        15.0, "Time between two looks at the repositories, with --model-control-mode poll.", "number"
+    )
+    allow_python_models: bool = _setting(
+        False,
+        "Execute versions that are programs (model.py); they can do whatever this process can.",
+        "switch",
+    )
+    allow_client_shm: bool = _setting(
+        False, "Let clients of this machine pass tensors through system shared memory.", "switch"
+    )
     host: str = _setting("127.0.0.1", "Address to listen on.", "text")
     grpc_port: int = _setting(8001, "Port for gRPC; 0 is any free port.", "integer")
+    listen: tuple[str, ...] = _setting(
+        (), "Further address for gRPC, HOST:PORT or unix:PATH; may be repeated.", "list"
+    )
+    tls_cert: str = _setting("", "Certificate chain (PEM); with it gRPC is spoken over TLS.", "text")
+    tls_key: str = _setting("", "Private key (PEM) of the certificate.", "text")
+    tls_client_ca: str = _setting(
+        "", "CA certificates (PEM); only clients with a certificate of theirs are let in.", "text"
+    )
+    grpc_keepalive_time: int = _setting(
+        7_200_000, "Milliseconds without activity after which a client is pinged.", "integer"
+    )
+    grpc_keepalive_timeout: int = _setting(
+        20_000, "Milliseconds that a pinged client has for its answer, before it is given up.", "integer"
+    )
+    grpc_http2_min_recv_ping_interval_without_data: int = _setting(
+        500,
+        "Least milliseconds between two pings of a client; one that pings more is cut off.",
+        "integer",
+    )
+    grpc_max_connection_age: int = _setting(
+        0,
+        "Milliseconds after which a connection is asked to end, to spread load; 0 is never.",
+        "integer",
+    )
+    grpc_max_connection_age_grace: int = _setting(
+        0, "Milliseconds that calls then have to end; 0 is as long as they take.", "integer"
+    )
+    grpc_infer_response_compression_level: str = _setting(
+        "none",
+        "How much answers are compressed for clients that accept gzip.",
+        "choice",
+        choices=("none", "low", "medium", "high"),
+    )
+    grpc_channelz: bool = _setting(False, "Serve gRPC's own statistics of connections (channelz).", "switch")
+    allow_metrics: bool = _setting(True, "Serve metrics for Prometheus.", "switch")
+    metrics_port: int = _setting(8002, "Port for metrics, GET /metrics; 0 is any free port.", "integer")
+    metrics_address: str = _setting("", "Address to serve metrics on; default: --host.", "text")
+    trace_file: str = _setting("", "File that traces of requests are appended to (JSON).", "text")
+    trace_level: tuple[str, ...] = _setting(
+        ("OFF",), "What is traced: OFF, TIMESTAMPS; may be repeated.", "list", choices=("OFF", "TIMESTAMPS")
+    )
+    trace_rate: int = _setting(1000, "One request in so many is traced.", "integer")
     advertise: str = _setting(
         "", "Address that other hosts reach this server at, as registered in Consul; default: --host.", "text"
     )
@@ -82,6 +149,9 @@ class ServerConfig:
     max_concurrent_calls: int = _setting(
         16384, "Calls and streams open at once; more are refused with RESOURCE_EXHAUSTED.", "integer"
     )
+    max_streams: int = _setting(
+        4096, "Streams open at once; more are refused with RESOURCE_EXHAUSTED.", "integer"
+    )
     max_stream_requests: int = _setting(
         256, "Requests in flight on one stream; reading pauses while there are as many.", "integer"
     )
@@ -91,7 +161,7 @@ class ServerConfig:
         "that holds a sixteenth of it is not read from.",
         "integer",
     )
-    load_threads: int = _setting(2, "Models that are loaded at the same time.", "integer")
+    model_load_thread_count: int = _setting(2, "Models that are loaded at the same time.", "integer")
     exit_timeout_secs: float = _setting(
         30.0, "Longest wait on stop for requests in flight before they are cut off.", "number"
     )
@@ -244,6 +314,14 @@ def _list(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def _paths(value: Any) -> tuple[Path, ...]:
+    items = value.split(os.pathsep) if isinstance(value, str) else value
+    paths = tuple(Path(item) for item in items if item)
+    if not paths:
+        raise ValueError(value)
+    return paths
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
@@ -252,21 +330,27 @@ def _text(value: Any) -> str:
 
 _SWITCH_WORDS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _CONVERTERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "text": _text, "choice": _text, "path": Path, "integer": _integer, "number": _number,
+    "text": _text, "choice": _text, "path": Path, "paths": _paths, "integer": _integer, "number": _number,
     "switch": _switch, "list": _list,
 }  # fmt: skip
 _ARTICLES: Final = {
-    "text": "a text", "choice": "a text", "path": "a path", "integer": "a whole number", "number": "a number",
+    "text": "a text", "choice": "a text", "path": "a path", "paths": "a list of paths",
+    "integer": "a whole number", "number": "a number",
     "switch": "true or false", "list": "a list of texts",
 }  # fmt: skip
 _LEAST: Final[Mapping[str, float]] = {
     "max_batch_size": 1, "max_queue_size": 1, "max_queue_bytes": 1, "max_in_flight_bytes": 1,
-    "max_message_bytes": 1024, "max_concurrent_calls": 1, "max_stream_requests": 1, "load_threads": 1,
+    "max_message_bytes": 1024, "max_concurrent_calls": 1, "max_stream_requests": 1, "max_streams": 1,
+    "model_load_thread_count": 1, "repository_poll_secs": 0.1, "grpc_keepalive_time": 1000,
+    "grpc_keepalive_timeout": 1, "grpc_http2_min_recv_ping_interval_without_data": 0,
+    "grpc_max_connection_age": 0, "grpc_max_connection_age_grace": 0, "trace_rate": 1,
     "exit_timeout_secs": 0, "drain_secs": 0, "consul_ttl_secs": 1,
 }  # fmt: skip
 _SMALL_INTEGERS: Final = (
     "max_batch_size", "max_queue_size", "max_message_bytes", "max_concurrent_calls", "max_stream_requests",
-    "load_threads",
+    "max_streams", "model_load_thread_count", "grpc_keepalive_time", "grpc_keepalive_timeout",
+    "grpc_http2_min_recv_ping_interval_without_data", "grpc_max_connection_age",
+    "grpc_max_connection_age_grace",
 )  # fmt: skip
 _MOST: Final = 2**31 - 1
 """gRPC counts bytes and calls in 32 bits."""
@@ -277,8 +361,15 @@ def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
         value = getattr(config, name)
         if not value >= least or value == float("inf"):
             raise ConfigError(f"{origins[name]}: {value} is out of range; the least is {least}")
-    if not 0 <= config.grpc_port <= 65535:
-        raise ConfigError(f"{origins['grpc_port']}: {config.grpc_port} is no port; 0 to 65535 are")
+    for name in ("grpc_port", "metrics_port"):
+        if not 0 <= getattr(config, name) <= 65535:
+            raise ConfigError(f"{origins[name]}: {getattr(config, name)} is no port; 0 to 65535 are")
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise ConfigError("--tls-cert and --tls-key belong together; only one is set")
+    if config.tls_client_ca and not config.tls_cert:
+        raise ConfigError(f"{origins['tls_client_ca']}: it needs --tls-cert and --tls-key as well")
+    if config.load_model and config.model_control_mode != "explicit":
+        raise ConfigError(f"{origins['load_model']}: it needs --model-control-mode explicit")
     for name in ("host", "consul_service", "consul_address"):
         if not getattr(config, name):
             raise ConfigError(f"{origins[name]}: must not be empty")

@@ -51,6 +51,10 @@ class ShuttingDown(InferenceError):
     """The server is stopping and takes no new requests."""
 
 
+class ControlDisabled(InferenceError):
+    """The server was started so that its models cannot be controlled so: the text names the setting."""
+
+
 class NotSupported(InferenceError):
     """The protocol has this feature and the server does not: the text names it."""
 

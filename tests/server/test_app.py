@@ -263,7 +263,7 @@ def test_while_models_load_the_server_is_live_and_not_ready_and_can_be_stopped(
     model = looping(models, iterations=3_000)
     for number in range(6):
         add(tmp_path, f"slow{number}", model)
-    with ServerProcess(tmp_path, "--load-threads", "1") as server:
+    with ServerProcess(tmp_path, "--model-load-thread-count", "1") as server:
         address = server.await_log("listening on").split("listening on ")[1].split(",")[0]
         with connected(address) as stub:
             assert stub.ServerLive(pb.ServerLiveRequest()).live

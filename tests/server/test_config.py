@@ -42,7 +42,8 @@ def test_a_flag_goes_before_a_variable_before_the_file(
 @pytest.mark.parametrize(
     ("name", "given", "value"),
     [
-        ("model_repository", "/srv/models", Path("/srv/models")),
+        ("model_repository", "/srv/models", (Path("/srv/models"),)),
+        ("model_repository", ["/a", "/b"], (Path("/a"), Path("/b"))),
         ("host", "::1", "::1"),
         ("grpc_port", "0", 0),
         ("grpc_port", 65535, 65535),
@@ -101,7 +102,7 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("consul_address", "unix:///x", "--consul-address: "),
         ("max_concurrent_calls", 0, "--max-concurrent-calls: 0 is out of range; the least is 1"),
         ("max_stream_requests", 0, "--max-stream-requests: 0 is out of range; the least is 1"),
-        ("load_threads", 0, "--load-threads: 0 is out of range; the least is 1"),
+        ("model_load_thread_count", 0, "--model-load-thread-count: 0 is out of range; the least is 1"),
         ("exit_timeout_secs", -1, "--exit-timeout-secs: -1.0 is out of range; the least is 0"),
         ("exit_timeout_secs", "nan", "--exit-timeout-secs: nan is out of range; the least is 0"),
         ("exit_timeout_secs", "inf", "--exit-timeout-secs: inf is out of range; the least is 0"),
@@ -118,7 +119,7 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("host", 5, "--host: 5 is not a text"),
         ("consul_service", "", "--consul-service: must not be empty"),
         ("consul_address", "", "--consul-address: must not be empty"),
-        ("model_repository", 5, "--model-repository: 5 is not a path"),
+        ("model_repository", 5, "--model-repository: 5 is not a list of paths"),
         ("consul_client_key", "key.pem", "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY belong together"),
     ],
 )
@@ -129,11 +130,11 @@ def test_a_wrong_value_is_told_with_its_origin_and_what_is_allowed(name: str, gi
 
 
 def test_the_origin_of_a_wrong_value_is_the_one_that_counted(tmp_path: Path) -> None:
-    file = written(tmp_path, "load_threads = 0")
-    with pytest.raises(ConfigError, match=f"^load_threads in {file}: 0 is out of range"):
+    file = written(tmp_path, "model_load_thread_count = 0")
+    with pytest.raises(ConfigError, match=f"^model_load_thread_count in {file}: 0 is out of range"):
         load({}, {}, file)
-    with pytest.raises(ConfigError, match=r"^HEADRACE_LOAD_THREADS: -2 is out of range"):
-        load({}, {"HEADRACE_LOAD_THREADS": "-2"}, file)
+    with pytest.raises(ConfigError, match=r"^HEADRACE_MODEL_LOAD_THREAD_COUNT: -2 is out of range"):
+        load({}, {"HEADRACE_MODEL_LOAD_THREAD_COUNT": "-2"}, file)
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:

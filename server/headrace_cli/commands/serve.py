@@ -12,7 +12,8 @@ from headrace_cli.failure import ExitCode, failing, needs
 from headrace_server.config import OPTIONS, ConfigError, Option, load, prepare_grpc
 
 _METAVARS = {
-    "text": "TEXT", "path": "FOLDER", "integer": "N", "number": "NUMBER", "list": "TEXT", "choice": "TEXT",
+    "text": "TEXT", "path": "FOLDER", "paths": "FOLDER", "integer": "N", "number": "NUMBER",
+    "list": "TEXT", "choice": "TEXT",
 }  # fmt: skip
 
 
@@ -25,12 +26,12 @@ def _click_option(option: Option) -> Callable[[Callable[..., Any]], Callable[...
     if option.kind == "switch":
         return click.option(f"{option.flag}/--no-{option.flag[2:]}", option.name, default=None, help=told)
     metavar = "|".join(option.choices) or _METAVARS[option.kind]
-    multiple = option.kind == "list"
+    multiple = option.kind in ("list", "paths")
     return click.option(option.flag, option.name, metavar=metavar, multiple=multiple, help=told)
 
 
 def _help(option: Option) -> str:
-    default = ",".join(option.default) if isinstance(option.default, tuple) else option.default
+    default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
     shown = "" if option.kind == "switch" or default in ("", None) else f"default: {default}; "
     return f"{option.help} [{shown}{option.variable}]"
 

@@ -18,6 +18,7 @@ from headrace_server.core.admission import Admission
 from headrace_server.core.latency import BatchLatency
 from headrace_server.core.queue import QueueFull, RequestQueue
 from headrace_server.core.request import ModelFacts, State, Work
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.statistics import Execution, Statistics
 from headrace_server.errors import DeadlineMissed, DeviceLost, InferenceError, Overloaded, ShuttingDown
 
@@ -46,9 +47,13 @@ class Model:
         platform: str,
         limits: Limits,
         on_lost: Callable[[], None] = lambda: None,
+        *,
+        settings: ModelSettings = DEFAULT_SETTINGS,
+        config: bytes = b"",
     ) -> None:
         answer_row_bytes = sum(tensor.row_bytes for tensor in spec.outputs if tensor.is_fixed)
-        self.facts = ModelFacts(name, version, spec, platform, next(_serials), answer_row_bytes)
+        serial = next(_serials)
+        self.facts = ModelFacts(name, version, spec, platform, serial, answer_row_bytes, settings, config)
         self.admission = Admission(name, spec)
         self.statistics = Statistics()
         self._max_rows = spec.max_batch_size or 1
@@ -97,8 +102,9 @@ class Model:
             self._changed.notify()
 
     def cancel(self, work: Work) -> None:
-        """End the work unheard if it still waits: its caller has gone."""
+        """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
         with self._changed:
+            work.abandoned = True
             if work.state is State.QUEUED:
                 self._queue.discard(work)
                 self.statistics.cancel.add(1, time.monotonic_ns() - work.queued_ns)

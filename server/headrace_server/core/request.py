@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from headrace_engines.spec import ModelSpec
+from headrace_engines.steps import SequenceTurn
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.errors import InferenceError
 
 NO_DEADLINE = math.inf
@@ -30,7 +32,10 @@ class InputTensor(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One inference request, not yet checked against a model. No `outputs` asks for all of them."""
+    """One inference request, not yet checked against a model. No `outputs` asks for all of them.
+
+    `rendering` is the codec's own note on how the outputs are to be written; it comes back with the work.
+    """
 
     model: str
     version: str
@@ -38,6 +43,7 @@ class Request(NamedTuple):
     inputs: Sequence[InputTensor]
     outputs: Sequence[str] = ()
     parameters: Parameters = MappingProxyType({})
+    rendering: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class ModelFacts:
     serial: int
     answer_row_bytes: int
     """Bytes that one row adds to an answer, as far as the model's outputs are of a fixed size."""
+    settings: ModelSettings = DEFAULT_SETTINGS
+    config: bytes = b""
+    """The configuration in force as the protocol's message, made by whoever loaded the model."""
 
 
 class Holder(Protocol):
@@ -60,11 +69,14 @@ class Holder(Protocol):
     def facts(self) -> ModelFacts:
         """The model's name, version, tensors."""
 
+    def submit(self, work: Work, *, hold: bool = False) -> None:
+        """Accept the work, or raise an InferenceError."""
+
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""
 
     def cancel(self, work: Work) -> None:
-        """End the work unheard if it still waits: its caller has gone."""
+        """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
 
     def expire(self, work: Work) -> None:
         """Answer the work with DeadlineMissed if it still waits."""
@@ -82,8 +94,8 @@ class Work:
     """An accepted request: what its model's queue holds, and what its sink gets back."""
 
     __slots__ = (
-        "data", "deadline", "id", "model", "queued_ns", "reply", "rows", "shapes", "sink", "size_bytes",
-        "state", "wanted",
+        "abandoned", "data", "deadline", "id", "model", "parameters", "priority", "queued_ns", "rendering",
+        "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +110,11 @@ class Work:
         sink: Sink,
         reply: Any,
         queued_ns: int,
+        *,
+        rendering: Any = None,
+        parameters: Parameters = MappingProxyType({}),
+        priority: int = 0,
+        sequence: SequenceTurn | None = None,
     ) -> None:
         self.model = model
         self.id = request_id
@@ -113,6 +130,13 @@ class Work:
         self.reply = reply
         """The sink's own note of whom to answer."""
         self.queued_ns = queued_ns
+        self.rendering = rendering
+        """The codec's own note on how the outputs are to be written."""
+        self.parameters = parameters
+        self.priority = priority
+        self.sequence = sequence
+        self.abandoned = False
+        """Whether the caller has gone after the work was taken."""
         self.size_bytes = sum(map(len, data)) if shapes is None else _size_bytes(data)
         self.state = State.QUEUED
 
@@ -130,6 +154,12 @@ class Sink(Protocol):
     def encode(self, work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
         """Return the answer's bytes. `outputs` are this caller's rows of the outputs that it wanted, in that
         order: views that do not outlive the call."""
+
+    def deliver_part(self, work: Work, answer: bytes) -> None:
+        """Take one response of several; the last thing that the work gets goes through `deliver`.
+
+        Called from the engine's thread; must not block.
+        """
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         """Take the answers of a batch. Called from the engine's thread, once a batch; must not block."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_server.core.catalogue import Catalogue, Entry
+from headrace_server.core.catalogue import Catalogue, Entry, ModelControl, Override
 from headrace_server.core.model import Model
 from headrace_server.core.request import Request, Sink, Work
-from headrace_server.errors import DeadlineMissed, ModelNotReady, ShuttingDown
+from headrace_server.errors import ControlDisabled, DeadlineMissed, ModelNotReady, NotSupported, ShuttingDown
 
 
 class Service:
     """Answers questions about models, and passes requests to the one that they name."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, control: ModelControl | None = None) -> None:
         self._catalogue = catalogue
+        self._control = control
         self._leaving = False
         self._stopping = False
 
@@ -24,22 +25,56 @@ class Service:
     ) -> Work:
         """Check the request and let it wait for its model; the answer comes through `sink`.
 
-        `deadline` is on the monotonic clock in seconds, `now_ns` that clock in nanoseconds, `reply` the
-        sink's own note of whom to answer; `hold` keeps the request from the engine until `Model.release`.
+        `hold` keeps the request from the engine until `Model.release`; the rest is as for `prepare`.
         Raises an InferenceError if the request is not accepted.
+        """
+        work = self.prepare(request, deadline, sink, reply, now_ns)
+        work.model.submit(work, hold=hold)
+        return work
+
+    def prepare(
+        self,
+        request: Request,
+        deadline: float,
+        sink: Sink,
+        reply: Any,
+        now_ns: int,
+        *,
+        takes_many: bool = False,
+    ) -> Work:
+        """Check the request, and return the work that `work.model.submit` takes. Any thread may call it.
+
+        `deadline` is on the monotonic clock in seconds, `now_ns` that clock in nanoseconds, `reply` the
+        sink's own note of whom to answer; `takes_many` says that the caller can be given more than one
+        response. Raises an InferenceError if the request is not accepted.
         """
         if self._stopping:
             raise ShuttingDown("the server is stopping")
         model = self._catalogue.find(request.model, request.version)
+        if model.facts.settings.is_decoupled and not takes_many:
+            raise NotSupported(
+                f"model {request.model!r} is decoupled: it is reached by streams (ModelStreamInfer) alone"
+            )
         rows, data, shapes, wanted, timeout_us = model.admission.admit(request)
         now = now_ns * 1e-9
         if timeout_us:
             deadline = min(deadline, now + timeout_us * 1e-6)
         if deadline <= now:
             raise DeadlineMissed("the deadline had passed when the request came")
-        work = Work(model, request.id, rows, data, shapes, wanted, deadline, sink, reply, now_ns)
-        model.submit(work, hold=hold)
-        return work
+        return Work(
+            model,
+            request.id,
+            rows,
+            data,
+            shapes,
+            wanted,
+            deadline,
+            sink,
+            reply,
+            now_ns,
+            rendering=request.rendering,
+            parameters=request.parameters,
+        )
 
     def leave(self) -> None:
         """Say from now on that the server is not ready; requests are still accepted."""
@@ -76,6 +111,21 @@ class Service:
             return ready
         self._catalogue.find(name, "")
         return [model for model in ready if model.facts.name == name]
+
+    def load_model(self, name: str, override: Override | None = None) -> None:
+        """Load or reload a model: see `ModelControl.load_model`. Blocks until it is done."""
+        self._controlled().load_model(name, override)
+
+    def unload_model(self, name: str) -> None:
+        """Unload a model: see `ModelControl.unload_model`. Blocks until it is done."""
+        self._controlled().unload_model(name)
+
+    def _controlled(self) -> ModelControl:
+        if self._stopping:
+            raise ShuttingDown("the server is stopping")
+        if self._control is None:
+            raise ControlDisabled("models cannot be loaded or unloaded here")
+        return self._control
 
     def index(self) -> Sequence[Entry]:
         """Return every version in the repository with its state."""

@@ -80,6 +80,10 @@ class Inference:
         """Wake the event loop, once for all of these."""
         self._loop.call_soon_threadsafe(_hand_out, answers)
 
+    def deliver_part(self, work: Work, answer: bytes) -> None:
+        """Pass on one response of several."""
+        self._loop.call_soon_threadsafe(work.reply.part, answer)
+
     async def finish(self, timeout_seconds: float) -> bool:
         """End the streams, wait for what was accepted; return whether all of it was answered in time."""
         self._finishing.set()

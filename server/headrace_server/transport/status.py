@@ -23,6 +23,7 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.EngineFailed: grpc.StatusCode.INTERNAL,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    errors.ControlDisabled: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,

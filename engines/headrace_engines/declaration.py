@@ -1,0 +1,40 @@
+"""What a person says about a model, beside what its file says: the loader checks one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTensor:
+    """One input or output as callers should see it; the batch axis is left out of `dims`.
+
+    `model_dims`, where given, are the dims that the model itself has: the same elements in another shape.
+    `dtype` is None where nothing was said.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic] | None
+    dims: tuple[int, ...] | None
+    model_dims: tuple[int, ...] | None = None
+    is_optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """All that was said; whatever was not is derived from the model."""
+
+    inputs: tuple[DeclaredTensor, ...] = ()
+    outputs: tuple[DeclaredTensor, ...] = ()
+    max_batch_size: int | None = None
+    """0 says that requests are executed one by one, as they come; None derives it."""
+    file: str = ""
+    """Name of the model's file in the version's folder; "" is the usual one."""
+    platform: str = ""
+    """The protocol's word for what should run it; "" leaves it to what is found."""
+    is_decoupled: bool = False
+    parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
