@@ -21,6 +21,7 @@ TABLE = [
     (errors.EngineFailed("text", "0badcafe"), Code.INTERNAL),
     (errors.DeviceLost("text"), Code.UNAVAILABLE),
     (errors.ShuttingDown("text"), Code.UNAVAILABLE),
+    (errors.ControlDisabled("text"), Code.FAILED_PRECONDITION),
     (errors.NotSupported("text"), Code.UNIMPLEMENTED),
     (errors.Unauthenticated("text"), Code.UNAUTHENTICATED),
     (errors.Forbidden("text"), Code.PERMISSION_DENIED),
