@@ -52,7 +52,8 @@ class Kind:
 
 def _headrace(repository: Path, model: Mlp, port: int) -> list[object]:
     command = Path(sys.executable).with_name("headrace")
-    return [command, "serve", "--model-repository", repository, "--grpc-port", port, "--log-level", "warning"]
+    ports = ["--grpc-port", port, "--metrics-port", 0]
+    return [command, "serve", "--model-repository", repository, *ports, "--log-level", "warning"]
 
 
 def _echo(repository: Path, model: Mlp, port: int) -> list[object]:

@@ -59,7 +59,8 @@ def digits_server(
 def serving(repository: Path, folder: Path, flags: Sequence[str] = ()) -> Iterator[str]:
     """Run `headrace serve` until the block is left, give its address, and see that it stops cleanly."""
     log = folder / "server.log"
-    arguments = headrace("serve", "--model-repository", str(repository), "--grpc-port", "0", *flags)
+    ports = ("--grpc-port", "0", "--metrics-port", "0")
+    arguments = headrace("serve", "--model-repository", str(repository), *ports, *flags)
     with log.open("wb") as file, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=file) as process:
         try:
             assert process.stdout is not None

@@ -23,7 +23,7 @@ class ServerProcess:
     ) -> None:
         command = [
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
-            "--grpc-port", str(port), *arguments,
+            "--grpc-port", str(port), "--metrics-port", "0", *arguments,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []

@@ -90,7 +90,7 @@ def start(repository: Path, log: Path, flags: Sequence[str]) -> Server:
     """Start a server on a free port and wait until it is ready; CommandError tells why it is not."""
     arguments = [
         sys.executable, "-m", "headrace_cli", "serve", "--model-repository", str(repository),
-        "--host", "127.0.0.1", "--grpc-port", "0", *flags,
+        "--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0", *flags,
     ]  # fmt: skip
     child = Child("the server", arguments, log, read=True)
     try:
