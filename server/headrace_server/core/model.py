@@ -105,6 +105,8 @@ class Model:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
         with self._changed:
             work.abandoned = True
+            if work.window is not None:
+                work.window.open()
             if work.state is State.QUEUED:
                 self._queue.discard(work)
                 self.statistics.cancel.add(1, time.monotonic_ns() - work.queued_ns)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace_engines.spec import ModelSpec
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
+from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError
 
 NO_DEADLINE = math.inf
@@ -95,7 +96,7 @@ class Work:
 
     __slots__ = (
         "abandoned", "data", "deadline", "id", "model", "parameters", "priority", "queued_ns", "rendering",
-        "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state", "wanted",
+        "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state", "wanted", "window",
     )  # fmt: skip
 
     def __init__(
@@ -137,6 +138,8 @@ class Work:
         self.sequence = sequence
         self.abandoned = False
         """Whether the caller has gone after the work was taken."""
+        self.window: Window | None = None
+        """Bounds the responses on their way; only while a model that gives several executes the work."""
         self.size_bytes = sum(map(len, data)) if shapes is None else _size_bytes(data)
         self.state = State.QUEUED
 
@@ -158,7 +161,9 @@ class Sink(Protocol):
     def deliver_part(self, work: Work, answer: bytes) -> None:
         """Take one response of several; the last thing that the work gets goes through `deliver`.
 
-        Called from the engine's thread; must not block.
+        Once the response has been written to the wire, or was dropped because the caller has gone, the
+        sink calls `work.window.written(len(answer))`: the engine's thread waits while too much is on
+        its way. Called from the engine's thread; must not block.
         """
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
