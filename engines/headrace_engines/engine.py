@@ -55,5 +55,11 @@ class Engine(Protocol):
         Works for every model; the staged way is faster where it applies. Raises as `wait` does.
         """
 
+    def replicate(self) -> Engine:
+        """Return another instance of the same model, which another thread may use beside this one.
+
+        What can be shared is; staging buffers are not. Each of the two is closed by itself.
+        """
+
     def close(self) -> None:
         """Give back what the engine holds; it is not used again."""

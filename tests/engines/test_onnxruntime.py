@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,54 @@ def test_agrees_with_the_reference(models, widths, rows, seed):
         (expected,) = staged(reference, x)
         (found,) = staged(engine, x)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_instances_share_the_session_and_nothing_that_changes(models):
+    with opened(models.mlp((4, 8, 3)), 8) as engine, closing(engine.replicate()) as twin:
+        x = np.arange(32, dtype=np.float32).reshape(8, 4)
+        assert twin.spec == engine.spec
+        assert not np.shares_memory(engine.inputs(0)[0], twin.inputs(0)[0])
+        engine.inputs(0)[0][:] = x
+        engine.submit(0, 8)
+        twin.inputs(0)[0][:2] = x[:2] + 1
+        twin.submit(0, 2)
+        (of_twin,) = twin.wait(0)
+        (of_engine,) = engine.wait(0)
+        np.testing.assert_array_equal(of_engine, engine.run([x])[0])
+        np.testing.assert_array_equal(of_twin, engine.run([x[:2] + 1])[0])
+
+
+def test_an_instance_goes_on_when_the_one_it_came_from_is_closed(models):
+    engine = OnnxRuntimeEngine(models.mlp((4, 8, 3)), max_batch_size=8)
+    x = np.ones((2, 4), np.float32)
+    (before,) = staged(engine, x)
+    before = before.copy()
+    twin = engine.replicate()
+    engine.close()
+    np.testing.assert_array_equal(staged(twin, x)[0], before)
+    twin.close()
+
+
+def test_instances_execute_beside_each_other(models):
+    with opened(models.mlp((4, 8, 3)), 8) as engine, closing(engine.replicate()) as twin:
+        x = np.arange(32, dtype=np.float32).reshape(8, 4)
+        expected = {one: one.run([x * place])[0] for place, one in enumerate((engine, twin), 1)}
+
+        def answers(place_and_engine: tuple[int, OnnxRuntimeEngine]) -> bool:
+            place, one = place_and_engine
+            return all(np.array_equal(staged(one, x * place)[0], expected[one]) for _ in range(300))
+
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(answers, enumerate((engine, twin), 1)))
+
+
+def test_sessions_bring_no_threads_of_their_own(models):
+    def threads() -> set[str]:
+        return {entry.name for entry in Path("/proc/self/task").iterdir()}
+
+    path = models.mlp((64, 64, 64))
+    with opened(path), ExitStack() as stack:  # what the library starts once is there by now
+        before = threads()
+        for engine in [stack.enter_context(opened(path)) for _ in range(20)]:
+            staged(engine, np.ones((64, 64), np.float32))
+        assert threads() <= before

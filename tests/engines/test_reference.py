@@ -72,3 +72,14 @@ def test_damaged_files_are_named(tmp_path, contents, message):
         path.write_bytes(contents)
     with pytest.raises(ModelFileError, match=f"^{re.escape(str(path))}: .*{message}"):
         ReferenceEngine(path)
+
+
+def test_instances_have_buffers_of_their_own(models):
+    engine = ReferenceEngine(models.unary("Neg", TensorProto.FLOAT), max_batch_size=4)
+    twin = engine.replicate()
+    engine.inputs(0)[0][:1] = 1
+    twin.inputs(0)[0][:2] = 2
+    engine.submit(0, 1)
+    twin.submit(0, 2)
+    np.testing.assert_array_equal(engine.wait(0)[0], [[-1, -1, -1]])
+    np.testing.assert_array_equal(twin.wait(0)[0], [[-2, -2, -2], [-2, -2, -2]])

@@ -9,6 +9,7 @@ measurable difference (bench/engine.py has the figures).
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import math
 from collections.abc import Sequence
@@ -84,11 +85,7 @@ class OnnxRuntimeEngine:
         self._output_names = [tensor.name for tensor in outputs]
         self._has_bfloat16 = any(tensor.dtype == _BFLOAT16 for tensor in (*inputs, *outputs))
         self.spec: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
-        self._bound: dict[int, _Bound] = {}
-        self._pending_rows = 0
-        self._inputs = self._buffers(self.spec.inputs) if self.spec.is_staged else ()
-        fixed = self.spec.is_staged and all(tensor.is_fixed for tensor in self.spec.outputs)
-        self._outputs = self._buffers(self.spec.outputs) if fixed else None
+        self._stage()
 
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return the staging buffers, aligned to cache lines."""
@@ -123,10 +120,23 @@ class OnnxRuntimeEngine:
         except _NATIVE_ERRORS as error:
             _fail(error)
 
+    def replicate(self) -> OnnxRuntimeEngine:
+        """Return an engine with buffers of its own over the same session, which several threads may run."""
+        twin = copy.copy(self)
+        twin._stage()
+        return twin
+
     def close(self) -> None:
-        """Release the session and its memory."""
+        """Release the session, which goes with the last engine over it, and the buffers."""
         self._bound.clear()
         del self._session
+
+    def _stage(self) -> None:
+        self._bound: dict[int, _Bound] = {}
+        self._pending_rows = 0
+        self._inputs = self._buffers(self.spec.inputs) if self.spec.is_staged else ()
+        fixed = self.spec.is_staged and all(tensor.is_fixed for tensor in self.spec.outputs)
+        self._outputs = self._buffers(self.spec.outputs) if fixed else None
 
     def _buffers(self, tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
         rows = self.spec.max_batch_size

@@ -6,6 +6,7 @@ it is what answers are compared with. It needs the `build` extra.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,7 @@ class ReferenceEngine:
         outputs = [_declared(value, path) for value in graph.output]
         self._input_names = [tensor.name for tensor in inputs]
         self.spec: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
-        rows = self.spec.max_batch_size
-        staged = self.spec.inputs if self.spec.is_staged else ()
-        self._inputs = tuple(np.zeros((rows, *tensor.dims), tensor.dtype) for tensor in staged)
-        self._pending_rows = 0
+        self._stage()
 
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return the staging buffers."""
@@ -73,8 +71,20 @@ class ReferenceEngine:
             raise ExecutionError(f"reference: {error}") from error
         return tuple(np.asarray(answer) for answer in answers)
 
+    def replicate(self) -> ReferenceEngine:
+        """Return an engine with buffers of its own over the same graph, whose execution keeps no state."""
+        twin = copy.copy(self)
+        twin._stage()
+        return twin
+
     def close(self) -> None:
         """Nothing is held."""
+
+    def _stage(self) -> None:
+        rows = self.spec.max_batch_size
+        staged = self.spec.inputs if self.spec.is_staged else ()
+        self._inputs = tuple(np.zeros((rows, *tensor.dims), tensor.dtype) for tensor in staged)
+        self._pending_rows = 0
 
 
 def _open(path: Path) -> tuple[onnx.GraphProto, ReferenceEvaluator]:
