@@ -10,12 +10,13 @@ from headrace_server.core.statistics import Execution
 
 
 class Tracer(Protocol):
-    """Hears of every batch of a model that is traced, and picks the requests to note. A model has none
-    while it is not traced, so that tracing costs nothing then."""
+    """Hears of every batch of a model that is traced, and picks the requests to note.
 
-    def executed(self, works: Sequence[Work], execution: Execution, ended_ns: int) -> None:
-        """Take note of a batch whose answers were ready at `ended_ns` of the monotonic clock.
+    A model has none while it is not traced, so that tracing costs nothing then.
+    """
 
-        The execution's durations lead back from there to its beginning. Called from the engine's thread,
-        once a batch; must not block.
+    def executed(self, works: Sequence[Work], execution: Execution) -> None:
+        """Take note of requests that were executed together and have their answers.
+
+        Called from the engine's thread, once for each execution; must not block.
         """
