@@ -1,4 +1,8 @@
-"""Log lines on stderr: for people, or a JSON object each for machines. Stdout is for the ready line."""
+"""Log lines on stderr: for people, or a JSON object each for machines. Stdout is for the ready line.
+
+What is logged can be changed while the server runs: one handler takes every line, and lets through those
+that its settings name.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,42 @@ import datetime
 import json
 import logging
 import sys
+import time
+from dataclasses import dataclass
+from typing import Final
 
-_QUIET = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
+_QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
 """Libraries that would fill the log with lines about each of their calls."""
+
+_TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
+_NOTHING: Final = logging.CRITICAL + 1
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Which lines are logged, and how lines of text tell the time; the names are the protocol's."""
+
+    log_info: bool = True
+    log_warning: bool = True
+    log_error: bool = True
+    log_verbose_level: int = 0
+    """From 1 on, debugging lines."""
+    log_format: str = "default"
+    """"default": local time of day; "ISO8601": date and time in UTC."""
+
+    def admits(self, level: int) -> bool:
+        """Whether a line of this level of `logging` is written."""
+        if level >= logging.ERROR:
+            return self.log_error
+        if level >= logging.WARNING:
+            return self.log_warning
+        return self.log_info if level >= logging.INFO else self.log_verbose_level > 0
+
+    @property
+    def least_level(self) -> int:
+        """The least severe level that is written, below which no line need be made."""
+        levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+        return next(filter(self.admits, levels), _NOTHING)
 
 
 class JsonFormatter(logging.Formatter):
@@ -16,9 +53,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line."""
-        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line = {
-            "time": time.isoformat(timespec="milliseconds"),
+            "time": when.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -28,15 +65,47 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def set_up(level: str, form: str) -> None:
-    """Send log lines of this level and above to stderr, as "text" or "json"."""
-    handler = logging.StreamHandler(sys.stderr)
-    if form == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+class Log:
+    """The process's log, and what it lets through now."""
+
+    def __init__(self, settings: LogSettings, *, is_json: bool) -> None:
+        self.is_json = is_json
+        """Whether lines are objects, whose times are ISO 8601 whatever the settings say."""
+        self.settings = settings
+        self._handler = logging.StreamHandler(sys.stderr)
+        self._handler.addFilter(lambda record: self.settings.admits(record.levelno))
+
+    def begin(self) -> None:
+        """Take over what the process logs."""
+        logging.getLogger().handlers[:] = [self._handler]
+        self.change(self.settings)
+
+    def change(self, settings: LogSettings) -> None:
+        """Follow these settings from the next line on."""
+        self.settings = settings
+        self._handler.setFormatter(JsonFormatter() if self.is_json else _text(settings.log_format))
+        logging.getLogger().setLevel(settings.least_level)
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(max(logging.WARNING, settings.least_level))
+
+
+def set_up(level: str, form: str) -> Log:
+    """Log lines of this level and above to stderr, as "text" or "json"."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    settings = LogSettings(
+        log_info=least <= logging.INFO,
+        log_warning=least <= logging.WARNING,
+        log_verbose_level=int(least <= logging.DEBUG),
+        log_format="ISO8601" if form == "json" else "default",
+    )
+    log = Log(settings, is_json=form == "json")
+    log.begin()
+    return log
+
+
+def _text(log_format: str) -> logging.Formatter:
+    if log_format == "default":
+        return logging.Formatter(_TEXT, "%H:%M:%S")
+    formatter = logging.Formatter(_TEXT, "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    return formatter
