@@ -25,5 +25,9 @@ class ExecutionError(EngineError):
     """The runtime failed on one batch; the engine is good for the next one."""
 
 
+class InputError(ExecutionError):
+    """A program does not take these values: the fault is the caller's, who is told in this text."""
+
+
 class DeviceError(EngineError):
     """The device is gone or cannot be trusted any more: this engine will not answer again."""

@@ -6,7 +6,7 @@ many responses. So it is handed calls instead of a staging buffer, and yields ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,14 +18,19 @@ from headrace_engines.spec import ModelSpec
 
 
 class SequenceTurn(NamedTuple):
-    """A request's place in a sequence: which one, and whether it is the first or the last."""
+    """A request's place in a sequence: which one, and whether it is the first or the last.
+
+    `slot`, below the model's `max_batch_size`, is the sequence's own while it lasts: what the program
+    keeps for it can stand there, and `start` says that what stands there is over.
+    """
 
     id: int | str
     start: bool
     end: bool
+    slot: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One request, as the program sees it.
 
@@ -69,11 +74,11 @@ class StepEngine(Protocol):
     def is_decoupled(self) -> bool:
         """Whether a call may have none or many responses; else each has exactly one."""
 
-    def execute(self, calls: Sequence[Call]) -> Iterable[Outcome]:
+    def execute(self, calls: Sequence[Call]) -> Generator[Outcome, None, None]:
         """Execute these calls together, and yield what comes of them, one final outcome for each.
 
         Raises ExecutionError, also while it is being read: that is the outcome of every call that has no
-        final one yet.
+        final one yet. Whoever reads no further closes it.
         """
 
     def replicate(self) -> StepEngine:
