@@ -23,6 +23,14 @@ class ModelNotReady(InferenceError):
     """The model is known, but is loading, unloading, or failed to load."""
 
 
+class RegionNotFound(InferenceError):
+    """No shared memory region of this name is registered."""
+
+
+class RegionExists(InferenceError):
+    """A shared memory region of this name is registered already."""
+
+
 class Overloaded(InferenceError):
     """The model's queue is full; `retry_after_seconds` is when it will probably have drained."""
 

@@ -16,6 +16,8 @@ TABLE = [
     (errors.InvalidInput("text"), Code.INVALID_ARGUMENT),
     (errors.ModelNotFound("text"), Code.NOT_FOUND),
     (errors.ModelNotReady("text"), Code.UNAVAILABLE),
+    (errors.RegionNotFound("text"), Code.NOT_FOUND),
+    (errors.RegionExists("text"), Code.ALREADY_EXISTS),
     (errors.Overloaded("text", 0.25), Code.RESOURCE_EXHAUSTED),
     (errors.DeadlineMissed("text"), Code.DEADLINE_EXCEEDED),
     (errors.EngineFailed("text", "0badcafe"), Code.INTERNAL),
