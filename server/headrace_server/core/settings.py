@@ -81,6 +81,8 @@ class ModelSettings:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """By output: the names of its classes."""
     sequences: Sequences | None = None
+    metric_tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Labels of the model's metrics, where each name gets a `_` in front."""
 
 
 DEFAULT_SETTINGS: Final = ModelSettings()
