@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 from headrace_server.errors import InvalidInput
+
+_MOST_CHARACTERS: Final = 100
+"""A name that somebody sends may be of any length."""
 
 
 def unknown_setting(what: str, name: str, known: Iterable[str]) -> InvalidInput:
     """Return the error for a setting that nobody knows; passed over, a misspelt name would mislead."""
     names = list(known)
+    name = name[:_MOST_CHARACTERS]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InvalidInput(f"there is no {what} {name!r}{hint}; there are: {', '.join(names)}")
