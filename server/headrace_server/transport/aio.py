@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grpc
@@ -75,7 +76,15 @@ class _Router(grpc.GenericRpcHandler):
 class AioServer:
     """A gRPC server on the running event loop."""
 
-    def __init__(self, service: Service, health: Health, options: TransportOptions) -> None:
+    def __init__(
+        self,
+        service: Service,
+        health: Health,
+        options: TransportOptions,
+        *,
+        procedures: Mapping[str, Procedure] = MappingProxyType({}),
+    ) -> None:
+        """`procedures` are those that somebody else answers."""
         self._service = service
         self._options = options
         self._inference = Inference(
@@ -89,7 +98,7 @@ class AioServer:
             options=options.channel_arguments(),
             maximum_concurrent_rpcs=options.max_concurrent_calls + _CALLS_BESIDE_INFERENCE,
         )
-        self._server.add_generic_rpc_handlers((_Router(self._handlers()),))
+        self._server.add_generic_rpc_handlers((_Router(self._handlers(procedures)),))
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server)
@@ -111,6 +120,21 @@ class AioServer:
         await self._server.start()
         return port
 
+    @property
+    def open_calls(self) -> int:
+        """Calls and streams that are being answered."""
+        return self._inference.open
+
+    @property
+    def open_streams(self) -> int:
+        """Streams alone."""
+        return self._inference.open_streams
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of requests that are being answered, and of their answers."""
+        return self._inference.in_flight_bytes
+
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
         self._service.stop_accepting()
@@ -123,8 +147,8 @@ class AioServer:
     async def _set_health(self, name: str, status: int) -> None:
         await self._health.set(name, status)
 
-    def _handlers(self) -> dict[str, _Handler]:
-        procedures = Control(self._service, self._options.max_queue_size).procedures()
+    def _handlers(self, further: Mapping[str, Procedure]) -> dict[str, _Handler]:
+        procedures = Control(self._service, self._options.max_queue_size, further).procedures()
         handlers: dict[str, _Handler] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._inference.infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),

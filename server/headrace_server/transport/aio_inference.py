@@ -75,6 +75,12 @@ class Inference:
         self.encode = codec.Encoder().encode
         self.open = 0
         """Calls and streams that are being answered."""
+        self.open_streams = 0
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of requests that are being answered, and of their answers."""
+        return self._holdings.size_bytes
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         """Wake the event loop, once for all of these."""
@@ -159,7 +165,11 @@ class Inference:
         except Overloaded as error:
             await refuse(context, error)
         stream = Stream(self, _limit(context), self._max_stream_requests, call, self._holdings)
-        ended = await stream.run(messages, context.write, self._finishing)
+        self.open_streams += 1
+        try:
+            ended = await stream.run(messages, context.write, self._finishing)
+        finally:
+            self.open_streams -= 1
         if ended is not None:
             await refuse(context, ended)
 

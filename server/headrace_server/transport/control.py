@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import Message
@@ -38,9 +39,13 @@ NOT_SERVED: Final = {
 class Control:
     """Answers for one service and the limits that it runs with."""
 
-    def __init__(self, service: Service, max_queue_size: int) -> None:
+    def __init__(
+        self, service: Service, max_queue_size: int, further: Mapping[str, Procedure] = MappingProxyType({})
+    ) -> None:
+        """`further` are procedures that somebody else answers."""
         self._service = service
         self._max_queue_size = max_queue_size
+        self._further = further
 
     def procedures(self) -> dict[str, Procedure]:
         """Return every procedure of the protocol but the two that infer."""
@@ -58,7 +63,7 @@ class Control:
             name: Procedure(getattr(pb, f"{name}Request"), _refusal(feature))
             for name, feature in NOT_SERVED.items()
         }
-        return served | refused
+        return {**served, **refused, **self._further}
 
     def _server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -70,7 +75,7 @@ class Control:
         return pb.ModelReadyResponse(ready=self._service.is_model_ready(request.name, request.version))
 
     def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return describe.server_metadata()
+        return describe.server_metadata(self._further.keys())
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._service.model(request.name, request.version)

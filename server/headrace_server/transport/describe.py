@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from headrace_engines.spec import TensorSpec
@@ -13,7 +13,7 @@ from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.catalogue import Entry
 from headrace_server.core.model import Model
 from headrace_server.core.request import ModelFacts
-from headrace_server.core.statistics import Duration, Statistics
+from headrace_server.core.statistics import Duration, ResponseStatistics, Statistics
 
 SERVER_NAME: Final = "headrace"
 EXTENSIONS: Final = (
@@ -24,12 +24,22 @@ EXTENSIONS: Final = (
     "parameters",
     "statistics",
 )
-"""The protocol's extensions that are served."""
+"""The protocol's extensions that every server has."""
+
+OPTIONAL_EXTENSIONS: Final = {
+    "SystemSharedMemoryRegister": "system_shared_memory",
+    "TraceSetting": "trace",
+    "LogSettings": "logging",
+}
+"""Those that it has with some procedure."""
 
 
-def server_metadata() -> pb.ServerMetadataResponse:
-    """Describe the server."""
-    return pb.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+def server_metadata(procedures: Collection[str]) -> pb.ServerMetadataResponse:
+    """Describe the server, which has these procedures besides those that every server has."""
+    optional = [name for procedure, name in OPTIONAL_EXTENSIONS.items() if procedure in procedures]
+    return pb.ServerMetadataResponse(
+        name=SERVER_NAME, version=__version__, extensions=[*EXTENSIONS, *optional]
+    )
 
 
 def model_metadata(facts: ModelFacts, versions: Sequence[str]) -> pb.ModelMetadataResponse:
@@ -89,27 +99,19 @@ def _data_type(spec: TensorSpec) -> config_pb.DataType.ValueType:
 
 
 def model_statistics(models: Sequence[Model]) -> pb.ModelStatisticsResponse:
-    """Report counts and durations of these models."""
-    return pb.ModelStatisticsResponse(
-        model_stats=[_statistics(model.facts, model.statistics) for model in models]
-    )
+    """Report counts and durations of these models, each as of one moment."""
+    return pb.ModelStatisticsResponse(model_stats=map(_statistics, models))
 
 
-def _statistics(facts: ModelFacts, statistics: Statistics) -> pb.ModelStatistics:
+def _statistics(model: Model) -> pb.ModelStatistics:
+    facts, statistics = model.facts, model.snapshot()
     return pb.ModelStatistics(
         name=facts.name,
         version=facts.version,
         last_inference=statistics.last_inference_ms,
         inference_count=statistics.inference_count,
         execution_count=statistics.execution_count,
-        inference_stats=pb.InferStatistics(
-            success=_duration(statistics.success),
-            fail=_duration(statistics.fail),
-            queue=_duration(statistics.queue),
-            compute_input=_duration(statistics.compute_input),
-            compute_infer=_duration(statistics.compute_infer),
-            compute_output=_duration(statistics.compute_output),
-        ),
+        inference_stats=_inference_statistics(statistics),
         batch_stats=[
             pb.InferBatchStatistics(
                 batch_size=size,
@@ -117,9 +119,42 @@ def _statistics(facts: ModelFacts, statistics: Statistics) -> pb.ModelStatistics
                 compute_infer=_duration(batch.compute_infer),
                 compute_output=_duration(batch.compute_output),
             )
-            for size, batch in sorted(statistics.by_batch_size.copy().items())
+            for size, batch in sorted(statistics.by_batch_size.items())
         ],
+        memory_usage=[pb.MemoryUsage(type="CPU", id=0, byte_size=model.memory_bytes)],
+        response_stats=_response_statistics(statistics.responses),
     )
+
+
+def _inference_statistics(statistics: Statistics) -> pb.InferStatistics:
+    """Return the durations of requests; there is no cache of answers, so that none hits or misses it."""
+    return pb.InferStatistics(
+        success=_duration(statistics.success),
+        fail=_duration(statistics.fail),
+        queue=_duration(statistics.queue),
+        compute_input=_duration(statistics.compute_input),
+        compute_infer=_duration(statistics.compute_infer),
+        compute_output=_duration(statistics.compute_output),
+        cache_hit=pb.StatisticDuration(),
+        cache_miss=pb.StatisticDuration(),
+    )
+
+
+def _response_statistics(
+    responses: Mapping[str, ResponseStatistics],
+) -> dict[str, pb.InferResponseStatistics]:
+    """Return the durations of the first, second, … response to a request."""
+    return {
+        number: pb.InferResponseStatistics(
+            compute_infer=_duration(response.compute_infer),
+            compute_output=_duration(response.compute_output),
+            success=_duration(response.success),
+            fail=_duration(response.fail),
+            empty_response=_duration(response.empty_response),
+            cancel=_duration(response.cancel),
+        )
+        for number, response in responses.items()
+    }
 
 
 def _duration(duration: Duration) -> pb.StatisticDuration:
