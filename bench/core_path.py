@@ -80,7 +80,7 @@ class FedModel(Model):
         self.request_us = 0.0
         """Microseconds of the thread's CPU time for one request."""
 
-    def take(self, *, wait: bool) -> list[Work] | None:
+    def take(self, *, wait: bool, instance: int = 0) -> list[Work] | None:
         """Let a batch of requests come in, and hand it out; None when all have been answered."""
         if self._rounds_left == self._rounds - self._warm_up_rounds:
             self._begun_ns = time.thread_time_ns()
@@ -91,7 +91,7 @@ class FedModel(Model):
         self._rounds_left -= 1
         for _ in range(self._batch):
             self.bring()
-        return super().take(wait=False)
+        return super().take(wait=False, instance=instance)
 
 
 class _OneModel:
@@ -118,6 +118,9 @@ class _Counter:
     def __init__(self) -> None:
         self.encode = Encoder().encode
         self.good = 0
+
+    def deliver_part(self, work: Work, answer: bytes) -> None:
+        raise NotImplementedError("this model answers each request once")
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         self.good += sum(isinstance(answer, bytes) for _, answer in answers)

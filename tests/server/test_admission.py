@@ -76,7 +76,7 @@ def test_what_is_accepted(spec: ModelSpec, inputs: list[InputTensor], rows: int,
     assert admitted.rows == rows
     assert admitted.shapes == shapes
     assert admitted.wanted == tuple(range(len(spec.outputs)))
-    assert admitted.timeout_us == 0
+    assert admitted.terms.timeout_us == 0
     by_name = {one.name: one.data for one in inputs}
     assert all(data is by_name[one.name] for data, one in zip(admitted.data, spec.inputs, strict=True))
 
@@ -197,7 +197,7 @@ def test_an_unknown_output_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_parameters_that_are_taken(parameters: dict[str, Any], timeout_us: int) -> None:
-    assert Admission("m", STAGED).admit(request(X, parameters=parameters)).timeout_us == timeout_us
+    assert Admission("m", STAGED).admit(request(X, parameters=parameters)).terms.timeout_us == timeout_us
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ def with_feature(where: str, key: str) -> pb.ModelInferRequest:
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
-        (bad(X, sequence_id=5), "sequences (parameter sequence_id) are not supported"),
+        (bad(X, sequence_id=5), "sequences (parameter sequence_id) are not supported by model 'mlp'"),
         (with_feature("outputs", "classification"), "output 'y': classification is not supported"),
         (with_feature("outputs", "shared_memory_region"), "output 'y': shared memory is not supported"),
         (with_feature("inputs", "shared_memory_region"), "input 'x': shared memory is not supported"),

@@ -3,25 +3,25 @@ from __future__ import annotations
 import pytest
 
 from headrace_server.core.latency import BatchLatency
-from headrace_server.core.statistics import Execution, Statistics
+from headrace_server.core.statistics import Duration, Execution, Statistics
 
 
 def test_an_execution_counts_for_each_request_that_shared_it() -> None:
     statistics = Statistics()
-    one = Execution(rows=5, requests=3, request_ns=900, queue_ns=300, input_ns=10, infer_ns=100, output_ns=20)
-    other = Execution(rows=5, requests=1, request_ns=200, queue_ns=0, input_ns=1, infer_ns=2, output_ns=3)
-    alone = Execution(rows=1, requests=1, request_ns=50, queue_ns=5, input_ns=1, infer_ns=1, output_ns=1)
-    for number, execution in enumerate((one, other, alone)):
-        statistics.executed(execution, 1000 + number)
+    one = Execution(rows=5, begun_ns=1100, started_ns=1110, computed_ns=1210, ended_ns=1230)
+    other = Execution(rows=5, begun_ns=2000, started_ns=2001, computed_ns=2003, ended_ns=2006)
+    alone = Execution(rows=1, begun_ns=3000, started_ns=3001, computed_ns=3002, ended_ns=3003)
+    queued_ns = ([900, 1000, 1100], [2000], [2995])
+    for number, (execution, queued) in enumerate(zip((one, other, alone), queued_ns, strict=True)):
+        statistics.executed(execution, queued, 1000 + number)
     assert statistics.last_inference_ms == 1002
     assert (statistics.inference_count, statistics.execution_count) == (11, 3)
-    assert (statistics.success.count, statistics.success.ns) == (5, 1150)
-    assert (statistics.queue.count, statistics.queue.ns) == (5, 305)
-    assert (statistics.compute_input.count, statistics.compute_input.ns) == (5, 32)
-    assert (statistics.compute_infer.count, statistics.compute_infer.ns) == (5, 303)
-    assert (statistics.compute_output.count, statistics.compute_output.ns) == (5, 64)
-    five = statistics.by_batch_size[5]
-    assert (five.compute_infer.count, five.compute_infer.ns) == (2, 102)
+    assert statistics.success == Duration(5, 330 + 230 + 130 + 6 + 8)
+    assert statistics.queue == Duration(5, 200 + 100 + 0 + 0 + 5)
+    assert statistics.compute_input == Duration(5, 32)
+    assert statistics.compute_infer == Duration(5, 303)
+    assert statistics.compute_output == Duration(5, 64)
+    assert statistics.by_batch_size[5].compute_infer == Duration(2, 102)
     assert sorted(statistics.by_batch_size) == [1, 5]
 
 

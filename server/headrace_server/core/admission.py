@@ -17,27 +17,22 @@ from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of, decode_bytes
-from headrace_server.core.request import InputTensor, Parameters, Request
-from headrace_server.errors import InvalidInput, NotSupported
+from headrace_server.core.request import Data, InputTensor, Request, Shapes
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
+from headrace_server.core.terms import Terms, TermsReader
+from headrace_server.errors import InvalidInput
 
-_FEATURES = {
-    "sequence_id": "sequences (parameter sequence_id)",
-    "sequence_start": "sequences (parameter sequence_start)",
-    "sequence_end": "sequences (parameter sequence_end)",
-}
 _MOST_ELEMENTS = sys.maxsize // 8
-_IGNORED_TRITON_PARAMETERS = frozenset({"triton_enable_empty_final_response"})
 
 
 class Admitted(NamedTuple):
     """The part of a checked request that its execution needs; inputs stand in the model's order."""
 
     rows: int
-    data: tuple[bytes | NDArray[Any], ...]
-    shapes: tuple[tuple[int, ...], ...] | None
+    data: Data
+    shapes: Shapes
     wanted: tuple[int, ...]
-    timeout_us: int
-    """From the `timeout` parameter; 0 where there is none."""
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +46,32 @@ class _Expected:
 class Admission:
     """The check for one model; made once, when the model is loaded."""
 
-    def __init__(self, model: str, spec: ModelSpec) -> None:
+    def __init__(self, model: str, spec: ModelSpec, settings: ModelSettings = DEFAULT_SETTINGS) -> None:
         self._model = model
         self._spec = spec
-        self._staged = spec.is_staged
+        filled = {one.name for one in settings.sequences.controls} if settings.sequences else set()
+        self._staged = spec.is_staged and not filled
+        self._places = len(spec.inputs)
         self._inputs = {
             tensor.name: _Expected(
                 i, tensor, datatype_of(tensor.dtype), tensor.row_bytes if tensor.is_fixed else 0
             )
             for i, tensor in enumerate(spec.inputs)
+            if tensor.name not in filled
         }
         self._outputs = {tensor.name: i for i, tensor in enumerate(spec.outputs)}
         self._all_outputs = tuple(range(len(spec.outputs)))
+        self._terms = TermsReader(model, settings)
+        self._usual_terms = self._terms.usual
 
     def admit(self, request: Request) -> Admitted:
-        """Return what to execute. Raises InvalidInput or NotSupported."""
+        """Return what to execute. Raises InvalidInput or NotSupported.
+
+        Inputs that the server fills, to tell a program of its sequences, are not the caller's to send.
+        """
         inputs = request.inputs
-        data: list[bytes | NDArray[Any] | None] = [None] * len(self._inputs)
-        shapes: list[tuple[int, ...]] = [()] * len(self._inputs)
+        data: list[bytes | NDArray[Any] | None] = [None] * self._places
+        shapes: list[tuple[int, ...] | None] = [None] * self._places
         for tensor in inputs:
             expected = self._inputs.get(tensor.name)
             if expected is None:
@@ -78,13 +81,14 @@ class Admission:
             self._check_form(tensor, expected)
             data[expected.position] = self._contents(tensor, expected)
             shapes[expected.position] = tensor.shape
-        if len(inputs) != len(data):
-            raise self._missing_input(data)
+        if len(inputs) != len(self._inputs):
+            self._check_missing(data)
         rows = self._rows(shapes) if self._spec.has_batch_axis else 1
-        timeout_us = self._timeout_us(request.parameters) if request.parameters else 0
+        terms = self._usual_terms
+        if request.parameters or terms is None:
+            terms = self._terms.read(request.parameters)
         wanted = self._wanted(request.outputs) if request.outputs else self._all_outputs
-        kept = None if self._staged else tuple(shapes)
-        return Admitted(rows, tuple(data), kept, wanted, timeout_us)  # type: ignore[arg-type]  # none is None
+        return Admitted(rows, tuple(data), None if self._staged else tuple(shapes), wanted, terms)
 
     def _check_form(self, tensor: InputTensor, expected: _Expected) -> None:
         if tensor.datatype != expected.datatype:
@@ -123,13 +127,17 @@ class Admission:
             raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, {most} came")
         return data
 
-    def _rows(self, shapes: Sequence[tuple[int, ...]]) -> int:
-        rows = shapes[0][0]
+    def _rows(self, shapes: Sequence[tuple[int, ...] | None]) -> int:
+        rows, first = 0, ""
         for shape, tensor in zip(shapes, self._spec.inputs, strict=True):
-            if shape[0] != rows:
+            if shape is None:
+                continue
+            if not first:
+                rows, first = shape[0], tensor.name
+            elif shape[0] != rows:
                 raise InvalidInput(
-                    f"input {tensor.name!r} has {shape[0]} rows and input {self._spec.inputs[0].name!r} has "
-                    f"{rows}: all inputs of a request need the same number"
+                    f"input {tensor.name!r} has {shape[0]} rows and input {first!r} has {rows}: all inputs "
+                    f"of a request need the same number"
                 )
         return rows
 
@@ -144,21 +152,19 @@ class Admission:
             wanted[position] = None
         return tuple(wanted)
 
-    def _timeout_us(self, parameters: Parameters) -> int:
-        for name in parameters:
-            if name in _FEATURES and parameters[name]:  # 0, "" and false are the protocol's "none"
-                raise NotSupported(f"{_FEATURES[name]} are not supported")
-            if name.startswith("triton_") and name not in _IGNORED_TRITON_PARAMETERS:
-                raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
-        _whole_number(parameters, "priority", "a priority, 0 or more,")  # one level: all are equal
-        return _whole_number(parameters, "timeout", "a whole number of microseconds")
-
     def _unknown_input(self, name: str) -> InvalidInput:
         return InvalidInput(f"model {self._model!r} has no input {name!r}; it takes {_names(self._inputs)}")
 
-    def _missing_input(self, data: Sequence[object]) -> InvalidInput:
-        missing = [name for name, expected in self._inputs.items() if data[expected.position] is None]
-        return InvalidInput(f"model {self._model!r} needs input {_names(missing)}, which did not come")
+    def _check_missing(self, data: Sequence[object]) -> None:
+        missing = [
+            name
+            for name, expected in self._inputs.items()
+            if data[expected.position] is None and not expected.spec.is_optional
+        ]
+        if missing:
+            raise InvalidInput(f"model {self._model!r} needs input {_names(missing)}, which did not come")
+        if self._spec.has_batch_axis and all(item is None for item in data):
+            raise InvalidInput(f"model {self._model!r} needs an input that says how many rows are wanted")
 
     def _wrong_shape(self, tensor: InputTensor, expected: _Expected) -> InvalidInput:
         batch = ("batch",) if self._spec.has_batch_axis else ()
@@ -189,13 +195,6 @@ def _strings(tensor: InputTensor, expected: int) -> NDArray[Any]:
         except UnicodeDecodeError as error:
             raise InvalidInput(f"input {tensor.name!r}: element {index} is no UTF-8 text: {error}") from None
     return elements  # type: ignore[no-any-return]  # an array of bytes objects either way
-
-
-def _whole_number(parameters: Parameters, name: str, expected: str) -> int:
-    value = parameters.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"parameter {name!r}: {value!r} came, {expected} expected")
-    return value
 
 
 def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:

@@ -7,7 +7,6 @@ piece of work out of the queue answers it, so each gets exactly one final answer
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,17 +14,16 @@ from dataclasses import dataclass
 
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
+from headrace_server.core.delivery import Answers, deliver
 from headrace_server.core.latency import BatchLatency
-from headrace_server.core.queue import QueueFull, RequestQueue
+from headrace_server.core.queue import NEVER, Queue, QueueFull, RequestQueue, Taken
 from headrace_server.core.request import ModelFacts, State, Work
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
-from headrace_server.core.statistics import Execution, Statistics
+from headrace_server.core.statistics import Execution, FailReason, Statistics
+from headrace_server.core.tracing import Tracer
 from headrace_server.errors import DeadlineMissed, DeviceLost, InferenceError, Overloaded, ShuttingDown
 
-_logger = logging.getLogger(__name__)
 _serials = itertools.count(1)
-
-Answers = Sequence[tuple[Work, bytes | InferenceError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +48,27 @@ class Model:
         *,
         settings: ModelSettings = DEFAULT_SETTINGS,
         config: bytes = b"",
+        memory_bytes: int = 0,
     ) -> None:
+        """`memory_bytes` is what the model's files and staging buffers take; `on_lost` is called once."""
         answer_row_bytes = sum(tensor.row_bytes for tensor in spec.outputs if tensor.is_fixed)
         serial = next(_serials)
         self.facts = ModelFacts(name, version, spec, platform, serial, answer_row_bytes, settings, config)
-        self.admission = Admission(name, spec)
+        self.admission = Admission(name, spec, settings)
+        self.memory_bytes = memory_bytes
+        self.load_seconds = 0.0
+        """What loading and warming up took, as told by whoever did it."""
         self.statistics = Statistics()
+        self.tracer: Tracer | None = None
+        """Hears of every batch while requests are traced."""
         self._max_rows = spec.max_batch_size or 1
-        self._queue = RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
+        self._queue: Queue = RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
         self._latency = BatchLatency(self._max_rows)
         self._changed = threading.Condition(threading.Lock())
+        # Work of a sequence is for one instance alone, so that each has to look.
+        self._wake = self._changed.notify if settings.sequences is None else self._changed.notify_all
+        self._idle = 0
+        """Instances that wait for work."""
         self._released = False
         self._closing = False
         self._lost: str | None = None
@@ -75,31 +84,53 @@ class Model:
         """Requests in the queue."""
         return self._queue.requests
 
-    def submit(self, work: Work, *, hold: bool = False) -> None:
-        """Accept the work, or raise Overloaded, ShuttingDown or DeviceLost.
+    def snapshot(self) -> Statistics:
+        """Return the figures of this moment, which add up."""
+        with self._changed:
+            return self.statistics.copy()
 
-        With `hold` no engine is woken for it until `release`: the caller knows that more is coming.
+    def count(self, add: Callable[[Statistics], None]) -> None:
+        """Let `add` change the statistics by what the model does not see: a program's single responses."""
+        with self._changed:
+            add(self.statistics)
+
+    def refused(self, error: InferenceError) -> None:
+        """Count a request that came for this model, and was told the error before it was submitted."""
+        with self._changed:
+            self.statistics.failed(FailReason.of(error), 0)
+
+    def submit(self, work: Work, *, hold: bool = False) -> None:
+        """Accept the work, or raise Overloaded, ShuttingDown, DeviceLost, or what the queue knows of it.
+
+        With `hold` no engine is woken for it until `release`: the caller knows that more is coming. What
+        a closed model refuses is not counted: another version may answer it.
         """
         with self._changed:
-            if self._lost is not None:
-                raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
             if self._closing:
                 raise ShuttingDown(f"model {self.facts.name!r} is being closed")
             try:
-                self._queue.push(work)
-            except QueueFull as full:
-                self.statistics.fail.add(1, 0)
-                retry_after = self._latency.drain_seconds(self._queue.rows)
-                raise Overloaded(f"model {self.facts.name!r}: queue full: {full}", retry_after) from None
+                self._accept(work)
+            except InferenceError as error:
+                self.statistics.failed(FailReason.of(error), 0)
+                raise
             if not hold:
                 self._released = True
-                self._changed.notify()
+                self._wake()
+
+    def _accept(self, work: Work) -> None:
+        if self._lost is not None:
+            raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
+        try:
+            self._queue.push(work)
+        except QueueFull as full:
+            retry_after = self._latency.drain_seconds(self._queue.rows)
+            raise Overloaded(f"model {self.facts.name!r}: queue full: {full}", retry_after) from None
 
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""
         with self._changed:
             self._released = True
-            self._changed.notify()
+            self._wake()
 
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
@@ -108,61 +139,118 @@ class Model:
             if work.window is not None:
                 work.window.open()
             if work.state is State.QUEUED:
-                self._queue.discard(work)
-                self.statistics.cancel.add(1, time.monotonic_ns() - work.queued_ns)
+                self._discard(work)
+                self._count_failed(FailReason.CANCELED, [work])
 
     def expire(self, work: Work) -> None:
         """Answer the work with DeadlineMissed if it still waits."""
         with self._changed:
             if work.state is not State.QUEUED:
                 return
-            self._queue.discard(work)
+            self._discard(work)
         self.fail([work], DeadlineMissed("the deadline passed while the request waited"))
 
-    def take(self, *, wait: bool) -> list[Work] | None:
-        """Return the next batch for an engine that is free.
+    def take(self, *, wait: bool, instance: int = 0) -> list[Work] | None:
+        """Return the next batch for an engine that is free; `instance` says which of the model's.
 
         Without `wait`, an empty batch says that nothing is there to execute. None says that the model
-        is closing and everything that it had accepted has been taken.
+        is lost, or is closing and everything that it had accepted has been taken.
         """
         while True:
             with self._changed:
-                while not self._released:
-                    if self._closing:
-                        return None
-                    if not wait:
-                        return []
-                    self._changed.wait()
-                batch, late = self._queue.take(self._max_rows, time.monotonic())
+                taken = self._next(wait, instance)
+            if taken is None:
+                return None
+            if taken.missed:
+                self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
+            if taken.batch or not wait:
+                return taken.batch
+
+    def _next(self, wait: bool, instance: int) -> Taken | None:
+        """Return what the queue gives as soon as it gives something; the lock is held."""
+        while True:
+            taken = Taken([], [])
+            if self._lost is not None:
+                return None
+            if self._released:
+                taken = self._queue.take(
+                    self._max_rows, time.monotonic(), instance=instance, hurry=self._closing
+                )
                 self._released = self._queue.requests > 0
-            if late:
-                self.fail(late, DeadlineMissed("the deadline passed while the request waited"))
-            if batch or not wait:
-                return batch
+            if taken.batch or taken.missed:
+                if self._idle:
+                    self._wake_others()
+                return taken
+            if self._closing and not self._released:
+                return None
+            if not wait:
+                return taken
+            self._idle += 1
+            try:
+                self._changed.wait(None if taken.again_at == NEVER else taken.again_at - time.monotonic())
+            finally:
+                self._idle -= 1
+
+    def _wake_others(self) -> None:
+        """Let other instances have what is left, or end with the model that is closing."""
+        if self._released:
+            self._wake()
+        elif self._closing:
+            self._changed.notify_all()
+
+    def _discard(self, work: Work) -> None:
+        self._queue.discard(work)
+        if self._closing and not self._queue.requests:
+            self._changed.notify_all()
 
     def executed(self, answers: Answers, execution: Execution) -> None:
-        """Count a batch and hand its answers to their callers."""
+        """Count an execution and hand its answers to their callers. An answer that is an error could not
+        be encoded; an engine's failure goes through `fail`."""
+        queued_ns = [work.queued_ns for work, answer in answers if isinstance(answer, bytes)]
         with self._changed:
-            self._latency.record((execution.input_ns + execution.infer_ns + execution.output_ns) * 1e-9)
-            self.statistics.executed(execution, time.time_ns() // 1_000_000)
+            self._latency.record((execution.ended_ns - execution.begun_ns) * 1e-9)
+            self.statistics.executed(execution, queued_ns, time.time_ns() // 1_000_000)
+            if len(queued_ns) < len(answers):
+                for work, answer in answers:
+                    if not isinstance(answer, bytes):
+                        self.statistics.failed(FailReason.OTHER, execution.ended_ns - work.queued_ns)
+        tracer = self.tracer  # it may be taken away meanwhile
+        if tracer is not None:
+            tracer.executed([work for work, _ in answers], execution)
         deliver(answers)
 
     def fail(self, works: Iterable[Work], error: InferenceError) -> None:
         """Answer all of these with one error; they have left the queue."""
-        now_ns = time.monotonic_ns()
         failed = list(works)
         with self._changed:
-            for work in failed:
-                self.statistics.fail.add(1, now_ns - work.queued_ns)
+            self._count_failed(FailReason.of(error), failed)
         deliver([(work, error) for work in failed])
 
-    def lose(self, reason: str, taken: Sequence[Work]) -> None:
-        """Stop for good because the device is gone: what waits or was `taken` is answered with DeviceLost."""
+    def drop(self, works: Iterable[Work]) -> None:
+        """End work that was taken, whose caller has gone, without an answer."""
+        dropped = list(works)
+        for work in dropped:
+            work.state = State.ENDED
+            work.data = ()
         with self._changed:
-            self._lost = reason
+            self._count_failed(FailReason.CANCELED, dropped)
+
+    def _count_failed(self, reason: FailReason, works: Iterable[Work]) -> None:
+        now_ns = time.monotonic_ns()
+        for work in works:
+            self.statistics.failed(reason, now_ns - work.queued_ns)
+
+    def lose(self, reason: str, taken: Sequence[Work]) -> None:
+        """Stop for good because an instance's device is gone: what waits, or that instance had `taken`, is
+        answered with DeviceLost. What the other instances have in hand is still answered by them."""
+        with self._changed:
+            is_first = self._lost is None
+            self._lost = self._lost or reason
             works = [*taken, *self._queue.clear()]
+            self._changed.notify_all()
         self.fail(works, DeviceLost(f"model {self.facts.name!r}: {reason}"))
-        self._on_lost()
+        if is_first:
+            self._on_lost()
 
     def close(self, *, drain: bool) -> None:
         """Accept nothing more. With `drain` what waits is still executed, else answered ShuttingDown."""
@@ -174,17 +262,3 @@ class Model:
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")
         )
-
-
-def deliver(answers: Answers) -> None:
-    """Hand each sink its answers, in one call. A sink that fails costs the others nothing."""
-    by_sink: dict[int, list[tuple[Work, bytes | InferenceError]]] = {}
-    for answer in answers:
-        answer[0].state = State.ENDED
-        answer[0].data = ()
-        by_sink.setdefault(id(answer[0].sink), []).append(answer)
-    for mine in by_sink.values():
-        try:
-            mine[0][0].sink.deliver(mine)
-        except Exception:
-            _logger.exception("a transport did not take %d answers", len(mine))

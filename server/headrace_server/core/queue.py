@@ -9,15 +9,59 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
+from typing import Final, NamedTuple, Protocol
 
-from headrace_server.core.request import State, Work
+from headrace_server.core.request import Shapes, State, Work
 
-_Shapes = tuple[tuple[int, ...], ...] | None
+NEVER: Final = math.inf
 _SWEEP_AT_LEAST = 64
 
 
 class QueueFull(Exception):
     """A limit of the queue would be passed."""
+
+
+class Taken(NamedTuple):
+    """What a queue gave when it was asked for a batch; all of it has left the queue."""
+
+    batch: list[Work]
+    missed: list[Work]
+    """Work whose deadline has passed, for the taker to answer."""
+    again_at: float = NEVER
+    """When to ask again though nothing has happened, on the monotonic clock in seconds."""
+
+
+class Queue(Protocol):
+    """What a model needs of whatever holds its waiting work. The model serialises access."""
+
+    @property
+    def requests(self) -> int:
+        """Requests that wait."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the requests that wait."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the requests that wait."""
+
+    def push(self, work: Work) -> None:
+        """Let the work wait. Raises QueueFull, or an InferenceError where it can never be executed."""
+
+    def discard(self, work: Work) -> None:
+        """End work that still waits; its place is free at once."""
+
+    def take(self, max_rows: int, now: float, *, instance: int = 0, hurry: bool = False) -> Taken:
+        """Remove the next batch for this instance of the engine, which is free.
+
+        The batch holds at most `max_rows` rows, or one request. It may be empty though something waits:
+        for a larger batch, unless in a `hurry` because nothing more will come, or for another instance.
+        """
+
+    def clear(self) -> list[Work]:
+        """Remove and return everything that waits."""
 
 
 class RequestQueue:
@@ -26,7 +70,7 @@ class RequestQueue:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._heaps: dict[_Shapes, list[tuple[float, int, Work]]] = {}
+        self._heaps: dict[Shapes, list[tuple[float, int, Work]]] = {}
         self._arrivals = itertools.count()
         self._gone = 0
         self.requests = 0
@@ -54,7 +98,7 @@ class RequestQueue:
         if self._gone >= _SWEEP_AT_LEAST and self._gone > self.requests:
             self._sweep()
 
-    def take(self, max_rows: int, now: float) -> tuple[list[Work], list[Work]]:
+    def take(self, max_rows: int, now: float, *, instance: int = 0, hurry: bool = False) -> Taken:
         """Remove the next batch, and what can no longer be in time; return both.
 
         The batch begins with the earliest deadline and holds work of the same shapes, at most
@@ -80,7 +124,7 @@ class RequestQueue:
             heapq.heappop(heap)
         if not heap:
             self._forget_empty_heaps()
-        return batch, late
+        return Taken(batch, late)
 
     def clear(self) -> list[Work]:
         """Remove and return everything that waits."""

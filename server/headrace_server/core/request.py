@@ -21,6 +21,10 @@ NO_DEADLINE = math.inf
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
+Data = tuple[bytes | NDArray[Any] | None, ...]
+"""Contents of the inputs in the model's order; None for an optional one that did not come."""
+Shapes = tuple[tuple[int, ...] | None, ...] | None
+"""Whole shapes of the inputs where the model is not staged; only equal ones share a batch."""
 
 
 class InputTensor(NamedTuple):
@@ -95,8 +99,9 @@ class Work:
     """An accepted request: what its model's queue holds, and what its sink gets back."""
 
     __slots__ = (
-        "abandoned", "data", "deadline", "id", "model", "parameters", "priority", "queued_ns", "rendering",
-        "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state", "wanted", "window",
+        "abandoned", "data", "deadline", "id", "is_overdue", "model", "overdue_at", "parameters", "priority",
+        "queued_ns", "rendering", "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state",
+        "wanted", "window",
     )  # fmt: skip
 
     def __init__(
@@ -104,8 +109,8 @@ class Work:
         model: Holder,
         request_id: str,
         rows: int,
-        data: tuple[bytes | NDArray[Any], ...],
-        shapes: tuple[tuple[int, ...], ...] | None,
+        data: Data,
+        shapes: Shapes,
         wanted: tuple[int, ...],
         deadline: float,
         sink: Sink,
@@ -116,17 +121,20 @@ class Work:
         parameters: Parameters = MappingProxyType({}),
         priority: int = 0,
         sequence: SequenceTurn | None = None,
+        overdue_at: float = NO_DEADLINE,
     ) -> None:
         self.model = model
         self.id = request_id
         self.rows = rows
         self.data = data
         self.shapes = shapes
-        """Whole shapes of the inputs where the model is not staged; only equal ones share a batch."""
         self.wanted = wanted
         """Positions of the outputs that the caller asked for."""
         self.deadline = deadline
-        """On the monotonic clock, in seconds."""
+        """On the monotonic clock, in seconds; it is never executed after that."""
+        self.overdue_at = overdue_at
+        """On that clock: it is then executed after everything of its level that is not overdue."""
+        self.is_overdue = False
         self.sink = sink
         self.reply = reply
         """The sink's own note of whom to answer."""
@@ -135,19 +143,23 @@ class Work:
         """The codec's own note on how the outputs are to be written."""
         self.parameters = parameters
         self.priority = priority
+        """Its level: 1 is the most urgent; 0 where the model has no levels."""
         self.sequence = sequence
         self.abandoned = False
         """Whether the caller has gone after the work was taken."""
         self.window: Window | None = None
         """Bounds the responses on their way; only while a model that gives several executes the work."""
-        self.size_bytes = sum(map(len, data)) if shapes is None else _size_bytes(data)
+        staged: Any = data
+        self.size_bytes = sum(map(len, staged)) if shapes is None else _size_bytes(data)
         self.state = State.QUEUED
 
 
-def _size_bytes(data: tuple[bytes | NDArray[Any], ...]) -> int:
+def _size_bytes(data: Data) -> int:
     """Bytes that wait with a request; strings count with what each costs beside its characters."""
     return sum(
-        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size for item in data
+        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size
+        for item in data
+        if item is not None
     )
 
 

@@ -7,8 +7,15 @@ from typing import Any
 
 from headrace_server.core.catalogue import Catalogue, Entry, ModelControl, Override
 from headrace_server.core.model import Model
-from headrace_server.core.request import Request, Sink, Work
-from headrace_server.errors import ControlDisabled, DeadlineMissed, ModelNotReady, NotSupported, ShuttingDown
+from headrace_server.core.request import NO_DEADLINE, Request, Sink, Work
+from headrace_server.errors import (
+    ControlDisabled,
+    DeadlineMissed,
+    InferenceError,
+    ModelNotReady,
+    NotSupported,
+    ShuttingDown,
+)
 
 
 class Service:
@@ -51,16 +58,20 @@ class Service:
         if self._stopping:
             raise ShuttingDown("the server is stopping")
         model = self._catalogue.find(request.model, request.version)
-        if model.facts.settings.is_decoupled and not takes_many:
-            raise NotSupported(
-                f"model {request.model!r} is decoupled: it is reached by streams (ModelStreamInfer) alone"
-            )
-        rows, data, shapes, wanted, timeout_us = model.admission.admit(request)
-        now = now_ns * 1e-9
-        if timeout_us:
-            deadline = min(deadline, now + timeout_us * 1e-6)
-        if deadline <= now:
-            raise DeadlineMissed("the deadline had passed when the request came")
+        try:
+            if model.facts.settings.is_decoupled and not takes_many:
+                raise NotSupported(
+                    f"model {request.model!r} is decoupled: it is reached by streams (ModelStreamInfer) alone"
+                )
+            rows, data, shapes, wanted, terms = model.admission.admit(request)
+            now = now_ns * 1e-9
+            if terms.timeout_us:
+                deadline = min(deadline, now + terms.timeout_us * 1e-6)
+            if deadline <= now:
+                raise DeadlineMissed("the deadline had passed when the request came")
+        except InferenceError as error:
+            model.refused(error)
+            raise
         return Work(
             model,
             request.id,
@@ -74,6 +85,9 @@ class Service:
             now_ns,
             rendering=request.rendering,
             parameters=request.parameters,
+            priority=terms.priority,
+            sequence=terms.sequence,
+            overdue_at=now + terms.overdue_us * 1e-6 if terms.overdue_us else NO_DEADLINE,
         )
 
     def leave(self) -> None:

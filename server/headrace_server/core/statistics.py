@@ -1,8 +1,44 @@
-"""Counts and durations of a model, in the shape of the protocol's ModelStatistics. Added to once a batch."""
+"""Counts and durations of a model, in the shape of the protocol's ModelStatistics. Added to once a batch.
+
+Whatever arrives for a model ends once: as a success, a failure, or cancelled. So the figures add up:
+`failures` holds `fail.count` by reason, with `cancel.count` beside it under CANCELED; the nanoseconds of
+`success` are those of `queue` and the three `compute_*` together; the time histograms hold one value for
+each success.
+"""
 
 from __future__ import annotations
 
+import enum
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+from headrace_server.errors import DeadlineMissed, DeviceLost, EngineFailed, InferenceError, Overloaded
+
+SECONDS_BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+ROWS_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class FailReason(enum.Enum):
+    """Why a request got no rows; the values are the protocol's words."""
+
+    REJECTED = "REJECTED"
+    """The queue was full, or the deadline passed in it."""
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    """The engine failed."""
+    OTHER = "OTHER"
+    """The request was wrong, the model was closed, or the answer could not be written."""
+
+    @classmethod
+    def of(cls, error: InferenceError) -> FailReason:
+        """Return the reason that an answer stands for."""
+        if isinstance(error, Overloaded | DeadlineMissed):
+            return cls.REJECTED
+        return cls.BACKEND if isinstance(error, EngineFailed | DeviceLost) else cls.OTHER
 
 
 @dataclass(slots=True)
@@ -17,6 +53,41 @@ class Duration:
         self.count += count
         self.ns += ns
 
+    def copy(self) -> Duration:
+        """Return one that stays as this is now."""
+        return Duration(self.count, self.ns)
+
+
+class Histogram:
+    """How many values lie at or below each of `bounds` and above the one before; `counts` has one place
+    more, for those above all of them. `sum` is of the values themselves."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value that came so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Count values that may all differ."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
+
+    def copy(self) -> Histogram:
+        """Return one that stays as this is now."""
+        twin = Histogram(self.bounds)
+        twin.counts = self.counts.copy()
+        twin.sum = self.sum
+        return twin
+
 
 @dataclass(slots=True)
 class BatchSizeStatistics:
@@ -26,25 +97,86 @@ class BatchSizeStatistics:
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
 
+    def copy(self) -> BatchSizeStatistics:
+        """Return figures that stay as these are now."""
+        return BatchSizeStatistics(
+            self.compute_input.copy(), self.compute_infer.copy(), self.compute_output.copy()
+        )
+
+
+@dataclass(slots=True)
+class ResponseStatistics:
+    """The responses at one place (first, second, …) of requests that may have several."""
+
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    empty_response: Duration = field(default_factory=Duration)
+    cancel: Duration = field(default_factory=Duration)
+
+    def copy(self) -> ResponseStatistics:
+        """Return figures that stay as these are now."""
+        return ResponseStatistics(
+            self.compute_infer.copy(),
+            self.compute_output.copy(),
+            self.success.copy(),
+            self.fail.copy(),
+            self.empty_response.copy(),
+            self.cancel.copy(),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One executed batch: nanoseconds for filling the inputs, computing, and handing out the rows."""
+    """When one batch was where: moments of the monotonic clock, in nanoseconds.
+
+    Requests that were executed together and end at different times are told in several executions; all
+    but the last say that it `goes_on`, and count their requests and not the batch.
+    """
 
     rows: int
-    requests: int
-    request_ns: int
-    """From acceptance to answer, summed over the requests."""
-    queue_ns: int
-    """From acceptance to the batch's start, summed over the requests."""
-    input_ns: int
-    infer_ns: int
-    output_ns: int
+    """Of the whole batch."""
+    begun_ns: int
+    """Its requests had left the queue."""
+    started_ns: int
+    """Its inputs were in place, and computing began."""
+    computed_ns: int
+    ended_ns: int
+    """Its answers were encoded."""
+    goes_on: bool = False
+
+    @property
+    def input_ns(self) -> int:
+        """What filling the inputs took."""
+        return self.started_ns - self.begun_ns
+
+    @property
+    def infer_ns(self) -> int:
+        """What computing took."""
+        return self.computed_ns - self.started_ns
+
+    @property
+    def output_ns(self) -> int:
+        """What handing out the rows took."""
+        return self.ended_ns - self.computed_ns
+
+
+def _seconds() -> Histogram:
+    return Histogram(SECONDS_BOUNDS)
+
+
+def _rows() -> Histogram:
+    return Histogram(ROWS_BOUNDS)
+
+
+def _no_failures() -> dict[FailReason, int]:
+    return dict.fromkeys(FailReason, 0)
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Since the model was loaded. The owner serialises changes; reading may see a batch half added."""
+    """Since the model was loaded. The owner serialises changes and reading: see `Model.snapshot`."""
 
     last_inference_ms: int = 0
     """Wall clock, milliseconds since the epoch; 0 before the first."""
@@ -59,21 +191,68 @@ class Statistics:
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
     by_batch_size: dict[int, BatchSizeStatistics] = field(default_factory=dict)
+    failures: dict[FailReason, int] = field(default_factory=_no_failures)
+    responses: dict[str, ResponseStatistics] = field(default_factory=dict)
+    """By the response's number, of a model that may give several to a request."""
+    queue_seconds: Histogram = field(default_factory=_seconds)
+    compute_seconds: Histogram = field(default_factory=_seconds)
+    """Filling the inputs, computing and handing out, for each request."""
+    request_seconds: Histogram = field(default_factory=_seconds)
+    batch_size: Histogram = field(default_factory=_rows)
 
-    def executed(self, execution: Execution, now_ms: int) -> None:
-        """Add a batch that was answered. Compute time counts once for each request that shared it."""
-        n = execution.requests
+    def executed(self, execution: Execution, queued_ns: Sequence[int], now_ms: int) -> None:
+        """Add a batch: `queued_ns` says when each request that it answered with rows was accepted.
+
+        Compute time counts once for each request that shared it.
+        """
+        n = len(queued_ns)
+        begun_ns, ended_ns = execution.begun_ns, execution.ended_ns
+        input_ns, infer_ns, output_ns = execution.input_ns, execution.infer_ns, execution.output_ns
+        accepted_ns = sum(queued_ns)
         self.last_inference_ms = now_ms
+        self.success.add(n, n * ended_ns - accepted_ns)
+        self.queue.add(n, n * begun_ns - accepted_ns)
+        self.compute_input.add(n, n * input_ns)
+        self.compute_infer.add(n, n * infer_ns)
+        self.compute_output.add(n, n * output_ns)
+        self.queue_seconds.add_all([(begun_ns - one) * 1e-9 for one in queued_ns])
+        self.request_seconds.add_all([(ended_ns - one) * 1e-9 for one in queued_ns])
+        self.compute_seconds.add((ended_ns - begun_ns) * 1e-9, n)
+        if execution.goes_on:
+            return
         self.inference_count += execution.rows
         self.execution_count += 1
-        self.success.add(n, execution.request_ns)
-        self.queue.add(n, execution.queue_ns)
-        self.compute_input.add(n, n * execution.input_ns)
-        self.compute_infer.add(n, n * execution.infer_ns)
-        self.compute_output.add(n, n * execution.output_ns)
+        self.batch_size.add(execution.rows)
         size = self.by_batch_size.get(execution.rows)
         if size is None:
             size = self.by_batch_size[execution.rows] = BatchSizeStatistics()
-        size.compute_input.add(1, execution.input_ns)
-        size.compute_infer.add(1, execution.infer_ns)
-        size.compute_output.add(1, execution.output_ns)
+        size.compute_input.add(1, input_ns)
+        size.compute_infer.add(1, infer_ns)
+        size.compute_output.add(1, output_ns)
+
+    def failed(self, reason: FailReason, ns: int) -> None:
+        """Count a request that ended without rows, `ns` after it had been accepted."""
+        (self.cancel if reason is FailReason.CANCELED else self.fail).add(1, ns)
+        self.failures[reason] += 1
+
+    def copy(self) -> Statistics:
+        """Return figures that stay as these are now."""
+        return Statistics(
+            last_inference_ms=self.last_inference_ms,
+            inference_count=self.inference_count,
+            execution_count=self.execution_count,
+            success=self.success.copy(),
+            fail=self.fail.copy(),
+            cancel=self.cancel.copy(),
+            queue=self.queue.copy(),
+            compute_input=self.compute_input.copy(),
+            compute_infer=self.compute_infer.copy(),
+            compute_output=self.compute_output.copy(),
+            by_batch_size={rows: one.copy() for rows, one in self.by_batch_size.items()},
+            failures=self.failures.copy(),
+            responses={number: one.copy() for number, one in self.responses.items()},
+            queue_seconds=self.queue_seconds.copy(),
+            compute_seconds=self.compute_seconds.copy(),
+            request_seconds=self.request_seconds.copy(),
+            batch_size=self.batch_size.copy(),
+        )

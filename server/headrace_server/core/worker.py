@@ -46,12 +46,14 @@ class _Flight:
 class Worker:
     """Executes a model's batches on one engine until the model is closed and drained."""
 
-    def __init__(self, model: Model, engine: Engine) -> None:
+    def __init__(self, model: Model, engine: Engine, instance: int = 0) -> None:
+        """`instance` numbers the engines of one model, from 0."""
         self._model = model
         self._engine = engine
+        self._instance = instance
         self._slots = collections.deque(range(engine.slots))
         self._staging = _staging(engine)
-        name = f"engine-{model.facts.name}-{model.facts.version}"
+        name = f"engine-{model.facts.name}-{model.facts.version}-{instance}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -80,7 +82,7 @@ class Worker:
         taken: list[Work] | None = []
         while taken is not None or flights:
             if taken is not None and len(flights) < self._engine.slots:
-                taken = self._model.take(wait=not flights)
+                taken = self._model.take(wait=not flights, instance=self._instance)
                 if taken:
                     self._launch(taken, flights)
                     continue
@@ -126,8 +128,8 @@ class Worker:
 
     def _array(self, work: Work, position: int) -> NDArray[Any]:
         spec = self._engine.spec.inputs[position]
-        data = work.data[position]
-        shape = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
+        data: Any = work.data[position]  # only programs have inputs that may be missing
+        shape: Any = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
         array = np.frombuffer(data, spec.dtype) if isinstance(data, bytes) else data
         return array.reshape(shape)
 
@@ -153,7 +155,10 @@ class Worker:
     def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
         computed_ns = time.monotonic_ns()
         answers = self._encode(flight.works, outputs)
-        self._model.executed(answers, _account(flight, computed_ns, time.monotonic_ns()))
+        execution = Execution(
+            flight.rows, flight.begun_ns, flight.started_ns, computed_ns, time.monotonic_ns()
+        )
+        self._model.executed(answers, execution)
 
     def _separate(self, flight: _Flight, error: Exception) -> None:
         """Execute the requests of a failed batch one by one: the failure is only for whom it meets alone.
@@ -189,6 +194,8 @@ class Worker:
             wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
             try:
                 answers.append((work, work.sink.encode(work, wanted)))
+            except InferenceError as error:
+                answers.append((work, error))
             except Exception as error:
                 answers.append((work, _report("the answer could not be encoded", error, self._model)))
             start = end
@@ -197,20 +204,6 @@ class Worker:
     def _fail(self, works: list[Work], error: Exception) -> None:
         what = str(error) if isinstance(error, ExecutionError) else "the engine failed"
         self._model.fail(works, _report(what, error, self._model))
-
-
-def _account(flight: _Flight, computed_ns: int, now_ns: int) -> Execution:
-    queued_ns = sum([work.queued_ns for work in flight.works])
-    requests = len(flight.works)
-    return Execution(
-        rows=flight.rows,
-        requests=requests,
-        request_ns=requests * now_ns - queued_ns,
-        queue_ns=requests * flight.begun_ns - queued_ns,
-        input_ns=flight.started_ns - flight.begun_ns,
-        infer_ns=computed_ns - flight.started_ns,
-        output_ns=now_ns - computed_ns,
-    )
 
 
 def _report(what: str, error: Exception, model: Model) -> EngineFailed:

@@ -1,0 +1,80 @@
+"""What a request's parameters ask of the scheduler, checked against what its model's owner allows."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from headrace_engines.steps import SequenceTurn
+from headrace_server.core.priorities import Priorities
+from headrace_server.core.request import Parameters
+from headrace_server.core.settings import ModelSettings
+from headrace_server.errors import InvalidInput, NotSupported
+
+_SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
+_EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
+_MOST_ID_BYTES: Final = 128
+
+
+class Terms(NamedTuple):
+    """How a request waits: see `Priorities` for the level and the times, which are microseconds or 0."""
+
+    priority: int
+    timeout_us: int
+    overdue_us: int
+    sequence: SequenceTurn | None
+
+
+class TermsReader:
+    """Reads the parameters of one model's requests; made once, when the model is loaded."""
+
+    def __init__(self, model: str, settings: ModelSettings) -> None:
+        self._model = model
+        self._has_sequences = settings.sequences is not None
+        self._priorities = Priorities(settings)
+        level = self._priorities.default
+        self.usual = None if self._has_sequences else Terms(level, *self._priorities.patience(level, 0), None)
+        """The terms of a request without parameters; None where a request needs some."""
+
+    def read(self, parameters: Parameters) -> Terms:
+        """Return the terms that these parameters ask for. Raises InvalidInput or NotSupported."""
+        for name in parameters:
+            if name.startswith("triton_") and name != _EMPTY_FINAL_RESPONSE:
+                raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
+        _flag(parameters, _EMPTY_FINAL_RESPONSE)
+        level = self._priorities.level(_whole_number(parameters, "priority", "a priority, 0 or more,"))
+        asked_us = _whole_number(parameters, "timeout", "a whole number of microseconds")
+        return Terms(level, *self._priorities.patience(level, asked_us), self._sequence(parameters))
+
+    def _sequence(self, parameters: Parameters) -> SequenceTurn | None:
+        if not self._has_sequences:
+            for name in _SEQUENCE:
+                if parameters.get(name):  # 0, "" and false are the protocol's "none"
+                    raise NotSupported(
+                        f"sequences (parameter {name}) are not supported by model {self._model!r}"
+                    )
+            return None
+        came = parameters.get("sequence_id", 0)
+        if isinstance(came, str):
+            if len(came.encode()) > _MOST_ID_BYTES:
+                raise InvalidInput(
+                    f"parameter 'sequence_id': text of at most {_MOST_ID_BYTES} bytes expected"
+                )
+        else:
+            came = _whole_number(parameters, "sequence_id", "a whole number or text")
+        if not came:
+            raise InvalidInput(f"model {self._model!r} needs parameter 'sequence_id', other than 0 and ''")
+        return SequenceTurn(came, _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end"))
+
+
+def _whole_number(parameters: Parameters, name: str, expected: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"parameter {name!r}: {value!r} came, {expected} expected")
+    return value
+
+
+def _flag(parameters: Parameters, name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"parameter {name!r}: {value!r} came, true or false expected")
+    return value
