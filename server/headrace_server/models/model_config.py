@@ -1,0 +1,140 @@
+"""A model's configuration, `config.pbtxt`: Triton's ModelConfig, read and checked whole.
+
+Whatever it does not say is derived from the model; what Headrace does not honour is a problem, never
+passed over. All problems are told at once, each with its line and its field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from headrace_engines import files
+from headrace_engines.declaration import Declaration
+from headrace_engines.errors import ModelFileError
+from headrace_proto.v1.model_config_pb2 import ModelConfig
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
+from headrace_server.models import model_config_platform as platforms
+from headrace_server.models.model_config_fields import refuse_unhonoured
+from headrace_server.models.model_config_json import read_json
+from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, Findings, Problem
+from headrace_server.models.model_config_scheduling import batching, instances
+from headrace_server.models.model_config_sequences import sequences
+from headrace_server.models.model_config_tensors import declared, labels
+from headrace_server.models.model_config_text import Document, read_text
+from headrace_server.models.model_config_versions import VersionPolicy, version_policy
+from headrace_server.models.model_config_warmup import Warmup, warmups
+
+_MOST_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GivenConfig:
+    """What was said about a model; the defaults stand for one of which nothing was said.
+
+    `message` is the configuration as it was given, `lines` tells where in `file` each field stood.
+    """
+
+    declaration: Declaration = Declaration()
+    settings: ModelSettings = DEFAULT_SETTINGS
+    version_policy: VersionPolicy = VersionPolicy()
+    warmups: tuple[Warmup, ...] = ()
+    message: ModelConfig = field(default_factory=ModelConfig)
+    file: str = CONFIG_FILE
+    lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def read(folder: Path, name: str) -> GivenConfig:
+    """Read the `config.pbtxt` in a model's folder; without one, nothing was said. Raises ConfigError."""
+    path = folder / CONFIG_FILE
+    if not path.exists() and not path.is_symlink():
+        return GivenConfig()
+    return _given(read_text(_text(path), CONFIG_FILE), folder, name)
+
+
+def from_json(text: str, folder: Path, name: str) -> GivenConfig:
+    """Read a ModelConfig in JSON, with the names of the .proto or in camel case. Raises ConfigError."""
+    return _given(read_json(text), folder, name)
+
+
+def _text(path: Path) -> str:
+    try:
+        files.check(path)
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError([Problem(path.name, 0, "", f"larger than {_MOST_BYTES} bytes")])
+        return content.decode()
+    except ModelFileError as error:
+        reason = str(error).removeprefix(f"{path.name}: ")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(path.name, line, "", "not UTF-8 text")]) from error
+    raise ConfigError([Problem(path.name, 0, "", reason)])
+
+
+def _given(document: Document, folder: Path, name: str) -> GivenConfig:
+    """Check everything, then raise or return."""
+    config = document.message
+    findings = Findings(document.file, document.lines, document.problems)
+    refuse_unhonoured(config, findings)
+    if config.name and config.name != name:
+        findings.report("name", f"{config.name!r} came, the folder's name {name!r} is expected")
+    declaration = _declaration(config, findings)
+    policy = version_policy(config.version_policy, folder, findings)
+    settings = _settings(config, declaration, folder, findings)
+    samples = warmups(config, folder, findings)
+    findings.end()
+    lines = MappingProxyType(document.lines)
+    return GivenConfig(declaration, settings, policy, samples, config, document.file, lines)
+
+
+def _declaration(config: ModelConfig, findings: Findings) -> Declaration:
+    named = platforms.platform(config, findings)
+    if config.max_batch_size < 0:
+        text = f"{config.max_batch_size} came, 0 or more expected"
+        findings.report("max_batch_size", text, "0 is a model whose requests are executed one by one")
+    return Declaration(
+        inputs=declared("input", config.input, findings),
+        outputs=declared("output", config.output, findings),
+        max_batch_size=max(0, config.max_batch_size) if "max_batch_size" in findings else None,
+        file=platforms.file_name(config, named, findings),
+        platform=named,
+        is_decoupled=config.model_transaction_policy.decoupled,
+        parameters=platforms.parameters(config, named, findings),
+    )
+
+
+def _settings(
+    config: ModelConfig, declaration: Declaration, folder: Path, findings: Findings
+) -> ModelSettings:
+    waiting = batching(config, findings)
+    is_program = declaration.platform == platforms.PYTHON
+    return ModelSettings(
+        instances=instances(config.instance_group, is_program=is_program, findings=findings),
+        preferred_batch_sizes=waiting.preferred_batch_sizes,
+        max_queue_delay_us=waiting.max_queue_delay_us,
+        preserve_ordering=waiting.preserve_ordering,
+        priority_levels=waiting.priority_levels,
+        default_priority=waiting.default_priority,
+        default_policy=waiting.default_policy,
+        policies=waiting.policies,
+        is_decoupled=declaration.is_decoupled,
+        labels=labels(config.output, folder, findings),
+        sequences=sequences(config, findings),
+        metric_tags=_metric_tags(config, findings),
+    )
+
+
+def _metric_tags(config: ModelConfig, findings: Findings) -> Mapping[str, str]:
+    """Return the labels of the model's metrics, whose names Prometheus has to take with a `_` in front."""
+    for name in config.metric_tags:
+        if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_]*", name):
+            findings.report("metric_tags", f"{name!r} came, a name of letters, digits and _ is expected")
+    return MappingProxyType(dict(config.metric_tags))

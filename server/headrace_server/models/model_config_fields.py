@@ -1,0 +1,130 @@
+"""Which fields of a configuration are honoured; every other one that says something is refused, with a hint.
+
+A field with protobuf's default value says nothing, so that a configuration that a server tells of itself
+can be read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from headrace_server.models.model_config_problems import Findings
+from headrace_server.models.model_config_text import in_map, map_values
+
+HONOURED: Final = frozenset(
+    (
+        "name", "platform", "backend", "max_batch_size", "default_model_filename", "parameters.string_value",
+        "model_transaction_policy.decoupled", "metric_tags",
+        *(f"version_policy.{name}" for name in (
+            "latest", "latest.num_versions", "all", "specific", "specific.versions")),
+        *(f"input.{name}" for name in ("name", "data_type", "dims", "reshape.shape", "optional")),
+        *(f"output.{name}" for name in ("name", "data_type", "dims", "reshape.shape", "label_filename")),
+        *(f"instance_group.{name}" for name in ("name", "kind", "count")),
+        "dynamic_batching",
+        *(f"dynamic_batching.{name}" for name in (
+            "preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "priority_levels",
+            "default_priority_level")),
+        *(f"dynamic_batching.{policy}.{name}"
+          for policy in ("default_queue_policy", "priority_queue_policy")
+          for name in ("timeout_action", "default_timeout_microseconds", "allow_timeout_override",
+                       "max_queue_size")),
+        "sequence_batching",
+        *(f"sequence_batching.{name}" for name in (
+            "max_sequence_idle_microseconds", "direct", "direct.max_queue_delay_microseconds",
+            "direct.minimum_slot_utilization", "control_input.name")),
+        *(f"sequence_batching.control_input.control.{name}" for name in (
+            "kind", "int32_false_true", "fp32_false_true", "bool_false_true", "data_type")),
+        *(f"model_warmup.{name}" for name in ("name", "batch_size", "count")),
+        *(f"model_warmup.inputs.{name}" for name in (
+            "data_type", "dims", "zero_data", "random_data", "input_data_file")),
+        "optimization.input_pinned_memory.enable", "optimization.output_pinned_memory.enable",
+    )
+)  # fmt: skip
+"""Paths without places in lists and keys of maps. Pinned memory is how tensors travel to a GPU: a model on
+the CPU has no such way, so whatever is said of it holds."""
+
+_ON_CPU: Final = "models run on the CPU here: remove it"
+_HINTS: Final = {
+    "runtime": "name what runs the model by `backend`",
+    "input.format": "say the dims as the model has them; the layout is the model's own",
+    "input.is_shape_tensor": "shape tensors belong to TensorRT",
+    "input.allow_ragged_batch": "only requests of equal shapes share a batch: remove it",
+    "input.is_non_linear_format_io": "non-linear formats belong to TensorRT",
+    "output.is_shape_tensor": "shape tensors belong to TensorRT",
+    "output.is_non_linear_format_io": "non-linear formats belong to TensorRT",
+    "batch_input": "a Python model can make such an input itself",
+    "batch_output": "a Python model can split such an output itself",
+    "optimization.graph": "ONNX Runtime optimises graphs as far as it can",
+    "optimization.priority": "all models have the same priority: remove it",
+    "optimization.cuda": _ON_CPU,
+    "optimization.execution_accelerators.gpu_execution_accelerator": _ON_CPU,
+    "optimization.execution_accelerators.cpu_execution_accelerator": "ONNX Runtime's own kernels for the "
+    "CPU run the model; `headrace build` can quantise it",
+    "optimization.gather_kernel_buffer_threshold": _ON_CPU,
+    "optimization.eager_batching": "batches are assembled when the engine is free: remove it",
+    "sequence_batching.oldest": "use the strategy `direct`",
+    "sequence_batching.state": "keep the state in a Python model, between its calls",
+    "sequence_batching.iterative_sequence": "send each step as a request of the sequence",
+    "ensemble_scheduling": "call the models one after the other, or put the steps into a Python model",
+    "instance_group.gpus": _ON_CPU,
+    "instance_group.rate_limiter": "instances are not limited: remove it",
+    "instance_group.secondary_devices": _ON_CPU,
+    "instance_group.profile": "profiles belong to TensorRT",
+    "instance_group.passive": "every instance takes requests: remove the group",
+    "instance_group.host_policy": "bind the server's process instead, with taskset or numactl",
+    "cc_model_filenames": _ON_CPU,
+    "model_operations": "operators of one's own cannot be loaded",
+    "model_repository_agents": "put the model's files into the repository as they are to be served",
+    "response_cache": "answers are not cached: say `enable: false`, or remove it",
+    "model_metrics": "the buckets of histograms are fixed",
+}
+
+
+_Field = tuple[str, str]
+"""A field's path, and the same without places in lists and keys of maps."""
+
+
+def refuse_unhonoured(message: Message, findings: Findings) -> None:
+    """Report each field that says something that the server does not do."""
+    reported: set[str] = set()
+    for *enclosing, (path, general) in _said(message, ("", ""), ()):
+        if general in HONOURED:
+            continue
+        hints = [(place, _HINTS[name]) for place, name in (*enclosing, (path, general)) if name in _HINTS]
+        place, hint = hints[-1] if hints else (path, "remove it")
+        if place not in reported:
+            reported.add(place)
+            findings.report(place, "is not supported", hint)
+
+
+def _said(message: Message, prefix: _Field, enclosing: tuple[_Field, ...]) -> Iterator[tuple[_Field, ...]]:
+    """Yield the fields that hold more than a default, each behind those that enclose it."""
+    for field, value in message.ListFields():
+        path, general = prefix[0] + field.name, prefix[1] + field.name
+        if not _encloses(field):
+            yield (*enclosing, (path, general))
+            continue
+        if field.containing_oneof is not None:
+            yield (*enclosing, (path, general))
+        for place, item in _messages(field, value, path):
+            yield from _said(item, (f"{place}.", f"{general}."), (*enclosing, (place, general)))
+
+
+def _encloses(field: FieldDescriptor) -> bool:
+    """Whether a field holds fields: a message, or several, or a map of them."""
+    values = map_values(field)
+    return (values or field).message_type is not None
+
+
+def _messages(field: FieldDescriptor, value: Any, path: str) -> Iterator[tuple[str, Message]]:
+    """Yield the messages in a field, with their paths."""
+    if not field.is_repeated:
+        yield path, value
+    elif map_values(field) is not None:
+        yield from ((in_map(path, key), item) for key, item in value.items())
+    else:
+        yield from ((f"{path}[{at}]", item) for at, item in enumerate(value))

@@ -1,0 +1,121 @@
+"""A model's configuration in JSON, as a caller sends it with RepositoryModelLoad.
+
+Protobuf's JSON mapping stops at the first problem and at the first unknown name. So unknown names are
+looked for here, and each field of the configuration is converted by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from headrace_server.models.model_config_problems import Problem, did_you_mean
+from headrace_server.models.model_config_text import Document, in_map, map_values
+from headrace_server.models.model_config_values import expected
+
+JSON_SOURCE: Final = "config override"
+
+
+def read_json(text: str) -> Document:
+    """Read the text; whatever is wrong with it is among the document's problems."""
+    document = Document(JSON_SOURCE)
+    try:
+        given = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        document.problems.append(Problem(JSON_SOURCE, 0, "", f"not JSON: {error}"))
+        return document
+    if not isinstance(given, dict):
+        text = f"a JSON object is expected, {type(given).__name__} came"
+        document.problems.append(Problem(JSON_SOURCE, 0, "", text))
+        return document
+    cleaned = _Cleaning(document).message(given, document.message.DESCRIPTOR, "")
+    for name, value in cleaned.items():
+        try:
+            json_format.ParseDict({name: value}, document.message)
+        except json_format.ParseError as error:
+            document.problems.append(Problem(JSON_SOURCE, 0, name, _reason(error)))
+    return document
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object. Raises ValueError where a name stands twice, of which JSON would keep the last."""
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"given twice: {', '.join(twice)}")
+    return given
+
+
+def _reason(error: json_format.ParseError) -> str:
+    return " ".join(str(error).rstrip(".").split())
+
+
+class _Cleaning:
+    """Notes which fields are given, by the names of the .proto, and leaves out what cannot be converted."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def message(self, given: Mapping[str, Any], described: Descriptor, path: str) -> dict[str, Any]:
+        """Return the fields that the message has."""
+        names = {field.json_name: field for field in described.fields} | dict(described.fields_by_name)
+        kept: dict[str, Any] = {}
+        chosen: dict[str, str] = {}
+        for name, value in given.items():
+            field = names.get(name)
+            if field is None:
+                self._problem(path + name, "there is no such field", did_you_mean(name, names))
+            elif value is None:
+                continue
+            elif field.name in kept:
+                self._problem(path + field.name, "given twice", "keep one of them")
+            elif field.containing_oneof and field.containing_oneof.name in chosen:
+                other = chosen[field.containing_oneof.name]
+                self._problem(path + field.name, f"{other} is given as well", "keep one of the two")
+            else:
+                if field.containing_oneof:
+                    chosen[field.containing_oneof.name] = field.name
+                self._document.lines[path + field.name] = 0
+                kept[field.name] = self._value(value, field, path + field.name)
+        return kept
+
+    def _value(self, value: Any, field: FieldDescriptor, path: str) -> Any:
+        values = map_values(field)
+        if values is not None and isinstance(value, dict):
+            return {
+                key: self._element(item, values, in_map(path, _key(key, values)))
+                for key, item in value.items()
+            }
+        if field.is_repeated and isinstance(value, list):
+            return [self._element(item, field, f"{path}[{at}]") for at, item in enumerate(value)]
+        if isinstance(value, dict) and field.message_type is not None:
+            return self.message(value, field.message_type, f"{path}.")
+        return self._scalar(value, field, path)
+
+    def _element(self, value: Any, field: FieldDescriptor, path: str) -> Any:
+        self._document.lines[path] = 0
+        if isinstance(value, dict) and field.message_type is not None:
+            return self.message(value, field.message_type, f"{path}.")
+        return self._scalar(value, field, path)
+
+    def _scalar(self, value: Any, field: FieldDescriptor, path: str) -> Any:
+        """Refuse numbers of enums that stand for nothing, which protobuf would take."""
+        if field.enum_type is None or not isinstance(value, int) or value in field.enum_type.values_by_number:
+            return value
+        self._problem(path, f"{value} is not {expected(field)}", "")
+        return 0
+
+    def _problem(self, path: str, text: str, suggestion: str) -> None:
+        self._document.problems.append(Problem(JSON_SOURCE, 0, path, text, suggestion))
+
+
+def _key(text: str, values: FieldDescriptor) -> str | int:
+    """Return a map's key, which JSON always has as a text."""
+    entry = values.containing_type
+    is_text = entry is None or entry.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+    return int(text) if not is_text and len(text) <= 20 and text.isascii() and text.isdigit() else text

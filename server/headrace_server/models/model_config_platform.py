@@ -1,0 +1,80 @@
+"""What runs a model, of which file, and with which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from headrace_proto.v1.model_config_pb2 import ModelConfig
+from headrace_server.models.model_config_problems import Findings, did_you_mean
+
+ONNX: Final = "onnxruntime_onnx"
+TENSORRT: Final = "tensorrt_plan"
+PYTHON: Final = "python"
+USUAL_FILES: Final = {ONNX: "model.onnx", TENSORRT: "model.plan", PYTHON: "model.py"}
+BACKENDS: Final = {ONNX: "onnxruntime", TENSORRT: "tensorrt", PYTHON: "python"}
+
+_PLATFORMS: Final = {name: name for name in USUAL_FILES}
+_BY_BACKEND: Final = {backend: platform for platform, backend in BACKENDS.items()}
+_EXPORT: Final = 'export the model to ONNX and say backend: "onnxruntime"'
+_PROGRAM: Final = "put the work into a Python model"
+_UNSUPPORTED: Final = {
+    "pytorch": _EXPORT, "pytorch_libtorch": _EXPORT, "tensorflow": _EXPORT, "tensorflow_graphdef": _EXPORT,
+    "tensorflow_savedmodel": _EXPORT, "caffe2_netdef": _EXPORT, "openvino": _EXPORT, "fil": _EXPORT,
+    "ensemble": "call the models one after the other, or put the steps into a Python model",
+    "dali": _PROGRAM, "vllm": "call it from a Python model",
+    "tensorrtllm": "call it from a Python model", "mlflow": _EXPORT, "custom": _PROGRAM, "identity": _PROGRAM,
+    "repeat": _PROGRAM, "square": _PROGRAM,
+}  # fmt: skip
+_ONNX_OPTIONS: Final = (
+    "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", "level",
+    "memory.enable_memory_arena_shrinkage", "cudnn_conv_algo_search", "gpu_mem_limit",
+    "arena_extend_strategy", "do_copy_in_default_stream", "use_device_id", "user_compute_stream",
+)  # fmt: skip
+_ONNX_PREFIXES: Final = ("session.", "optimization.", "ep.", "mlas.")
+THREADS: Final = "intra_op_thread_count"
+
+
+def platform(config: ModelConfig, findings: Findings) -> str:
+    """Return the platform; "" where neither platform nor backend is given, or the name of the file tells."""
+    by_platform = _named("platform", config.platform, _PLATFORMS, findings)
+    by_backend = _named("backend", config.backend, _BY_BACKEND, findings)
+    if by_platform and by_backend and by_platform != by_backend:
+        findings.report(
+            "backend", f"{config.backend} does not run {config.platform}", "one of the two is enough"
+        )
+    return by_platform or by_backend
+
+
+def _named(field: str, name: str, known: Mapping[str, str], findings: Findings) -> str:
+    if not name or name in known:
+        return known.get(name, "")
+    hint = _UNSUPPORTED.get(name) or did_you_mean(name, known) or f"there are: {', '.join(known)}"
+    findings.report(field, f"{name} is not supported", hint)
+    return ""
+
+
+def file_name(config: ModelConfig, named: str, findings: Findings) -> str:
+    """Return the name of the model's file in a version's folder; "" is the platform's usual one."""
+    name = config.default_model_filename
+    if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+        findings.report("default_model_filename", f"{name!r} is no name of a file in the version's folder")
+        return ""
+    return "" if name == USUAL_FILES.get(named or ONNX) else name
+
+
+def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[str, str]:
+    """Return the parameters; those of Triton's backends that change nothing here are refused."""
+    given = {key: config.parameters[key].string_value for key in config.parameters}
+    for key, value in given.items():
+        path = f'parameters["{key}"]'
+        if named == PYTHON:
+            if key == "EXECUTION_ENV_PATH":
+                findings.report(path, "is not supported", "install what the model needs beside the server")
+        elif key == THREADS:
+            if not (value.isascii() and value.isdigit() and int(value) <= 1024):
+                findings.report(path, f"{value!r} came, 0 (a thread for each core) to 1024 expected")
+        elif key in _ONNX_OPTIONS or key.startswith(_ONNX_PREFIXES):
+            findings.report(path, "this option of ONNX Runtime is not supported", f"only {THREADS} is")
+    return MappingProxyType(given)

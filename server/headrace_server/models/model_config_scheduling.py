@@ -1,0 +1,115 @@
+"""A configuration's instances, batching, priorities and time limits, as the core takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from headrace_proto.v1 import model_config_pb2 as config_pb
+from headrace_server.core.settings import DEFAULT_SETTINGS, QueuePolicy, TimeoutAction
+from headrace_server.models.model_config_problems import Findings
+
+MOST_MICROSECONDS: Final = 366 * 24 * 3600 * 1_000_000
+"""A year: what is longer would overflow the clocks of some systems, and is meant as no limit."""
+
+_MOST_INSTANCES: Final = 256
+_MOST_LEVELS: Final = 1000
+_ACTIONS: Final = {
+    config_pb.ModelQueuePolicy.REJECT: TimeoutAction.REJECT,
+    config_pb.ModelQueuePolicy.DELAY: TimeoutAction.DELAY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """What `dynamic_batching` says, by the names of `ModelSettings`."""
+
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+    preserve_ordering: bool = False
+    priority_levels: int = 0
+    default_priority: int = 0
+    default_policy: QueuePolicy = DEFAULT_SETTINGS.default_policy
+    policies: Mapping[int, QueuePolicy] = DEFAULT_SETTINGS.policies
+
+
+def batching(config: config_pb.ModelConfig, findings: Findings) -> Batching:
+    """Return how requests wait and share batches."""
+    given, path = config.dynamic_batching, "dynamic_batching"
+    check_microseconds(f"{path}.max_queue_delay_microseconds", given.max_queue_delay_microseconds, findings)
+    preferred = _preferred(config, f"{path}.preferred_batch_size", findings)
+    _check_levels(given, path, findings)
+    default = DEFAULT_SETTINGS.default_policy
+    if given.HasField("default_queue_policy"):
+        default = _policy(given.default_queue_policy, f"{path}.default_queue_policy", findings)
+    policies = {}
+    for level in given.priority_queue_policy:
+        place = f"{path}.priority_queue_policy[{level}]"
+        if not 1 <= level <= given.priority_levels:
+            findings.report(place, f"{level} is no level: there are {given.priority_levels}, from 1")
+        policies[level] = _policy(given.priority_queue_policy[level], place, findings)
+    return Batching(
+        preferred_batch_sizes=preferred,
+        max_queue_delay_us=given.max_queue_delay_microseconds,
+        preserve_ordering=given.preserve_ordering,
+        priority_levels=given.priority_levels,
+        default_priority=given.default_priority_level,
+        default_policy=default,
+        policies=MappingProxyType(policies),
+    )
+
+
+def check_microseconds(path: str, value: int, findings: Findings) -> None:
+    """Report a time that is too long to be meant."""
+    if value > MOST_MICROSECONDS:
+        findings.report(path, f"{value} is out of range; the most is {MOST_MICROSECONDS}, a year")
+
+
+def _preferred(config: config_pb.ModelConfig, path: str, findings: Findings) -> tuple[int, ...]:
+    sizes: Sequence[int] = config.dynamic_batching.preferred_batch_size
+    for position, size in enumerate(sizes):
+        if size < 1:
+            findings.report(f"{path}[{position}]", f"{size} is no batch size: 1 or more is expected")
+        elif "max_batch_size" in findings and size > config.max_batch_size:
+            findings.report(f"{path}[{position}]", f"{size} is over max_batch_size, {config.max_batch_size}")
+    return tuple(sorted(set(sizes)))
+
+
+def _check_levels(given: config_pb.ModelDynamicBatching, path: str, findings: Findings) -> None:
+    levels, default = given.priority_levels, given.default_priority_level
+    if levels > _MOST_LEVELS:
+        findings.report(f"{path}.priority_levels", f"{levels} is out of range; the most is {_MOST_LEVELS}")
+    elif levels and not 1 <= default <= levels:
+        findings.report(
+            f"{path}.default_priority_level", f"{default} came, a level from 1 to {levels} is expected"
+        )
+    elif default and not levels:
+        findings.report(f"{path}.default_priority_level", "there are no levels", "say `priority_levels`")
+
+
+def _policy(policy: config_pb.ModelQueuePolicy, path: str, findings: Findings) -> QueuePolicy:
+    timeout = policy.default_timeout_microseconds
+    check_microseconds(f"{path}.default_timeout_microseconds", timeout, findings)
+    return QueuePolicy(
+        policy.max_queue_size, timeout, policy.allow_timeout_override, _ACTIONS[policy.timeout_action]
+    )
+
+
+def instances(groups: Sequence[config_pb.ModelInstanceGroup], *, is_program: bool, findings: Findings) -> int:
+    """Return how many instances execute the model: those of all groups."""
+    total = 0
+    for position, group in enumerate(groups):
+        path = f"instance_group[{position}]"
+        count = group.count if f"{path}.count" in findings else 1
+        if count < 1:
+            findings.report(f"{path}.count", f"{count} came, 1 or more expected")
+        if group.kind == config_pb.ModelInstanceGroup.KIND_GPU:
+            findings.report(f"{path}.kind", "there is no GPU to run on", "write KIND_CPU or KIND_AUTO")
+        elif group.kind == config_pb.ModelInstanceGroup.KIND_MODEL and not is_program:
+            findings.report(f"{path}.kind", "only a Python model chooses for itself", "write KIND_CPU")
+        total += max(1, count)
+    if total > _MOST_INSTANCES:
+        findings.report("instance_group", f"{total} instances were asked for, the most is {_MOST_INSTANCES}")
+    return max(1, total)
