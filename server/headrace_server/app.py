@@ -15,7 +15,8 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from headrace_proto import __version__
 from headrace_server.config import ServerConfig
@@ -32,7 +33,14 @@ from headrace_server.discovery.registry import (
 from headrace_server.models.layout import Found, RepositoryError
 from headrace_server.models.repository import Repository
 from headrace_server.telemetry import logs
+from headrace_server.telemetry.log_settings import LogControl
+from headrace_server.telemetry.metrics import Metrics
+from headrace_server.telemetry.metrics_server import MetricsPortError, MetricsServer
+from headrace_server.telemetry.trace_file import TraceFileError, TraceWriter
+from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
+from headrace_server.telemetry.tracing import Tracing
 from headrace_server.transport.aio import AioServer, PortError, TransportOptions
+from headrace_server.transport.diagnostics import Diagnostics
 from headrace_server.transport.health import Health, states_of
 
 _logger = logging.getLogger(__name__)
@@ -42,13 +50,20 @@ class StartError(Exception):
     """The server cannot start; the text says what to change."""
 
 
+_WHY_NOT_STARTED: Final = (
+    StartError, PortError, MetricsPortError, TraceFileError, RepositoryError, RegistrationError,
+)  # fmt: skip
+_TRACES_SECONDS: Final = 5.0
+"""Longest wait on stop for traces to be written."""
+
+
 def run(config: ServerConfig) -> int:
     """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
-    logs.set_up(config.log_level, config.log_format)
+    log = logs.set_up(config.log_level, config.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            engines_closed = runner.run(Server(config).serve())
-    except (StartError, PortError, RepositoryError, RegistrationError) as error:
+            engines_closed = runner.run(Server(config, log).serve())
+    except _WHY_NOT_STARTED as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
     if not engines_closed:
@@ -60,8 +75,9 @@ def run(config: ServerConfig) -> int:
 class Server:
     """One server process."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, log: logs.Log) -> None:
         self._config = config
+        self._log = LogControl(log)
         self._health = Health()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,19 +86,34 @@ class Server:
             config.model_repository[0], config.max_batch_size, limits, self._model_lost
         )
         self._service = Service(self._repository)
+        self._tracing = _tracing(config, self._repository)
+        self._addresses: dict[str, str] = {}
+        """What the ready line tells of each port."""
         self._registrar: Registrar | None = None
         self._engines_closed = True
 
     async def serve(self) -> bool:
         """Start, serve until a signal, stop; return whether every engine ended in time.
 
-        Raises StartError, PortError, RepositoryError or RegistrationError if it cannot start.
+        Raises one of the errors of `_WHY_NOT_STARTED` if it cannot start.
         """
         self._loop = asyncio.get_running_loop()
         self._catch_signals(self._loop)
         found = self._repository.scan()
-        transport = AioServer(self._service, self._health, _transport_options(self._config))
+        diagnostics = Diagnostics(self._log, self._tracing)
+        transport = AioServer(
+            self._service,
+            self._health,
+            _transport_options(self._config),
+            procedures=diagnostics.procedures(),
+        )
+        page = Metrics(self._repository, self._service, transport, __version__).page
+        metrics_host = self._config.metrics_address or self._config.host
+        metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
         try:
+            self._tracing.start()
+            if self._config.allow_metrics:
+                self._addresses["metrics"] = _address(metrics_host, metrics.start())
             port = await transport.start()
             _logger.info("listening on %s, loading %d models", _address(self._config.host, port), len(found))
             await self._load(found)
@@ -94,6 +125,8 @@ class Server:
             await transport.stop(self._config.exit_timeout_secs)
             timeout = self._config.exit_timeout_secs
             self._engines_closed &= await asyncio.to_thread(self._repository.close, timeout)
+            metrics.close()
+            self._tracing.close(_TRACES_SECONDS)
         _logger.info("stopped")
         return self._engines_closed
 
@@ -119,6 +152,7 @@ class Server:
         ready = {
             "event": "ready",
             "grpc": _address(self._config.host, port),
+            **self._addresses,
             "models": self._served(),
             "version": __version__,
         }
@@ -155,6 +189,7 @@ class Server:
         return {model.facts.name: model.facts.version for model in self._repository.ready()}
 
     async def _show_health(self) -> None:
+        self._tracing.attach()
         index = list(self._repository.index())
         await self._health.show(states_of(ready=self._service.is_ready(), index=index))
 
@@ -205,6 +240,13 @@ def _transport_options(config: ServerConfig) -> TransportOptions:
         max_in_flight_bytes=config.max_in_flight_bytes,
         max_queue_size=config.max_queue_size,
     )
+
+
+def _tracing(config: ServerConfig, repository: Repository) -> Tracing:
+    writer = TraceWriter(Path(config.trace_file)) if config.trace_file else None
+    level = TIMESTAMPS if TIMESTAMPS in config.trace_level else OFF
+    defaults = TraceSettings(trace_level=level, trace_rate=config.trace_rate)
+    return Tracing(repository, defaults, writer)
 
 
 def _consul_settings(config: ServerConfig) -> ConsulSettings:

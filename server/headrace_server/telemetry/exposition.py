@@ -34,7 +34,7 @@ def _family(metric: Metric) -> str:
 
 def _line(sample: Sample) -> str:
     labels = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in sample.labels.items())
-    return f"{sample.name}{{{labels}}} {number(sample.value)}\n"
+    return f"{sample.name}{f'{{{labels}}}' if labels else ''} {number(sample.value)}\n"
 
 
 def number(value: float) -> str:

@@ -53,14 +53,13 @@ class MetricsServer:
                 f"cannot listen on {self._host} port {self._port} for metrics: {error.strerror}; "
                 "--metrics-port takes another port, 0 any free one, and --no-allow-metrics does without"
             ) from error
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        threading.Thread(target=self._server.serve, name="metrics", daemon=True).start()
         return int(self._server.server_address[1])
 
     def close(self) -> None:
         """Listen no more."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.end()
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -71,8 +70,19 @@ class _Server(socketserver.ThreadingTCPServer):
         self.address_family = family
         self.page = page
         self._longest_seconds = longest_seconds
+        self._ended = False
         self._places = threading.BoundedSemaphore(_PLACES)
         super().__init__(address, _Handler)
+
+    def serve(self) -> None:
+        """Take connections until the end; `serve_forever` would wake twice a second to look for it."""
+        while not self._ended:
+            self.handle_request()
+        self.server_close()
+
+    def end(self) -> None:
+        self._ended = True
+        _cut_off(self.socket)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):

@@ -126,6 +126,8 @@ class TraceWriter:
 
     def close(self, timeout_seconds: float) -> None:
         """Write what waits, for so long at most, and end."""
+        if not self._thread.is_alive():
+            return
         give_up = time.monotonic() + timeout_seconds
         try:
             self._waiting.put(None, timeout=timeout_seconds)

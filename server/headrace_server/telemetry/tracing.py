@@ -18,7 +18,7 @@ from headrace_server.core.catalogue import Catalogue
 from headrace_server.core.request import Work
 from headrace_server.core.statistics import Execution
 from headrace_server.errors import InvalidInput, ModelNotReady
-from headrace_server.telemetry.trace_file import Trace, TraceWriter
+from headrace_server.telemetry.trace_file import Trace, TraceFileError, TraceWriter
 from headrace_server.telemetry.trace_settings import (
     FILE,
     MODE,
@@ -87,6 +87,8 @@ class Tracing:
         """Open the file, if there is one, and begin to trace. Raises TraceFileError."""
         if self._writer is not None:
             self._writer.start()
+        elif self._defaults.is_on:
+            raise TraceFileError("--trace-level TIMESTAMPS needs --trace-file as well")
         with self._lock:
             self._renew()
 
