@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -114,17 +114,10 @@ def _declaration(config: ModelConfig, findings: Findings) -> Declaration:
 def _settings(
     config: ModelConfig, declaration: Declaration, folder: Path, findings: Findings
 ) -> ModelSettings:
-    waiting = batching(config, findings)
     is_program = declaration.platform == platforms.PYTHON
-    return ModelSettings(
+    return replace(
+        batching(config, findings),
         instances=instances(config.instance_group, is_program=is_program, findings=findings),
-        preferred_batch_sizes=waiting.preferred_batch_sizes,
-        max_queue_delay_us=waiting.max_queue_delay_us,
-        preserve_ordering=waiting.preserve_ordering,
-        priority_levels=waiting.priority_levels,
-        default_priority=waiting.default_priority,
-        default_policy=waiting.default_policy,
-        policies=waiting.policies,
         is_decoupled=declaration.is_decoupled,
         labels=labels(config.output, folder, findings),
         sequences=sequences(config, findings),

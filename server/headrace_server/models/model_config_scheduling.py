@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
 from headrace_proto.v1 import model_config_pb2 as config_pb
-from headrace_server.core.settings import DEFAULT_SETTINGS, QueuePolicy, TimeoutAction
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings, QueuePolicy, TimeoutAction
 from headrace_server.models.model_config_problems import Findings
 
 MOST_MICROSECONDS: Final = 366 * 24 * 3600 * 1_000_000
@@ -22,21 +21,8 @@ _ACTIONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """What `dynamic_batching` says, by the names of `ModelSettings`."""
-
-    preferred_batch_sizes: tuple[int, ...] = ()
-    max_queue_delay_us: int = 0
-    preserve_ordering: bool = False
-    priority_levels: int = 0
-    default_priority: int = 0
-    default_policy: QueuePolicy = DEFAULT_SETTINGS.default_policy
-    policies: Mapping[int, QueuePolicy] = DEFAULT_SETTINGS.policies
-
-
-def batching(config: config_pb.ModelConfig, findings: Findings) -> Batching:
-    """Return how requests wait and share batches."""
+def batching(config: config_pb.ModelConfig, findings: Findings) -> ModelSettings:
+    """Return settings that hold how requests wait and share batches, and no more."""
     given, path = config.dynamic_batching, "dynamic_batching"
     check_microseconds(f"{path}.max_queue_delay_microseconds", given.max_queue_delay_microseconds, findings)
     preferred = _preferred(config, f"{path}.preferred_batch_size", findings)
@@ -50,7 +36,7 @@ def batching(config: config_pb.ModelConfig, findings: Findings) -> Batching:
         if not 1 <= level <= given.priority_levels:
             findings.report(place, f"{level} is no level: there are {given.priority_levels}, from 1")
         policies[level] = _policy(given.priority_queue_policy[level], place, findings)
-    return Batching(
+    return ModelSettings(
         preferred_batch_sizes=preferred,
         max_queue_delay_us=given.max_queue_delay_microseconds,
         preserve_ordering=given.preserve_ordering,
