@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
+
+THREADS: Final = "intra_op_thread_count"
+"""The parameter that says how many threads compute one batch of an ONNX model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,11 @@ class Declaration:
     """The protocol's word for what should run it; "" leaves it to what is found."""
     is_decoupled: bool = False
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute one batch of an ONNX model; 0 is one for each core."""
+        return int(self.parameters.get(THREADS, "1"))
+
+
+NOTHING_DECLARED: Final = Declaration()

@@ -49,10 +49,11 @@ class Engine(Protocol):
         failed, DeviceError if the engine is lost.
         """
 
-    def run(self, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> tuple[NDArray[Any], ...]:
         """Execute arrays in the order of `spec.inputs`, batch axis included where there is one.
 
-        Works for every model; the staged way is faster where it applies. Raises as `wait` does.
+        An optional input that did not come is None. Works for every model; the staged way is faster
+        where it applies. Raises as `wait` does.
         """
 
     def replicate(self) -> Engine:

@@ -3,77 +3,106 @@
 Candidates are tried best first: what `headrace build` compressed for this kind of machine and found
 good enough, then the model as it was trained. One that is damaged, does not match its manifest, or
 whose rows would change each other's answers gives way to the next; a version none of whose
-artefacts keeps rows apart is served one row at a time.
+artefacts keeps rows apart is served one row at a time. What a person declared about the model is
+checked against the file, and may name the file. A program (`model.py`) is executed only where that is
+allowed.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from headrace_engines import independence, manifest
+from headrace_engines import independence, manifest, memory, report
+from headrace_engines.agreement import check_answers
+from headrace_engines.candidates import (
+    MODEL,
+    NOT_SERVED,
+    PLAN,
+    TENSORRT,
+    Candidate,
+    best_first,
+    program,
+    ruled_out,
+)  # fmt: skip
+from headrace_engines.declaration import NOTHING_DECLARED, Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
-from headrace_engines.manifest import FP32, Artefact, Manifest
-from headrace_engines.spec import ANY, TensorSpec
+from headrace_engines.manifest import Manifest
+from headrace_engines.reshaping import ReshapingEngine, reshapes
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_engines.steps import StepEngine
+
+if TYPE_CHECKING:
+    from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _log = logging.getLogger(__name__)
-
-_MODEL = "model.onnx"
-_TARGET = "cpu"
-_NOT_SERVED = {
-    "model.plan": "needs TensorRT, which is not built into this version",
-    "model.py": "Python models are not supported",
-    "model.pt": "TorchScript is not supported; export it to model.onnx",
-    "model.savedmodel": "TensorFlow is not supported; export it to model.onnx",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An engine ready to serve, the name of the file it runs, and a line for each candidate."""
+    """An engine ready to serve, the name of the file it runs, and a line for each candidate.
 
-    engine: Engine
+    `memory_bytes` is what the model's files and the engine's staging buffers take.
+    """
+
+    engine: Engine | StepEngine
     artefact: str
     why: tuple[str, ...]
+    memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A file that may serve; `described` is None for one that nobody's manifest tells of."""
+def load(
+    folder: Path,
+    *,
+    max_batch_size: int = 64,
+    declaration: Declaration = NOTHING_DECLARED,
+    allow_python: bool = False,
+) -> Loaded:
+    """Load the best artefact that this machine can run, as it was declared.
 
-    file: str
-    described: Artefact | None
-    merit: str
-
-
-def load(folder: Path, *, max_batch_size: int = 64) -> Loaded:
-    """Load the best artefact that this machine can run.
-
-    Takes as long as reading the file and some thirty executions of small batches. Raises
-    ModelFileError saying what was found and what was expected if nothing can be served.
+    `max_batch_size` stands where none was declared. Takes as long as reading the file and some thirty
+    executions of small batches; a program takes as long as it likes. Raises ModelFileError saying what
+    was found and what was expected if nothing can be served, UnsupportedModelError for a program that
+    may not be executed.
     """
-    version = _Version(folder, manifest.read(folder))
-    chosen = version.first_that_batches(max_batch_size) or version.first_alone()
+    rows = declaration.max_batch_size or max_batch_size
+    if file := program(folder, declaration):
+        if not allow_python:
+            raise UnsupportedModelError(f"{file}: Python models are executed only with --allow-python-models")
+        return _loaded_program(folder, file, rows, declaration)
+    if declaration.platform == TENSORRT:
+        raise UnsupportedModelError(f"{declaration.file or PLAN}: {NOT_SERVED[PLAN]}")
+    if declaration.is_decoupled:
+        raise ModelFileError("decoupled: only a Python model answers a request other than once")
+    version = _Version(folder, manifest.read(folder), declaration)
+    chosen = version.first_that_batches(rows) or version.first_alone()
     if chosen is None:
         raise ModelFileError(version.findings())
     version.warn(chosen)
     return chosen
 
 
+def _loaded_program(folder: Path, file: str, rows: int, declaration: Declaration) -> Loaded:
+    from headrace_engines.runtime.python import PythonEngine  # most servers execute no programs
+
+    engine = PythonEngine(folder / file, declaration, max_batch_size=rows, version=folder.name)
+    return Loaded(engine, file, (f"{file}: chosen: a program",), memory.files_bytes(folder, ()))
+
+
 class _Version:
     """A version folder, and what was found out so far about the files in it."""
 
-    def __init__(self, folder: Path, described: Manifest | None) -> None:
+    def __init__(self, folder: Path, described: Manifest | None, declaration: Declaration) -> None:
         self._folder = folder
         self._manifest = described
-        self._candidates = _best_first(folder, described)
-        self._against = dict(_ruled_out(folder, described))
+        self._declaration = declaration
+        self._candidates = best_first(folder, described, declaration.file)
+        self._against = dict(ruled_out(folder, described))
         self._refused: dict[str, str] = {}
-        self._dependent: list[tuple[_Candidate, str]] = []
+        self._dependent: list[tuple[Candidate, str]] = []
 
     def first_that_batches(self, max_batch_size: int) -> Loaded | None:
         """Return the first candidate that is whole and keeps its rows apart."""
@@ -107,7 +136,7 @@ class _Version:
         if not found:
             names = sorted(entry.name for entry in self._folder.iterdir()) if self._folder.is_dir() else []
             found = f"found {', '.join(names) or 'no files'}"
-        return f"{found}; expected {_MODEL}"
+        return f"{found}; expected {self._declaration.file or MODEL}"
 
     def warn(self, chosen: Loaded) -> None:
         """Log what should have served and does not; a version that does not serve at all is an error."""
@@ -117,69 +146,65 @@ class _Version:
             else:
                 _log.warning("%s is %s", self._folder / file, chosen.why[0].partition(": chosen: ")[2])
 
-    def _opened(self, candidate: _Candidate, max_batch_size: int) -> Engine | None:
+    def _opened(self, candidate: Candidate, max_batch_size: int) -> Engine | None:
         try:
             if candidate.described:
                 manifest.verify(self._folder, candidate.described)
-            engine = _onnx_engine(self._folder / candidate.file, max_batch_size)
-            if candidate.described and self._manifest:
-                _check_spec(engine, self._manifest, candidate.file)
+            engine = _onnx_engine(self._folder / candidate.file, max_batch_size, self._declaration)
         except (ModelFileError, UnsupportedModelError) as error:
             self._refuse(candidate, str(error))
             return None
-        return engine
+        try:
+            if candidate.described and self._manifest:
+                _check_spec(engine.found, self._manifest, candidate.file)
+            check_answers(engine, self._declaration)
+            memory.check_staging(engine.spec)
+        except ModelFileError as error:
+            engine.close()
+            self._refuse(candidate, str(error))
+            return None
+        return ReshapingEngine(engine, self._declaration) if reshapes(self._declaration) else engine
 
-    def _refuse(self, candidate: _Candidate, reason: str) -> None:
+    def _refuse(self, candidate: Candidate, reason: str) -> None:
         # What comes from below names the file itself.
         self._refused[candidate.file] = reason.removeprefix(f"{candidate.file}: ")
 
-    def _chosen(self, engine: Engine, candidate: _Candidate, merit: str) -> Loaded:
+    def _chosen(self, engine: Engine, candidate: Candidate, merit: str) -> Loaded:
         refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}
         against = self._against | refused
         others = [f"{file}: {reason}" for file, reason in against.items() if file != candidate.file]
-        return Loaded(engine, candidate.file, (f"{candidate.file}: chosen: {merit}", *others))
+        why = (f"{candidate.file}: chosen: {merit}", *others)
+        return Loaded(engine, candidate.file, why, self._memory_bytes(engine, candidate))
+
+    def _memory_bytes(self, engine: Engine, chosen: Candidate) -> int:
+        """Return what the engine takes; weights may lie in any file that is no other candidate."""
+        others = {candidate.file for candidate in self._candidates} - {chosen.file}
+        without = {*others, *self._against, manifest.FILE_NAME, report.FILE_NAME}
+        return memory.files_bytes(self._folder, without) + engine.slots * memory.staging_bytes(engine.spec)
 
 
-def _best_first(folder: Path, described: Manifest | None) -> list[_Candidate]:
-    """Return the files worth opening: those made for this kind of machine before the one they came from."""
-    if described is None:
-        found = os.path.lexists(folder / _MODEL)  # whatever else it may be, it says what is wrong with it
-        return [_Candidate(_MODEL, None, "the only model, as it was put here")] if found else []
-    fit = [artefact for artefact in described.artefacts if artefact.passed and artefact.target == _TARGET]
-    fit.sort(key=lambda artefact: artefact.recipe == FP32)
-    return [_Candidate(artefact.file, artefact, artefact.reason) for artefact in fit]
-
-
-def _ruled_out(folder: Path, described: Manifest | None) -> Iterator[tuple[str, str]]:
-    """Yield the files that are not worth opening, and why."""
-    for name, reason in _NOT_SERVED.items():
-        if (folder / name).exists():
-            yield name, reason
-    for artefact in described.artefacts if described else ():
-        if not artefact.passed:
-            yield artefact.file, f"not good enough: {artefact.reason}"
-        elif artefact.target != _TARGET:
-            yield artefact.file, f"made for {artefact.target}, and this version runs on {_TARGET} alone"
-
-
-def _onnx_engine(path: Path, max_batch_size: int) -> Engine:
+def _onnx_engine(path: Path, max_batch_size: int, declaration: Declaration) -> OnnxRuntimeEngine:
     try:
         from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine  # not everybody serves on a CPU
     except ImportError as error:
         raise UnsupportedModelError(
             f"needs onnxruntime, which cannot be imported ({error}): in a clone, pip install '.[cpu]'"
         ) from error
-    return OnnxRuntimeEngine(path, max_batch_size=max_batch_size)
+    try:
+        return OnnxRuntimeEngine(path, max_batch_size=max_batch_size, declaration=declaration)
+    except MemoryError as error:
+        raise ModelFileError(
+            f"{path.name}: not enough memory for batches of {max_batch_size} rows"
+        ) from error
 
 
-def _check_spec(engine: Engine, described: Manifest, file: str) -> None:
-    """Raise ModelFileError, and close the engine, unless it has the tensors that the manifest tells of."""
+def _check_spec(spec: ModelSpec, described: Manifest, file: str) -> None:
+    """Raise ModelFileError unless the file has the tensors that the manifest tells of."""
     for kind, found, expected in (
-        ("inputs", engine.spec.inputs, described.inputs),
-        ("outputs", engine.spec.outputs, described.outputs),
+        ("inputs", spec.inputs, described.inputs),
+        ("outputs", spec.outputs, described.outputs),
     ):
         if len(found) != len(expected) or not all(map(_agree, found, expected)):
-            engine.close()
             raise ModelFileError(
                 f"{file}: its {kind} are {_told(found)}, and {manifest.FILE_NAME} says {_told(expected)}"
             )

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from headrace_engines import files
+from headrace_engines.agreement import agree
+from headrace_engines.declaration import NOTHING_DECLARED, Declaration
 from headrace_engines.errors import ExecutionError, ModelFileError, UnsupportedModelError
 from headrace_engines.runtime.signature import Declared, model_spec
 from headrace_engines.spec import ModelSpec, TensorSpec
@@ -72,19 +74,25 @@ class OnnxRuntimeEngine:
     platform = "onnxruntime_onnx"
     slots = 1
 
-    def __init__(self, path: Path, *, max_batch_size: int = 64) -> None:
+    def __init__(
+        self, path: Path, *, max_batch_size: int = 64, declaration: Declaration = NOTHING_DECLARED
+    ) -> None:
         """Load the file; weights that it keeps in files beside it are found there.
 
-        Raises ModelFileError when the file is missing or damaged, UnsupportedModelError when it is
-        whole and ONNX Runtime or the protocol lacks something that it uses.
+        Raises ModelFileError when the file is missing, damaged or not as it was declared,
+        UnsupportedModelError when it is whole and ONNX Runtime or the protocol lacks something that it
+        uses.
         """
-        self._session = _open(path)
+        self._session = _open(path, declaration.threads)
         inputs = [_declared(tensor, path) for tensor in self._session.get_inputs()]
+        inputs += [_declared(tensor, path, is_optional=True) for tensor in self._replaceable(declaration)]
         outputs = [_declared(tensor, path) for tensor in self._session.get_outputs()]
-        self._input_names = [tensor.name for tensor in inputs]
-        self._output_names = [tensor.name for tensor in outputs]
+        self._name_tensors(inputs, outputs)
         self._has_bfloat16 = any(tensor.dtype == _BFLOAT16 for tensor in (*inputs, *outputs))
-        self.spec: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
+        self.found: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
+        """What the file has, whatever was declared."""
+        self.spec: ModelSpec = agree(self.found, declaration)
+        self._name_tensors(self.spec.inputs, self.spec.outputs)
         self._stage()
 
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
@@ -108,11 +116,11 @@ class OnnxRuntimeEngine:
         except _NATIVE_ERRORS as error:
             _fail(error)
 
-    def run(self, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> tuple[NDArray[Any], ...]:
         """Execute arrays of the caller's own; strings may be text or UTF-8 bytes."""
         try:
-            taken = [_as_text(array) if array.dtype == object else array for array in arrays]
-            feed = dict(zip(self._input_names, taken, strict=True))
+            came = zip(self._input_names, arrays, strict=True)
+            feed = {name: _as_text(array) for name, array in came if array is not None}
             if not self._has_bfloat16:
                 return tuple(self._session.run(self._output_names, feed))
             values = {name: _ort_value(array) for name, array in feed.items()}
@@ -130,6 +138,17 @@ class OnnxRuntimeEngine:
         """Release the session, which goes with the last engine over it, and the buffers."""
         self._bound.clear()
         del self._session
+
+    def _replaceable(self, declaration: Declaration) -> list[onnxruntime.NodeArg]:
+        """Return the declared inputs for which the file has a value that a caller's may replace."""
+        said = {tensor.name for tensor in declaration.inputs}
+        return [tensor for tensor in self._session.get_overridable_initializers() if tensor.name in said]
+
+    def _name_tensors(
+        self, inputs: Sequence[Declared | TensorSpec], outputs: Sequence[Declared | TensorSpec]
+    ) -> None:
+        self._input_names = [tensor.name for tensor in inputs]
+        self._output_names = [tensor.name for tensor in outputs]
 
     def _stage(self) -> None:
         self._bound: dict[int, _Bound] = {}
@@ -159,10 +178,10 @@ class OnnxRuntimeEngine:
         return _Bound(binding, tuple(buffer[:rows] for buffer in self._outputs))
 
 
-def _open(path: Path) -> onnxruntime.InferenceSession:
+def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     files.check(path)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_FATAL  # every error is raised as well, and logged where it is caught
     try:
@@ -173,13 +192,13 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
         raise ModelFileError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error, path)}") from error
 
 
-def _declared(tensor: onnxruntime.NodeArg, path: Path) -> Declared:
+def _declared(tensor: onnxruntime.NodeArg, path: Path, *, is_optional: bool = False) -> Declared:
     dtype = _DTYPES.get(tensor.type)
     if dtype is None:
         raise UnsupportedModelError(
             f"{path.name}: tensor {tensor.name!r} is of type {tensor.type}, not served here"
         )
-    return Declared(tensor.name, dtype, tuple(tensor.shape))
+    return Declared(tensor.name, dtype, tuple(tensor.shape), is_optional)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -214,6 +233,8 @@ def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
 
 def _as_text(array: NDArray[Any]) -> NDArray[Any]:
     """Return strings as ONNX Runtime takes them: it would read bytes objects as their Python notation."""
+    if array.dtype != object:
+        return array
     texts = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
     return np.array(texts, dtype=object).reshape(array.shape)
 

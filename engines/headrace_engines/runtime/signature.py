@@ -30,6 +30,8 @@ class Declared:
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int | str | None, ...]
+    is_optional: bool = False
+    """Whether the file has a value for an input that does not come."""
 
     @property
     def is_open(self) -> bool:
@@ -39,7 +41,7 @@ class Declared:
     def tensor(self, first_dim: int) -> TensorSpec:
         """Return the spec of the dims from `first_dim` on."""
         dims = tuple(dim if isinstance(dim, int) else ANY for dim in self.shape[first_dim:])
-        return TensorSpec(self.name, self.dtype, dims)
+        return TensorSpec(self.name, self.dtype, dims, self.is_optional)
 
 
 def model_spec(

@@ -21,7 +21,7 @@ HONOURED: Final = frozenset(
         "model_transaction_policy.decoupled", "metric_tags",
         *(f"version_policy.{name}" for name in (
             "latest", "latest.num_versions", "all", "specific", "specific.versions")),
-        *(f"input.{name}" for name in ("name", "data_type", "dims", "reshape.shape", "optional")),
+        *(f"input.{name}" for name in ("name", "data_type", "format", "dims", "reshape.shape", "optional")),
         *(f"output.{name}" for name in ("name", "data_type", "dims", "reshape.shape", "label_filename")),
         *(f"instance_group.{name}" for name in ("name", "kind", "count")),
         "dynamic_batching",
@@ -50,7 +50,6 @@ the CPU has no such way, so whatever is said of it holds."""
 _ON_CPU: Final = "models run on the CPU here: remove it"
 _HINTS: Final = {
     "runtime": "name what runs the model by `backend`",
-    "input.format": "say the dims as the model has them; the layout is the model's own",
     "input.is_shape_tensor": "shape tensors belong to TensorRT",
     "input.allow_ragged_batch": "only requests of equal shapes share a batch: remove it",
     "input.is_non_linear_format_io": "non-linear formats belong to TensorRT",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from headrace_engines.declaration import THREADS
 from headrace_proto.v1.model_config_pb2 import ModelConfig
 from headrace_server.models.model_config_problems import Findings, did_you_mean
 
@@ -33,7 +34,6 @@ _ONNX_OPTIONS: Final = (
     "arena_extend_strategy", "do_copy_in_default_stream", "use_device_id", "user_compute_stream",
 )  # fmt: skip
 _ONNX_PREFIXES: Final = ("session.", "optimization.", "ep.", "mlas.")
-THREADS: Final = "intra_op_thread_count"
 
 
 def platform(config: ModelConfig, findings: Findings) -> str:

@@ -19,6 +19,7 @@ from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.models.model_config_paths import inside
 from headrace_server.models.model_config_problems import Findings
 
+_IMAGE_DIMS: Final = 3
 _MOST_LABEL_BYTES: Final = 64 << 20
 
 Tensor = config_pb.ModelInput | config_pb.ModelOutput
@@ -64,7 +65,12 @@ def _declared(path: str, tensor: Tensor, findings: Findings) -> DeclaredTensor:
                 f"{list(dims)} does not have the elements of {list(model_dims)}",
                 f"the sizes before, between and after each {ANY} must have the same product",
             )
-    is_optional = isinstance(tensor, config_pb.ModelInput) and tensor.optional
+    is_optional = False
+    if isinstance(tensor, config_pb.ModelInput):
+        is_optional = tensor.optional
+        if tensor.format != config_pb.ModelInput.FORMAT_NONE and len(tensor.dims) != _IMAGE_DIMS:
+            layout = config_pb.ModelInput.Format.Name(tensor.format)
+            findings.report(f"{path}.format", f"{layout} is the layout of {_IMAGE_DIMS} dims, as of images")
     return DeclaredTensor(tensor.name, dtype_of(tensor.data_type), dims, model_dims, is_optional)
 
 

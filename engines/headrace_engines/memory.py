@@ -1,0 +1,43 @@
+"""What a loaded model takes of memory, as far as its files and its spec tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from headrace_engines.errors import ModelFileError
+from headrace_engines.spec import ModelSpec
+
+_LARGEST_SHARE: Final = 0.5
+"""Of the machine's memory, for the staging buffers of one engine."""
+
+
+def staging_bytes(spec: ModelSpec) -> int:
+    """Return the bytes of one set of staging buffers: a full batch in and out, as far as sizes are fixed."""
+    if not spec.is_staged:
+        return 0
+    tensors = [tensor for tensor in (*spec.inputs, *spec.outputs) if tensor.is_fixed]
+    return spec.max_batch_size * sum(tensor.row_bytes for tensor in tensors)
+
+
+def check_staging(spec: ModelSpec) -> None:
+    """Raise ModelFileError if the largest batch would fill the machine."""
+    needed = staging_bytes(spec)
+    most = int(_LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if needed > most:
+        raise ModelFileError(
+            f"a batch of {spec.max_batch_size} rows takes {needed} bytes, more than half of this machine's "
+            f"memory, {most} bytes: lower max_batch_size"
+        )
+
+
+def files_bytes(folder: Path, without: Collection[str]) -> int:
+    """Return the bytes of the files in a version's folder, which hold the model's weights.
+
+    `without` names those that the model does not need, as other artefacts.
+    """
+    return sum(
+        entry.stat().st_size for entry in folder.iterdir() if entry.name not in without and entry.is_file()
+    )
