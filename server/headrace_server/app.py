@@ -24,10 +24,10 @@ from headrace_server.core.model import Limits
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar, ConsulSettings
 from headrace_server.discovery.registry import (
-    Check,
     Registrar,
     RegistrationError,
     ServiceEntry,
+    checks_for,
     why_not_registered,
 )
 from headrace_server.models.layout import Found, RepositoryError
@@ -268,6 +268,7 @@ def _entry(config: ServerConfig, port: int, models: dict[str, str]) -> ServiceEn
         tags=config.consul_tags,
         models=models,
         version=__version__,
-        checks=frozenset(map(Check, config.consul_checks)),
+        tls=bool(config.tls_cert),
+        checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
         ttl_seconds=config.consul_ttl_secs,
     )

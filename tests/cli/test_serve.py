@@ -12,7 +12,7 @@ from headrace_server.config import OPTIONS
 def test_every_setting_is_a_flag_but_for_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     run(["serve", "--help"])
     shown = capsys.readouterr().out
-    flags = set(re.findall(r"(?<=\s)--[a-z-]+", shown))
+    flags = set(re.findall(r"(?<=\s)--[a-z0-9-]+", shown))
     for option in OPTIONS:
         assert (option.flag in flags) is not option.secret
         assert option.variable in shown

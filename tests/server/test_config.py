@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from headrace_server.config import OPTIONS, ConfigError, Option, ServerConfig, load
+from headrace_server.config import OPTIONS, ServerConfig, load
+from headrace_server.options import ConfigError, Option
 
 
 def written(folder: Path, text: str) -> Path:
@@ -95,7 +96,14 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("max_message_bytes", 1023, "--max-message-bytes: 1023 is out of range; the least is 1024"),
         ("max_message_bytes", 2**31, "--max-message-bytes: 2147483648 is out of range; the most is 214748"),
         ("consul_required", True, "--consul-required: it needs --consul as well"),
-        ("consul_checks", [], "--consul-checks: at least one of ttl, grpc is expected"),
+        ("tls_client_ca", "ca.pem", "--tls-client-ca: it needs --tls-cert and --tls-key as well"),
+        ("tls_cert", "cert.pem", "--tls-cert and --tls-key belong together; only one is set"),
+        ("load_model", "m", "--load-model: it needs --model-control-mode explicit as well"),
+        ("listen", ["0.0.0.0"], "--listen: '0.0.0.0' has no port: expected HOST:PORT or unix:PATH"),
+        ("listen", "127.0.0.1:1,unix:", "--listen: 'unix:' has no path of a socket: expected HOST:PORT or"),
+        ("trace_rate", 0, "--trace-rate: 0 is out of range; the least is 1"),
+        ("grpc_keepalive_time", 999, "--grpc-keepalive-time: 999 is out of range; the least is 1000"),
+        ("repository_poll_secs", 0, "--repository-poll-secs: 0.0 is out of range; the least is 0.1"),
         ("max_concurrent_calls", 10**12, "--max-concurrent-calls: 1000000000000 is out of range"),
         ("max_in_flight_bytes", 0, "--max-in-flight-bytes: 0 is out of range; the least is 1"),
         ("consul_address", "garbage:x:y", "--consul-address: "),

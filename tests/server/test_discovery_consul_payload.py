@@ -47,6 +47,7 @@ def test_an_entry_in_consuls_words() -> None:
             "Name": "grpc",
             "GRPC": "10.0.0.5:8001/inference.GRPCInferenceService",
             "GRPCUseTLS": False,
+            "TLSSkipVerify": False,
             "Interval": "2s",
             "Timeout": "1s",
             "Status": "passing",
@@ -80,6 +81,7 @@ def test_a_secure_server_at_an_ipv6_address_with_open_metrics() -> None:
     assert told["check"]["TTL"] == "0.5s"
     assert told["extra_checks"][0]["GRPC"].startswith("[fd00::5]:8001/")
     assert told["extra_checks"][0]["GRPCUseTLS"] is True
+    assert told["extra_checks"][0]["TLSSkipVerify"] is True
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text(max_size=600), max_size=90), st.text(max_size=600))

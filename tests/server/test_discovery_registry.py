@@ -4,7 +4,13 @@ import asyncio
 
 import pytest
 
-from headrace_server.discovery.registry import MemoryRegistrar, ServiceEntry, why_not_registered
+from headrace_server.discovery.registry import (
+    Check,
+    MemoryRegistrar,
+    ServiceEntry,
+    checks_for,
+    why_not_registered,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +89,19 @@ async def test_the_registry_in_memory_holds_what_its_servers_say() -> None:
     await one.stop()
     assert [entry.address for entry in entries.values()] == ["10.0.0.6"]
     assert not one.registered.is_set()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "clients_need_certificate", "checks"),
+    [
+        ((), False, {Check.TTL, Check.GRPC}),
+        ((), True, {Check.TTL}),
+        (("grpc",), True, {Check.GRPC}),
+        (("ttl", "grpc"), True, {Check.TTL, Check.GRPC}),
+        (("ttl",), False, {Check.TTL}),
+    ],
+)
+def test_checks_that_nobody_chose_are_those_that_can_succeed(
+    chosen: tuple[str, ...], clients_need_certificate: bool, checks: set[Check]
+) -> None:
+    assert checks_for(chosen, clients_need_certificate=clients_need_certificate) == checks

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from headrace_cli.failure import ExitCode, failing, needs
-from headrace_server.config import OPTIONS, ConfigError, Option, load, prepare_grpc
+from headrace_server.config import OPTIONS, load, prepare_grpc
+from headrace_server.options import ConfigError, Option
 
 _METAVARS = {
-    "text": "TEXT", "path": "FOLDER", "paths": "FOLDER", "integer": "N", "number": "NUMBER",
-    "list": "TEXT", "choice": "TEXT",
+    "text": "TEXT", "path": "FOLDER", "paths": "FOLDER", "integer": "N", "port": "PORT",
+    "number": "NUMBER", "list": "TEXT", "choice": "TEXT",
 }  # fmt: skip
 
 

@@ -78,12 +78,14 @@ def _checks(entry: ServiceEntry) -> list[tuple[Check, dict[str, Any]]]:
         "TTL": f"{entry.ttl_seconds:g}s",
         **both,
     }
-    # The service is named so that a stranger who got this port later does not pass for us.
+    # The service is named so that a stranger who got this port later does not pass for us. Clients verify the
+    # certificate; an agent knows the system's authorities alone, and would take us for dead.
     health = {
         "CheckID": f"{entry.id}:grpc",
         "Name": "grpc",
         "GRPC": f"{host}:{entry.port}/{TRITON_SERVICE}",
         "GRPCUseTLS": entry.tls,
+        "TLSSkipVerify": entry.tls,
         "Interval": f"{GRPC_CHECK_INTERVAL_SECONDS}s",
         "Timeout": f"{GRPC_CHECK_TIMEOUT_SECONDS}s",
         **both,

@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -23,6 +23,17 @@ class Check(Enum):
     """The server says so at intervals; silence is death. Needs no way from the agent to the server."""
     GRPC = "grpc"
     """The agent asks the server's health service; also notices a server that lives but does not answer."""
+
+
+def checks_for(chosen: Collection[str], *, clients_need_certificate: bool) -> frozenset[Check]:
+    """Return the checks that somebody chose by name, or, if nobody did, those that can succeed.
+
+    An agent shows no certificate to a server that asks for one, unless its own configuration tells it to
+    (`enable_agent_tls_for_checks`): its gRPC check would take a server that is well for a dead one.
+    """
+    if chosen:
+        return frozenset(map(Check, chosen))
+    return frozenset({Check.TTL}) if clients_need_certificate else frozenset(Check)
 
 
 class RegistrationError(Exception):

@@ -1,0 +1,71 @@
+"""How an address to listen on is written: HOST:PORT, [IPv6]:PORT or unix:PATH."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from typing import Final
+
+EXPECTED: Final = "expected HOST:PORT or unix:PATH"
+LONGEST_SOCKET_PATH_BYTES: Final = 107
+"""What the kernel has room for, less the zero at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """A port of a host, or the path of a Unix socket; port 0 is any free port."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        """The address as gRPC and a person write it."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(text: str) -> ListenAddress:
+    """Return the address that a text says; ValueError tells what is wrong with it."""
+    if text.startswith("unix:"):
+        return ListenAddress(path=_path(text))
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"{text!r} has no port: {EXPECTED}")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{text!r}: {port!r} is no port, 0 to 65535 are: {EXPECTED}")
+    if host.startswith("[") and host.endswith("]"):
+        return ListenAddress(_ipv6(text, host[1:-1]), int(port))
+    if not host or any(character in host for character in "/[]@ "):
+        raise ValueError(f"{text!r} has no valid host before its port: {EXPECTED}")
+    if ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address is written in brackets, such as [::1]:8001")
+    return ListenAddress(host, int(port))
+
+
+def _ipv6(text: str, host: str) -> str:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise ValueError(f"{text!r}: {host!r} is no IPv6 address: {EXPECTED}") from None
+    return host
+
+
+def _path(text: str) -> str:
+    path = text.removeprefix("unix:")
+    if path.startswith("//"):
+        path = path.removeprefix("//")
+        if not path.startswith("/"):
+            raise ValueError(
+                f"{text!r}: after unix:// an absolute path is expected, as in unix:///run/it.sock"
+            )
+    if not path or path.endswith("/") or "\0" in path:
+        raise ValueError(f"{text!r} has no path of a socket: {EXPECTED}")
+    size = len(os.fsencode(path))
+    if size > LONGEST_SOCKET_PATH_BYTES:
+        raise ValueError(
+            f"{text!r}: the path has {size} bytes, a socket's may have {LONGEST_SOCKET_PATH_BYTES}"
+        )
+    return path
