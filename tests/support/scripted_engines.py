@@ -163,6 +163,10 @@ class Shelf:
     def __init__(self, *models: Model) -> None:
         self._models = {model.facts.name: model for model in models}
 
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.ready())
+
     def find(self, name: str, version: str) -> Model:
         if name not in self._models or version not in ("", "1"):
             raise ModelNotFound(f"there is no model {name!r} {version!r}")
@@ -186,7 +190,8 @@ class Served:
         self.engine = engine
         self.model = Model(name, "1", engine.spec, engine.platform, limits, self._note_loss)
         self.worker = Worker(self.model, engine)
-        self.service = Service(Shelf(self.model))
+        self.shelf = Shelf(self.model)
+        self.service = Service(self.shelf)
         self.answers = Answers()
 
     def infer(
