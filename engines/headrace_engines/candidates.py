@@ -52,10 +52,8 @@ def best_first(folder: Path, described: Manifest | None, declared: str) -> list[
     Where a file was declared, that is the only one.
     """
     if declared:
-        made = [
-            artefact for artefact in (described.artefacts if described else ()) if artefact.file == declared
-        ]
-        return _present(folder, Candidate(declared, made[0] if made else None, "the configuration names it"))
+        made = {artefact.file: artefact for artefact in described.artefacts} if described else {}
+        return _present(folder, Candidate(declared, made.get(declared), "the configuration names it"))
     if described is None:
         return _present(folder, Candidate(MODEL, None, "the only model, as it was put here"))
     fit = [artefact for artefact in described.artefacts if artefact.passed and artefact.target == _TARGET]

@@ -186,7 +186,6 @@ def test_a_model_without_a_batch_axis_is_served_as_it_is(models, tmp_path):
     ("file", "reason"),
     [
         ("model.plan", "needs TensorRT, which is not built into this version"),
-        ("model.py", "Python models are executed only with --allow-python-models"),
         ("model.pt", "TorchScript is not supported"),
     ],
 )
