@@ -75,7 +75,7 @@ def queue_of(*works: Work, max_requests: int = 100, max_bytes: int = 10_000) -> 
 def test_what_is_taken(waiting: list[Work], max_rows: int, now: float, batch: str, late: str) -> None:
     for one in waiting:
         one.state = State.QUEUED
-    taken, missed, _ = queue_of(*waiting).take(max_rows, now)
+    taken, missed, *_ = queue_of(*waiting).take(max_rows, now)
     assert "".join(names(taken)) == batch
     assert "".join(names(missed)) == late
 
@@ -94,7 +94,7 @@ def test_the_earliest_deadline_is_found_behind_late_work_of_another_shape() -> N
     later = work("later", shapes=((1, 2),), deadline=9)
     soon = work("soon", shapes=((1, 3),), deadline=5)
     queue = queue_of(late, later, soon)
-    taken, missed, _ = queue.take(8, 2)
+    taken, missed, *_ = queue.take(8, 2)
     assert (names(taken), names(missed)) == (["soon"], ["late"])
 
 
@@ -223,7 +223,7 @@ class QueueAgainstAList(RuleBasedStateMachine):
     @rule(max_rows=st.integers(1, 6))
     def take(self, max_rows: int) -> None:
         expected = self.model.next_batch(max_rows, self.now)
-        batch, late, _ = self.queue.take(max_rows, self.now)
+        batch, late, *_ = self.queue.take(max_rows, self.now)
         assert batch == expected
         gone = {id(one) for one in (*batch, *late)}
         deadlines = {id(entry[2]): entry[0] for entry in self.model.works}

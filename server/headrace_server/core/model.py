@@ -18,10 +18,19 @@ from headrace_server.core.delivery import Answers, deliver
 from headrace_server.core.latency import BatchLatency
 from headrace_server.core.queue import NEVER, Queue, QueueFull, RequestQueue, Taken
 from headrace_server.core.request import ModelFacts, State, Work
+from headrace_server.core.sequence_controls import SequenceControls
+from headrace_server.core.sequences import SequenceQueue
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.statistics import Execution, FailReason, Statistics
 from headrace_server.core.tracing import Tracer
-from headrace_server.errors import DeadlineMissed, DeviceLost, InferenceError, Overloaded, ShuttingDown
+from headrace_server.errors import (
+    DeadlineMissed,
+    DeviceLost,
+    InferenceError,
+    InvalidInput,
+    Overloaded,
+    ShuttingDown,
+)
 
 _serials = itertools.count(1)
 
@@ -62,7 +71,8 @@ class Model:
         self.tracer: Tracer | None = None
         """Hears of every batch while requests are traced."""
         self._max_rows = spec.max_batch_size or 1
-        self._queue: Queue = RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
+        self._sequences = _sequence_queue(name, spec, settings, limits)
+        self._queue: Queue = self._sequences or RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
         self._latency = BatchLatency(self._max_rows)
         self._changed = threading.Condition(threading.Lock())
         # Work of a sequence is for one instance alone, so that each has to look.
@@ -138,16 +148,19 @@ class Model:
             work.abandoned = True
             if work.window is not None:
                 work.window.open()
+            orphans: Sequence[Work] = ()
             if work.state is State.QUEUED:
-                self._discard(work)
+                orphans = self._discard(work)
                 self._count_failed(FailReason.CANCELED, [work])
+        self._refuse(orphans)
 
     def expire(self, work: Work) -> None:
         """Answer the work with DeadlineMissed if it still waits."""
         with self._changed:
             if work.state is not State.QUEUED:
                 return
-            self._discard(work)
+            orphans = self._discard(work)
+        self._refuse(orphans)
         self.fail([work], DeadlineMissed("the deadline passed while the request waited"))
 
     def take(self, *, wait: bool, instance: int = 0) -> list[Work] | None:
@@ -163,6 +176,7 @@ class Model:
                 return None
             if taken.missed:
                 self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
+            self._refuse(taken.orphans)
             if taken.batch or not wait:
                 return taken.batch
 
@@ -198,10 +212,24 @@ class Model:
         elif self._closing:
             self._changed.notify_all()
 
-    def _discard(self, work: Work) -> None:
-        self._queue.discard(work)
+    def _discard(self, work: Work) -> Sequence[Work]:
+        orphans = self._queue.discard(work)
         if self._closing and not self._queue.requests:
             self._changed.notify_all()
+        return orphans
+
+    def _refuse(self, orphans: Sequence[Work]) -> None:
+        """Answer work whose sequence will not begin; the lock is not held."""
+        if orphans:
+            self.fail(
+                orphans, InvalidInput("the sequence's first request was given up before it was executed")
+            )
+
+    def finished(self, works: Sequence[Work]) -> None:
+        """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""
+        with self._changed:
+            if self._sequences is not None:
+                self._sequences.finished(works, time.monotonic())
 
     def executed(self, answers: Answers, execution: Execution) -> None:
         """Count an execution and hand its answers to their callers. An answer that is an error could not
@@ -219,21 +247,19 @@ class Model:
             tracer.executed([work for work, _ in answers], execution)
         deliver(answers)
 
-    def fail(self, works: Iterable[Work], error: InferenceError) -> None:
+    def fail(self, works: Sequence[Work], error: InferenceError) -> None:
         """Answer all of these with one error; they have left the queue."""
-        failed = list(works)
         with self._changed:
-            self._count_failed(FailReason.of(error), failed)
-        deliver([(work, error) for work in failed])
+            self._count_failed(FailReason.of(error), works)
+        deliver([(work, error) for work in works])
 
-    def drop(self, works: Iterable[Work]) -> None:
+    def drop(self, works: Sequence[Work]) -> None:
         """End work that was taken, whose caller has gone, without an answer."""
-        dropped = list(works)
-        for work in dropped:
+        for work in works:
             work.state = State.ENDED
             work.data = ()
         with self._changed:
-            self._count_failed(FailReason.CANCELED, dropped)
+            self._count_failed(FailReason.CANCELED, works)
 
     def _count_failed(self, reason: FailReason, works: Iterable[Work]) -> None:
         now_ns = time.monotonic_ns()
@@ -262,3 +288,19 @@ class Model:
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")
         )
+
+
+def _sequence_queue(
+    name: str, spec: ModelSpec, settings: ModelSettings, limits: Limits
+) -> SequenceQueue | None:
+    if settings.sequences is None:
+        return None
+    return SequenceQueue(
+        name,
+        settings.sequences,
+        SequenceControls(settings.sequences, has_batch_axis=spec.has_batch_axis),
+        instances=settings.instances,
+        slots=spec.max_batch_size or 1,
+        max_requests=limits.max_queue_size,
+        max_bytes=limits.max_queue_bytes,
+    )

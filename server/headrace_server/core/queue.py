@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from headrace_server.core.request import Shapes, State, Work
@@ -30,6 +31,8 @@ class Taken(NamedTuple):
     """Work whose deadline has passed, for the taker to answer."""
     again_at: float = NEVER
     """When to ask again though nothing has happened, on the monotonic clock in seconds."""
+    orphans: Sequence[Work] = ()
+    """Work that cannot be executed because what it depends on was missed, for the taker to answer."""
 
 
 class Queue(Protocol):
@@ -50,8 +53,11 @@ class Queue(Protocol):
     def push(self, work: Work) -> None:
         """Let the work wait. Raises QueueFull, or an InferenceError where it can never be executed."""
 
-    def discard(self, work: Work) -> None:
-        """End work that still waits; its place is free at once."""
+    def discard(self, work: Work) -> Sequence[Work]:
+        """End work that still waits; its place is free at once.
+
+        Returns what cannot be executed without it, which has left the queue as well.
+        """
 
     def take(self, max_rows: int, now: float, *, instance: int = 0, hurry: bool = False) -> Taken:
         """Remove the next batch for this instance of the engine, which is free.
@@ -89,14 +95,15 @@ class RequestQueue:
         heapq.heappush(heap, (work.deadline, next(self._arrivals), work))
         self._count(work, 1)
 
-    def discard(self, work: Work) -> None:
-        """End work that still waits; its place is free at once."""
+    def discard(self, work: Work) -> Sequence[Work]:
+        """End work that still waits; nothing depends on it."""
         work.state = State.ENDED
         work.data = ()
         self._count(work, -1)
         self._gone += 1
         if self._gone >= _SWEEP_AT_LEAST and self._gone > self.requests:
             self._sweep()
+        return ()
 
     def take(self, max_rows: int, now: float, *, instance: int = 0, hurry: bool = False) -> Taken:
         """Remove the next batch, and what can no longer be in time; return both.
