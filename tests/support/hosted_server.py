@@ -32,7 +32,7 @@ class HostedServer:
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hosted-server", daemon=True)
         self._thread.start()
-        self._transport: AioServer | None = None
+        self.transport: AioServer
         self.address = f"127.0.0.1:{self.run(self._start())}"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -46,8 +46,7 @@ class HostedServer:
 
     def begin_stop(self, grace_seconds: float = _PATIENCE_SECONDS) -> Any:
         """Begin to stop; return the future of its end."""
-        assert self._transport is not None
-        return asyncio.run_coroutine_threadsafe(self._transport.stop(grace_seconds), self._loop)
+        return asyncio.run_coroutine_threadsafe(self.transport.stop(grace_seconds), self._loop)
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Stop, and end the loop and its thread."""
@@ -61,8 +60,8 @@ class HostedServer:
             "max_stream_requests": 64, "max_in_flight_bytes": 1 << 30, "max_queue_size": 4096,
         }  # fmt: skip
         options = TransportOptions(host="127.0.0.1", **{**usual, **self._options})
-        self._transport = AioServer(self.service, self.health, options)
-        return await self._transport.start()
+        self.transport = AioServer(self.service, self.health, options)
+        return await self.transport.start()
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
