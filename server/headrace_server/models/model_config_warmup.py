@@ -22,6 +22,8 @@ FOLDER: Final = "warmup"
 """Where the data files of samples lie in a model's folder."""
 
 _MOST_COUNT: Final = 100_000
+_MOST_SAMPLE_BYTES: Final = 1 << 30
+"""Of one input: a sample that fills the machine would end the server."""
 
 
 class Filling(enum.Enum):
@@ -87,6 +89,9 @@ def _warmup(
         if known and name not in known:
             findings.report(place, f"there is no input {name!r}", did_you_mean(name, known))
         read = _input(name, sample.inputs[name], place, folder, findings)
+        if read and math.prod((rows, *read.dims, read.dtype.itemsize)) > _MOST_SAMPLE_BYTES:
+            text = f"{rows} rows of {list(read.dims)} are over {_MOST_SAMPLE_BYTES} bytes"
+            findings.report(f"{place}.dims", text)
         inputs += [read] if read else []
     return Warmup(sample.name or path, rows, tuple(inputs), count)
 

@@ -1,0 +1,87 @@
+"""A configuration once its model is loaded: what only the loaded model can prove right or tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace_engines.engine import Engine
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_engines.steps import StepEngine
+from headrace_proto.tensors import datatype_of
+from headrace_server.core.settings import ModelSettings
+from headrace_server.models.model_config import GivenConfig
+from headrace_server.models.model_config_problems import Findings, did_you_mean
+from headrace_server.models.model_config_warmup import Warmup, WarmupInput
+
+
+def settle(given: GivenConfig, engine: Engine | StepEngine) -> GivenConfig:
+    """Return the configuration that the loaded model is to be served with. Raises ConfigError.
+
+    A program may be decoupled by its own word, and a model whose rows must be executed apart has no
+    preferred batch sizes.
+    """
+    findings = Findings(given.file, given.lines)
+    settings = _settled(given.settings, given, engine, findings)
+    _check_sequences(settings, engine, findings)
+    for position, sample in enumerate(given.warmups):
+        _check_sample(sample, f"model_warmup[{position}]", engine.spec, findings)
+    findings.end()
+    return replace(given, settings=settings)
+
+
+def _settled(
+    settings: ModelSettings, given: GivenConfig, engine: Engine | StepEngine, findings: Findings
+) -> ModelSettings:
+    most = engine.spec.max_batch_size
+    too_large = [size for size in settings.preferred_batch_sizes if size > most]
+    if too_large and given.declaration.max_batch_size is None:
+        text = f"{too_large[0]} is over what the model takes, {most} rows"
+        findings.report("dynamic_batching.preferred_batch_size", text, "say `max_batch_size` as well")
+    return replace(
+        settings,
+        preferred_batch_sizes=tuple(size for size in settings.preferred_batch_sizes if size <= most),
+        is_decoupled=isinstance(engine, StepEngine) and engine.is_decoupled,
+    )
+
+
+def _check_sequences(settings: ModelSettings, engine: Engine | StepEngine, findings: Findings) -> None:
+    if settings.sequences is None:
+        return
+    if not isinstance(engine, StepEngine):
+        text = "the model keeps nothing from one request to the next"
+        findings.report("sequence_batching", text, "write it as a Python model")
+    inputs = [tensor.name for tensor in engine.spec.inputs]
+    for position, control in enumerate(settings.sequences.controls):
+        if control.name in inputs:
+            path = f"sequence_batching.control_input[{position}].name"
+            findings.report(path, f"{control.name!r} is an input of the model, which callers fill")
+
+
+def _check_sample(sample: Warmup, path: str, spec: ModelSpec, findings: Findings) -> None:
+    if sample.rows > max(1, spec.max_batch_size):
+        text = f"{sample.rows} is more rows than the model takes, {max(1, spec.max_batch_size)}"
+        findings.report(f"{path}.batch_size", text)
+    tensors = {tensor.name: tensor for tensor in spec.inputs}
+    for given in sample.inputs:
+        place = f'{path}.inputs["{given.name}"]'
+        tensor = tensors.get(given.name)
+        if tensor is None:
+            findings.report(
+                place, f"the model has no input {given.name!r}", did_you_mean(given.name, tensors)
+            )
+        elif problem := _difference(given, tensor):
+            findings.report(place, problem)
+    came = {given.name for given in sample.inputs}
+    for tensor in spec.inputs:
+        if tensor.name not in came and not tensor.is_optional:
+            findings.report(path, f"input {tensor.name!r} is missing from the sample")
+
+
+def _difference(given: WarmupInput, tensor: TensorSpec) -> str:
+    """Say in which way a sample's input is not what the model takes; "" if it is."""
+    if given.dtype != tensor.dtype:
+        return f"{datatype_of(given.dtype)} came, {datatype_of(tensor.dtype)} expected"
+    sizes = zip(given.dims, tensor.dims, strict=False)
+    if len(given.dims) != len(tensor.dims) or any(wanted not in (ANY, size) for size, wanted in sizes):
+        return f"dims {list(given.dims)} came, {list(tensor.dims)} expected"
+    return ""
