@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import grpc
 import pytest
@@ -26,6 +28,7 @@ from headrace_server.telemetry.model_metrics import model_metrics
 Code = grpc.StatusCode
 PATIENCE_SECONDS = 20.0
 BAD = 666
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
 TRITON_COUNTERS = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count",
@@ -256,3 +259,13 @@ def test_a_server_without_models_tells_of_itself() -> None:
             page = scrape(url)
     assert not TRITON_COUNTERS & page.kinds.keys()
     assert page.value("headrace_build_info") == 1
+
+
+def test_the_documentation_names_every_series_and_no_other() -> None:
+    told = set(re.findall(r"\b((?:nv|headrace)_[a-z_]+)\b", DOCUMENTATION.read_text(encoding="utf-8")))
+    told = {name.removesuffix("_bucket") for name in told}
+    served = TRITON_COUNTERS | TRITON_GAUGES | HISTOGRAMS | GAUGES
+    assert told == {name for name in served if name.startswith(("nv_", "headrace_"))}
+    with gated(open_gate()) as one, metered(one) as url:
+        page = scrape(url)
+    assert {name for name in page.kinds if name.startswith(("nv_", "headrace_"))} == told

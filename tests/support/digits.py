@@ -51,7 +51,8 @@ def digits_server(
     digits_repository: BuiltRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of a server process that serves the digits."""
-    with serving(digits_repository.folder, tmp_path_factory.mktemp("server")) as address:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(digits_repository.folder, folder, ("--trace-file", str(folder / "trace.json"))) as address:
         yield address
 
 
