@@ -6,7 +6,7 @@ many responses. So it is handed calls instead of a staging buffer, and yields ou
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -30,13 +30,16 @@ class SequenceTurn(NamedTuple):
     slot: int = 0
 
 
-@dataclass(slots=True, eq=False)
+def _nobody_left() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One request, as the program sees it.
 
     `inputs` holds each input that came, by name: read-only, (rows, *dims) where the model has a batch
-    axis; an optional input that did not come is absent. `abandoned` turns true when nobody waits for the
-    answer any more.
+    axis; an optional input that did not come is absent. `has_left` tells whether the caller has gone.
     """
 
     id: str
@@ -44,7 +47,12 @@ class Call:
     inputs: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=lambda: MappingProxyType({}))
     sequence: SequenceTurn | None = None
-    abandoned: bool = False
+    has_left: Callable[[], bool] = _nobody_left
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the answer any more, at this moment."""
+        return self.has_left()
 
 
 class Outcome(NamedTuple):

@@ -156,10 +156,22 @@ def test_the_program_sees_requests_with_all_that_came(tmp_path: Path) -> None:
     return {"y": batch["x"]}
     """
     engine = engine_of(tmp_path, with_execute(body))
-    one = call("a", [1.0])
-    one.parameters = {"k": 7}
-    list(engine.execute([one]))
+    list(engine.execute([Call("a", 1, {"x": np.ones((1, 1), np.float32)}, {"k": 7})]))
     assert engine._model.seen == ("a", 1, 7, None, False, 1, False)
+
+
+def test_the_program_sees_at_once_that_a_caller_has_gone(tmp_path: Path) -> None:
+    body = """
+    r = batch.requests[0]
+    while not r.abandoned:
+        yield Response(r, {"y": [[1]]})
+    """
+    gone: list[bool] = []
+    engine = engine_of(tmp_path, with_execute(body, decoupled=True, datatype="INT64"))
+    stream = engine.execute([Call("a", 1, {"x": np.ones((1, 1), np.float32)}, has_left=lambda: bool(gone))])
+    assert not next(stream).final
+    gone.append(True)
+    assert [outcome.final for outcome in stream] == [True]
 
 
 @pytest.mark.parametrize("requests", [1, 2])

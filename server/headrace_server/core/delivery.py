@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
+from numpy.typing import NDArray
+
+from headrace_server.core.failures import report
 from headrace_server.core.request import State, Work
 from headrace_server.errors import InferenceError
 
 _logger = logging.getLogger(__name__)
 
 Answers = Sequence[tuple[Work, bytes | InferenceError]]
+
+
+def encode(work: Work, outputs: Sequence[NDArray[Any]]) -> bytes | InferenceError:
+    """Return the bytes of an answer with these outputs, in the order in which the work wanted them.
+
+    What a sink cannot encode is that caller's error alone.
+    """
+    try:
+        return work.sink.encode(work, outputs)
+    except InferenceError as error:
+        return error
+    except Exception as error:
+        return report(work.model.facts.name, "the answer could not be encoded", error)
 
 
 def deliver(answers: Answers) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import collections
 import functools
 import logging
-import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,10 +19,14 @@ from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeviceError, ExecutionError
+from headrace_server.core.arrays import array_of
+from headrace_server.core.delivery import encode
+from headrace_server.core.engine_thread import EngineThread
+from headrace_server.core.failures import report_execution
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 from headrace_server.core.statistics import Execution
-from headrace_server.errors import EngineFailed, InferenceError
+from headrace_server.errors import InferenceError
 
 _logger = logging.getLogger(__name__)
 _Arrays = tuple[NDArray[Any], ...]
@@ -53,8 +55,8 @@ class Worker:
         self._instance = instance
         self._slots = collections.deque(range(engine.slots))
         self._staging = _staging(engine)
-        name = f"engine-{model.facts.name}-{model.facts.version}-{instance}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._flights: collections.deque[_Flight] = collections.deque()
+        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand)
 
     def start(self) -> None:
         """Begin to execute."""
@@ -62,36 +64,26 @@ class Worker:
 
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the thread has ended and the engine is closed; return whether it has."""
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_seconds)
 
-    def _run(self) -> None:
-        flights: collections.deque[_Flight] = collections.deque()
-        try:
-            self._serve(flights)
-        except DeviceError as error:
-            _logger.critical("model %s is lost: %s", self._model.facts.name, error)
-            self._model.lose(str(error), [work for flight in flights for work in flight.works])
-        except Exception:
-            _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
-            self._model.lose("its worker stopped", [work for flight in flights for work in flight.works])
-        finally:
-            self._engine.close()
+    def _in_hand(self) -> list[Work]:
+        return [work for flight in self._flights for work in flight.works]
 
-    def _serve(self, flights: collections.deque[_Flight]) -> None:
+    def _serve(self) -> None:
+        flights = self._flights
         taken: list[Work] | None = []
         while taken is not None or flights:
             if taken is not None and len(flights) < self._engine.slots:
                 taken = self._model.take(wait=not flights, instance=self._instance)
                 if taken:
-                    self._launch(taken, flights)
+                    self._launch(taken)
                     continue
             if flights:
-                self._land(flights)
+                self._land()
 
-    def _launch(self, works: list[Work], flights: collections.deque[_Flight]) -> None:
+    def _launch(self, works: list[Work]) -> None:
         flight = _Flight(works, time.monotonic_ns())
-        flights.append(flight)
+        self._flights.append(flight)
         try:
             if self._staging:
                 self._stage(flight)
@@ -103,7 +95,7 @@ class Worker:
             raise
         except Exception as error:
             self._separate(flight, error)
-            flights.pop()
+            self._flights.pop()
 
     def _stage(self, flight: _Flight) -> None:
         slot = self._slots[0]
@@ -121,20 +113,13 @@ class Worker:
 
     def _arrays(self, works: list[Work]) -> list[NDArray[Any]]:
         inputs = []
-        for position in range(len(self._engine.spec.inputs)):
-            arrays = [self._array(work, position) for work in works]
+        for position, spec in enumerate(self._engine.spec.inputs):
+            arrays = [array_of(work, position, spec) for work in works]
             inputs.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         return inputs
 
-    def _array(self, work: Work, position: int) -> NDArray[Any]:
-        spec = self._engine.spec.inputs[position]
-        data: Any = work.data[position]  # only programs have inputs that may be missing
-        shape: Any = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
-        array = np.frombuffer(data, spec.dtype) if isinstance(data, bytes) else data
-        return array.reshape(shape)
-
-    def _land(self, flights: collections.deque[_Flight]) -> None:
-        flight = flights[0]
+    def _land(self) -> None:
+        flight = self._flights[0]
         try:
             outputs = self._collect(flight)
         except DeviceError:
@@ -143,7 +128,7 @@ class Worker:
             self._separate(flight, error)
         else:
             self._answer(flight, outputs)
-        flights.popleft()
+        self._flights.popleft()
 
     def _collect(self, flight: _Flight) -> _Arrays:
         outputs = flight.collect()
@@ -192,26 +177,12 @@ class Worker:
         for work in works:
             end = start + work.rows
             wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
-            try:
-                answers.append((work, work.sink.encode(work, wanted)))
-            except InferenceError as error:
-                answers.append((work, error))
-            except Exception as error:
-                answers.append((work, _report("the answer could not be encoded", error, self._model)))
+            answers.append((work, encode(work, wanted)))
             start = end
         return answers
 
     def _fail(self, works: list[Work], error: Exception) -> None:
-        what = str(error) if isinstance(error, ExecutionError) else "the engine failed"
-        self._model.fail(works, _report(what, error, self._model))
-
-
-def _report(what: str, error: Exception, model: Model) -> EngineFailed:
-    """Log the error under an id, in full unless its text says it all; return the one for the callers."""
-    error_id = secrets.token_hex(4)
-    trace = None if isinstance(error, ExecutionError) else error
-    _logger.error("model %s: %s (error %s)", model.facts.name, what, error_id, exc_info=trace)
-    return EngineFailed(f"model {model.facts.name!r}: {what}", error_id)
+        self._model.fail(works, report_execution(self._model.facts.name, error))
 
 
 def _staging(engine: Engine) -> list[list[memoryview]]:

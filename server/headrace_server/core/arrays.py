@@ -1,0 +1,19 @@
+"""The inputs of a request as NumPy sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.spec import TensorSpec
+from headrace_server.core.request import Work
+
+
+def array_of(work: Work, position: int, spec: TensorSpec) -> NDArray[Any]:
+    """Return one input that came with the work, in its whole shape: a view of what came."""
+    data: Any = work.data[position]
+    shape: Any = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
+    array = np.frombuffer(data, spec.dtype) if isinstance(data, bytes) else data
+    return array.reshape(shape)

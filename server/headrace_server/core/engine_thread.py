@@ -1,0 +1,65 @@
+"""The thread that one engine instance belongs to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from headrace_engines.errors import DeviceError
+from headrace_server.core.model import Model
+from headrace_server.core.request import Work
+
+_logger = logging.getLogger(__name__)
+
+
+class Closeable(Protocol):
+    """An engine, as far as its thread ends it."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class EngineThread:
+    """Serves until the model is closed and drained, then closes the engine.
+
+    Whatever else ends it loses the model: what is in hand is answered with DeviceLost.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        engine: Closeable,
+        instance: int,
+        serve: Callable[[], None],
+        in_hand: Callable[[], list[Work]],
+    ) -> None:
+        """`in_hand` returns the work that was taken and has no answer, when `serve` has raised."""
+        self._model = model
+        self._engine = engine
+        self._serve = serve
+        self._in_hand = in_hand
+        name = f"engine-{model.facts.name}-{model.facts.version}-{instance}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to execute."""
+        self._thread.start()
+
+    def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until the thread has ended and the engine is closed; return whether it has."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except DeviceError as error:
+            _logger.critical("model %s is lost: %s", self._model.facts.name, error)
+            self._model.lose(str(error), self._in_hand())
+        except Exception:
+            _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
+            self._model.lose("its worker stopped", self._in_hand())
+        finally:
+            self._engine.close()

@@ -1,0 +1,24 @@
+"""What callers are told of an engine's failure: its text where that is meant for them, and always an id."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from headrace_engines.errors import ExecutionError
+from headrace_server.errors import EngineFailed
+
+_logger = logging.getLogger(__name__)
+
+
+def report(model: str, what: str, error: Exception) -> EngineFailed:
+    """Log the error under an id, in full unless its text says it all; return the one for the callers."""
+    error_id = secrets.token_hex(4)
+    trace = None if isinstance(error, ExecutionError) else error
+    _logger.error("model %s: %s (error %s)", model, what, error_id, exc_info=trace)
+    return EngineFailed(f"model {model!r}: {what}", error_id)
+
+
+def report_execution(model: str, error: Exception) -> EngineFailed:
+    """Return what an execution failed of; only a text that is meant for callers leaves the log."""
+    return report(model, str(error) if isinstance(error, ExecutionError) else "the engine failed", error)
