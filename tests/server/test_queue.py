@@ -10,8 +10,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from scripted_engines import ROWS, Answers
 
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.queue import NEVER, QueueFull, RequestQueue, Taken
+from headrace_server.core.queue import NEVER, QueueFull, Taken
 from headrace_server.core.request import NO_DEADLINE, State, Work
+from headrace_server.core.request_queue import RequestQueue
 
 MODEL = Model("m", "1", ROWS, "scripted", Limits())
 SINK = Answers()

@@ -1,7 +1,7 @@
-"""A loaded model as requests meet it: admission, the queue, and the statistics, behind one lock.
+"""A loaded model as requests meet it: admission, the queue behind a lock, and the statistics.
 
-Transports submit and cancel from their threads, a worker takes batches from its own. Whoever moves a
-piece of work out of the queue answers it, so each gets exactly one final answer.
+Transports submit and cancel from their threads, each instance's worker takes batches from its own. Whoever
+moves a piece of work out of the queue answers it, so each gets exactly one final answer.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
-from headrace_server.core.latency import BatchLatency
-from headrace_server.core.queue import NEVER, Queue, QueueFull, RequestQueue, Taken
+from headrace_server.core.ledger import Ledger
+from headrace_server.core.ordering import Ordering
+from headrace_server.core.queue import NEVER, Queue, QueueFull, Taken
 from headrace_server.core.request import ModelFacts, State, Work
+from headrace_server.core.request_queue import RequestQueue
 from headrace_server.core.sequence_controls import SequenceControls
 from headrace_server.core.sequences import SequenceQueue
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
@@ -67,13 +69,13 @@ class Model:
         self.memory_bytes = memory_bytes
         self.load_seconds = 0.0
         """What loading and warming up took, as told by whoever did it."""
-        self.statistics = Statistics()
         self.tracer: Tracer | None = None
         """Hears of every batch while requests are traced."""
         self._max_rows = spec.max_batch_size or 1
-        self._sequences = _sequence_queue(name, spec, settings, limits)
-        self._queue: Queue = self._sequences or RequestQueue(limits.max_queue_size, limits.max_queue_bytes)
-        self._latency = BatchLatency(self._max_rows)
+        self._ledger = Ledger(self._max_rows)
+        self._queue = _queue(name, spec, settings, limits)
+        self._ordering = Ordering() if settings.preserve_ordering else None
+        self._deliver = deliver if self._ordering is None else self._ordering.deliver
         self._changed = threading.Condition(threading.Lock())
         # Work of a sequence is for one instance alone, so that each has to look.
         self._wake = self._changed.notify if settings.sequences is None else self._changed.notify_all
@@ -94,20 +96,22 @@ class Model:
         """Requests in the queue."""
         return self._queue.requests
 
+    @property
+    def statistics(self) -> Statistics:
+        """The figures as they are being written; `snapshot` returns those of one moment."""
+        return self._ledger.statistics
+
     def snapshot(self) -> Statistics:
         """Return the figures of this moment, which add up."""
-        with self._changed:
-            return self.statistics.copy()
+        return self._ledger.snapshot()
 
     def count(self, add: Callable[[Statistics], None]) -> None:
         """Let `add` change the statistics by what the model does not see: a program's single responses."""
-        with self._changed:
-            add(self.statistics)
+        self._ledger.change(add)
 
     def refused(self, error: InferenceError) -> None:
         """Count a request that came for this model, and was told the error before it was submitted."""
-        with self._changed:
-            self.statistics.failed(FailReason.of(error), 0)
+        self._ledger.refused(error)
 
     def submit(self, work: Work, *, hold: bool = False) -> None:
         """Accept the work, or raise Overloaded, ShuttingDown, DeviceLost, or what the queue knows of it.
@@ -121,7 +125,7 @@ class Model:
             try:
                 self._accept(work)
             except InferenceError as error:
-                self.statistics.failed(FailReason.of(error), 0)
+                self._ledger.refused(error)
                 raise
             if not hold:
                 self._released = True
@@ -133,8 +137,10 @@ class Model:
         try:
             self._queue.push(work)
         except QueueFull as full:
-            retry_after = self._latency.drain_seconds(self._queue.rows)
+            retry_after = self._ledger.drain_seconds(full.rows)
             raise Overloaded(f"model {self.facts.name!r}: queue full: {full}", retry_after) from None
+        if self._ordering is not None:
+            self._ordering.expect(work)
 
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""
@@ -148,10 +154,10 @@ class Model:
             work.abandoned = True
             if work.window is not None:
                 work.window.open()
-            orphans: Sequence[Work] = ()
-            if work.state is State.QUEUED:
-                orphans = self._discard(work)
-                self._count_failed(FailReason.CANCELED, [work])
+            if work.state is not State.QUEUED:
+                return
+            orphans = self._discard(work)
+        self._forget([work])
         self._refuse(orphans)
 
     def expire(self, work: Work) -> None:
@@ -174,8 +180,7 @@ class Model:
                 taken = self._next(wait, instance)
             if taken is None:
                 return None
-            if taken.missed:
-                self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
+            self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
             self._refuse(taken.orphans)
             if taken.batch or not wait:
                 return taken.batch
@@ -220,51 +225,39 @@ class Model:
 
     def _refuse(self, orphans: Sequence[Work]) -> None:
         """Answer work whose sequence will not begin; the lock is not held."""
-        if orphans:
-            self.fail(
-                orphans, InvalidInput("the sequence's first request was given up before it was executed")
-            )
+        self.fail(orphans, InvalidInput("the sequence's first request was given up before it was executed"))
 
     def finished(self, works: Sequence[Work]) -> None:
         """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""
         with self._changed:
-            if self._sequences is not None:
-                self._sequences.finished(works, time.monotonic())
+            self._queue.finished(works, time.monotonic())
 
     def executed(self, answers: Answers, execution: Execution) -> None:
         """Count an execution and hand its answers to their callers. An answer that is an error could not
         be encoded; an engine's failure goes through `fail`."""
-        queued_ns = [work.queued_ns for work, answer in answers if isinstance(answer, bytes)]
-        with self._changed:
-            self._latency.record((execution.ended_ns - execution.begun_ns) * 1e-9)
-            self.statistics.executed(execution, queued_ns, time.time_ns() // 1_000_000)
-            if len(queued_ns) < len(answers):
-                for work, answer in answers:
-                    if not isinstance(answer, bytes):
-                        self.statistics.failed(FailReason.OTHER, execution.ended_ns - work.queued_ns)
+        self._ledger.executed(answers, execution)
         tracer = self.tracer  # it may be taken away meanwhile
         if tracer is not None:
             tracer.executed([work for work, _ in answers], execution)
-        deliver(answers)
+        self._deliver(answers)
 
     def fail(self, works: Sequence[Work], error: InferenceError) -> None:
         """Answer all of these with one error; they have left the queue."""
-        with self._changed:
-            self._count_failed(FailReason.of(error), works)
-        deliver([(work, error) for work in works])
+        if works:
+            self._ledger.failed(FailReason.of(error), works)
+            self._deliver([(work, error) for work in works])
 
     def drop(self, works: Sequence[Work]) -> None:
         """End work that was taken, whose caller has gone, without an answer."""
         for work in works:
             work.state = State.ENDED
             work.data = ()
-        with self._changed:
-            self._count_failed(FailReason.CANCELED, works)
+        self._forget(works)
 
-    def _count_failed(self, reason: FailReason, works: Iterable[Work]) -> None:
-        now_ns = time.monotonic_ns()
-        for work in works:
-            self.statistics.failed(reason, now_ns - work.queued_ns)
+    def _forget(self, works: Sequence[Work]) -> None:
+        self._ledger.failed(FailReason.CANCELED, works)
+        if self._ordering is not None:
+            self._ordering.leave(works)
 
     def lose(self, reason: str, taken: Sequence[Work]) -> None:
         """Stop for good because an instance's device is gone: what waits, or that instance had `taken`, is
@@ -290,11 +283,9 @@ class Model:
         )
 
 
-def _sequence_queue(
-    name: str, spec: ModelSpec, settings: ModelSettings, limits: Limits
-) -> SequenceQueue | None:
+def _queue(name: str, spec: ModelSpec, settings: ModelSettings, limits: Limits) -> Queue:
     if settings.sequences is None:
-        return None
+        return RequestQueue(limits.max_queue_size, limits.max_queue_bytes, settings, spec.batch_sizes)
     return SequenceQueue(
         name,
         settings.sequences,

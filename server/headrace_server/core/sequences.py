@@ -265,9 +265,9 @@ class SequenceQueue:
 
     def _check_limits(self, work: Work) -> None:
         if self.requests >= self._max_requests:
-            raise QueueFull(f"{self.requests} requests wait, which is the limit")
+            raise QueueFull(f"{self.requests} requests wait, which is the limit", self.rows)
         if self.requests and self.size_bytes + work.size_bytes > self._max_bytes:
-            raise QueueFull(f"{self.size_bytes} bytes wait, the limit is {self._max_bytes}")
+            raise QueueFull(f"{self.size_bytes} bytes wait, the limit is {self._max_bytes}", self.rows)
 
     def _leave(self, work: Work) -> None:
         work.state = State.TAKEN
