@@ -218,7 +218,7 @@ def test_triton_s_client_reads_and_changes_both(watched: Watched) -> None:
         assert changed["log_info"] == {"bool_param": False}
         client.update_log_settings({"log_info": True})
         assert client.get_trace_settings("good", as_json=True)["settings"]["trace_rate"]["value"] == ["1000"]
-        changed = client.update_trace_settings("good", {"trace_rate": 5}, as_json=True)["settings"]
+        changed = client.update_trace_settings("good", {"trace_rate": "5"}, as_json=True)["settings"]
         assert changed["trace_rate"]["value"] == ["5"]
         cleared = client.update_trace_settings("good", {"trace_rate": None}, as_json=True)["settings"]
         assert cleared["trace_rate"]["value"] == ["1000"]
