@@ -97,7 +97,7 @@ class FedModel(Model):
 class _OneModel:
     """A catalogue that always answers with the same model."""
 
-    complete = True
+    is_ready = True
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -13,10 +13,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from headrace_proto import __version__
 from headrace_server.config import ServerConfig
@@ -30,8 +30,10 @@ from headrace_server.discovery.registry import (
     checks_for,
     why_not_registered,
 )
-from headrace_server.models.layout import Found, RepositoryError
-from headrace_server.models.repository import Repository
+from headrace_server.models.catalogue import ModelCatalogue
+from headrace_server.models.layout import RepositoryError
+from headrace_server.models.repository import Mode, Repository, RepositoryOptions
+from headrace_server.models.versions import LoadOptions
 from headrace_server.telemetry import logs
 from headrace_server.telemetry.log_settings import LogControl
 from headrace_server.telemetry.metrics import Metrics
@@ -81,12 +83,12 @@ class Server:
         self._health = Health()
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        limits = Limits(config.max_queue_size, config.max_queue_bytes)
-        self._repository = Repository(
-            config.model_repository[0], config.max_batch_size, limits, self._model_lost
-        )
-        self._service = Service(self._repository)
-        self._tracing = _tracing(config, self._repository)
+        self._changed = asyncio.Event()
+        """Set when a model has changed its state, or the server is to stop."""
+        self._repository = Repository(_repository_options(config), self._models_changed)
+        self._catalogue = self._repository.catalogue
+        self._service = Service(self._catalogue, self._repository)
+        self._tracing = _tracing(config, self._catalogue)
         self._addresses: dict[str, str] = {}
         """What the ready line tells of each port."""
         self._registrar: Registrar | None = None
@@ -99,7 +101,7 @@ class Server:
         """
         self._loop = asyncio.get_running_loop()
         self._catch_signals(self._loop)
-        found = self._repository.scan()
+        wanted = self._repository.open()
         diagnostics = Diagnostics(self._log, self._tracing)
         transport = AioServer(
             self._service,
@@ -107,7 +109,7 @@ class Server:
             _transport_options(self._config),
             procedures=diagnostics.procedures(),
         )
-        page = Metrics(self._repository, self._service, transport, __version__).page
+        page = Metrics(self._catalogue, self._service, transport, __version__).page
         metrics_host = self._config.metrics_address or self._config.host
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
         try:
@@ -115,35 +117,41 @@ class Server:
             if self._config.allow_metrics:
                 self._addresses["metrics"] = _address(metrics_host, metrics.start())
             port = await transport.start()
-            _logger.info("listening on %s, loading %d models", _address(self._config.host, port), len(found))
-            await self._load(found)
+            _logger.info("listening on %s, loading %d models", _address(self._config.host, port), len(wanted))
+            await self._load(wanted)
             if not self._stop.is_set():
                 await self._open_for_business(port)
-            await self._stop.wait()
+            await self._tell_changes()
         finally:
             await self._leave()
             await transport.stop(self._config.exit_timeout_secs)
             timeout = self._config.exit_timeout_secs
-            self._engines_closed &= await asyncio.to_thread(self._repository.close, timeout)
+            self._engines_closed = await asyncio.to_thread(self._repository.close, timeout)
             metrics.close()
             self._tracing.close(_TRACES_SECONDS)
         _logger.info("stopped")
         return self._engines_closed
 
-    async def _load(self, found: list[Found]) -> None:
+    async def _load(self, wanted: Sequence[str]) -> None:
         """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""
-        pool = ThreadPoolExecutor(self._config.model_load_thread_count, "load")
-        loads = [asyncio.wrap_future(pool.submit(self._repository.load, model)) for model in found]
-        stop = asyncio.create_task(self._stop.wait())
-        everything = asyncio.gather(*loads, return_exceptions=True)
-        waits: set[asyncio.Future[Any]] = {everything, stop}
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        pool.shutdown(wait=False, cancel_futures=True)
-        self._engines_closed = everything.done()  # nothing can interrupt a library that reads a model
-        if not self._stop.is_set() and not self._repository.ready():
-            reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._repository.index())
+        self._repository.start()
+        while not self._catalogue.is_complete and not self._stop.is_set():
+            await self._changed.wait()
+            self._changed.clear()
+        polls = self._config.model_control_mode == Mode.POLL.value  # what fails now may be mended by then
+        if wanted and not polls and not self._stop.is_set() and not self._catalogue.ready():
+            reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._catalogue.index())
             raise StartError(f"no model could be loaded: {reasons}")
+
+    async def _tell_changes(self) -> None:
+        """Until the stop, keep health and registry true; changes that come together are told together."""
+        while not self._stop.is_set():
+            await self._changed.wait()
+            self._changed.clear()
+            if not self._stop.is_set():
+                await self._show_health()
+                if self._registrar is not None:
+                    await self._registrar.update(self._served())
 
     async def _open_for_business(self, port: int) -> None:
         await self._show_health()
@@ -171,6 +179,8 @@ class Server:
             _logger.warning("not registered in Consul: %s", problem)
             return
         self._registrar = ConsulRegistrar(_consul_settings(config), _entry(config, port, self._served()))
+        if not self._served():  # callers are to come when there is something to call
+            await self._registrar.update({})
         await self._registrar.start()
         if config.consul_required:
             await self._registrar.first_attempt()
@@ -186,28 +196,24 @@ class Server:
             await asyncio.sleep(self._config.drain_secs)
 
     def _served(self) -> dict[str, str]:
-        return {model.facts.name: model.facts.version for model in self._repository.ready()}
+        """Return the newest version of each model that answers."""
+        return {model.facts.name: model.facts.version for model in self._catalogue.ready()}
 
     async def _show_health(self) -> None:
         self._tracing.attach()
-        index = list(self._repository.index())
+        index = list(self._catalogue.index())
         await self._health.show(states_of(ready=self._service.is_ready(), index=index))
 
-    def _model_lost(self) -> None:
-        """Called from an engine's thread."""
+    def _models_changed(self) -> None:
+        """Called from any thread, and perhaps when the loop has ended."""
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._tell_what_is_left(), self._loop)
-
-    async def _tell_what_is_left(self) -> None:
-        if self._stop.is_set():
-            return
-        await self._show_health()
-        if self._registrar is not None:
-            await self._registrar.update(self._served())
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._changed.set)
 
     def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
             self._stop.set()
+            self._changed.set()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
@@ -242,11 +248,26 @@ def _transport_options(config: ServerConfig) -> TransportOptions:
     )
 
 
-def _tracing(config: ServerConfig, repository: Repository) -> Tracing:
+def _repository_options(config: ServerConfig) -> RepositoryOptions:
+    return RepositoryOptions(
+        folders=config.model_repository,
+        mode=Mode(config.model_control_mode),
+        load_at_start=config.load_model,
+        poll_seconds=config.repository_poll_secs,
+        parallel=config.model_load_thread_count,
+        load=LoadOptions(
+            max_batch_size=config.max_batch_size,
+            limits=Limits(config.max_queue_size, config.max_queue_bytes),
+            allow_python=config.allow_python_models,
+        ),
+    )
+
+
+def _tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:
     writer = TraceWriter(Path(config.trace_file)) if config.trace_file else None
     level = TIMESTAMPS if TIMESTAMPS in config.trace_level else OFF
     defaults = TraceSettings(trace_level=level, trace_rate=config.trace_rate)
-    return Tracing(repository, defaults, writer)
+    return Tracing(catalogue, defaults, writer)
 
 
 def _consul_settings(config: ServerConfig) -> ConsulSettings:

@@ -14,9 +14,9 @@ from onnx import TensorProto
 from onnx_models import Models
 
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
-from headrace_server.core.model import Limits
 from headrace_server.core.service import Service
-from headrace_server.models.repository import Repository
+from headrace_server.models.repository import Repository, RepositoryOptions
+from headrace_server.models.versions import LoadOptions
 
 IDENTITIES = {
     "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16,
@@ -53,10 +53,10 @@ def conformant(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iter
     place(folder, "alone", models.unary("Identity", TensorProto.FLOAT, (2, 3), (2, 3)))
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.onnx").write_bytes(b"no model")
-    repository = Repository(folder, 8, Limits())
-    for found in repository.scan():
-        repository.load(found)
-    with hosted(Service(repository)) as server:
+    repository = Repository(RepositoryOptions((folder,), load=LoadOptions(max_batch_size=8)))
+    repository.open()
+    repository.load_all()
+    with hosted(Service(repository.catalogue, repository)) as server:
         yield Conformant(server, folder)
     repository.close(10)
 

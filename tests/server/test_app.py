@@ -62,6 +62,7 @@ def test_the_ready_line_a_broken_model_beside_a_good_one_and_sigterm(repository:
         assert ready == {
             "event": "ready",
             "grpc": ready["grpc"],
+            "metrics": ready["metrics"],
             "models": {"good": "1"},
             "version": __version__,
         }
@@ -84,7 +85,7 @@ def test_the_ready_line_a_broken_model_beside_a_good_one_and_sigterm(repository:
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
         assert server.rest_of_stdout() == ""
-        assert any("model broken is not served" in line for line in server.log)
+        assert any("model broken version 1 is not served" in line for line in server.log)
         assert server.log[-1].endswith("stopped")
 
 

@@ -33,7 +33,6 @@ SERVED = {
     "RepositoryIndex": pb.RepositoryIndexRequest(),
 }
 NOT_SERVED = {
-    "RepositoryModelLoad": "loading models on request", "RepositoryModelUnload": "unloading models",
     "SystemSharedMemoryStatus": "system shared memory", "SystemSharedMemoryRegister": "system shared memory",
     "SystemSharedMemoryUnregister": "system shared memory", "CudaSharedMemoryStatus": "CUDA shared memory",
     "CudaSharedMemoryRegister": "CUDA shared memory", "CudaSharedMemoryUnregister": "CUDA shared memory",

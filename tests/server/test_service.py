@@ -119,8 +119,6 @@ def test_refused_for_overload_is_not_answered_through_the_sink() -> None:
 class Loading(Shelf):
     """A catalogue whose models are still on their way."""
 
-    complete = False
-
     def find(self, name: str, version: str) -> Model:
         raise ModelNotReady(f"model {name!r} is being loaded")
 

@@ -75,6 +75,11 @@ class Models:
             weights,
         )
 
+    def adding(self, number: float) -> Path:
+        """Adds a number to each element, by which its answers are told from those of its likes."""
+        node = helper.make_node("Add", ["x", "number"], ["y"])
+        return self.save([node], weights={"number": np.array(number, np.float32)})
+
     def compressed(self, kind: int) -> Path:
         """Takes columns 0 and 2, of which the file does not tell how many they are."""
         return self.save(

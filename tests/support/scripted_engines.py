@@ -158,8 +158,6 @@ class Answers:
 class Shelf:
     """A catalogue of models that a test put there; each version is called "1"."""
 
-    complete = True
-
     def __init__(self, *models: Model) -> None:
         self._models = {model.facts.name: model for model in models}
 

@@ -18,11 +18,16 @@ class ModelState(enum.Enum):
     READY = "READY"
     UNLOADING = "UNLOADING"
     UNAVAILABLE = "UNAVAILABLE"
+    NOT_LOADED = ""
+    """The repository holds such a model, and nothing has asked for it yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A version of a model in the repository; `reason` says why it is not ready."""
+    """A version of a model in the repository, or the model as a whole where `version` is "".
+
+    `reason` says why it is not ready, or why what is ready is not what the repository holds now.
+    """
 
     name: str
     version: str
@@ -34,11 +39,11 @@ class Entry:
 class Override:
     """What a caller says about a model instead of the repository: its configuration, and perhaps its files.
 
-    `config` is a ModelConfig in JSON; `files` are the contents by path in the model's folder
-    ("1/model.onnx"), and where there are any, the repository's own are not looked at.
+    `config` is a ModelConfig in JSON, or None where nothing is said; `files` are the contents by path in
+    the model's folder ("1/model.onnx"), and where there are any, the repository's own are not looked at.
     """
 
-    config: str
+    config: str | None = None
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -55,22 +60,28 @@ class Catalogue(Protocol):
         """Return every version that answers, ordered by name and version."""
 
     def index(self) -> Sequence[Entry]:
-        """Return every version in the repository, ordered by name and version."""
+        """Return every version that has been asked for, and every other model of the repository."""
 
     @property
-    def complete(self) -> bool:
-        """Whether everything has been loaded or has failed to."""
+    def is_ready(self) -> bool:
+        """Whether to send requests here: the first loads are over, and what should answer does."""
 
 
 class ModelControl(Protocol):
-    """Loads and unloads models while others are served. Both calls block until it is done."""
+    """Loads and unloads models while others are served. Every call may block.
 
-    def load_model(self, name: str, override: Override | None = None) -> None:
+    `repository` is "" or names the folder that the model has to be in, else NotSupported is raised.
+    """
+
+    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
         """Make the model serve what the repository holds now, or what the override says.
 
         The versions that serve go on until the new ones can take over. Raises ControlDisabled,
         ModelNotFound, or InvalidInput where it cannot be loaded, with the reason.
         """
 
-    def unload_model(self, name: str) -> None:
+    def unload_model(self, name: str, repository: str = "") -> None:
         """Answer what was accepted, then let go of every version. Raises ControlDisabled, ModelNotFound."""
+
+    def index(self, repository: str = "") -> Sequence[Entry]:
+        """Return what `Catalogue.index` does, as the repositories stand now."""

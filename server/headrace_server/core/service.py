@@ -35,9 +35,16 @@ class Service:
         `hold` keeps the request from the engine until `Model.release`; the rest is as for `prepare`.
         Raises an InferenceError if the request is not accepted.
         """
-        work = self.prepare(request, deadline, sink, reply, now_ns)
-        work.model.submit(work, hold=hold)
-        return work
+        while True:
+            work = self.prepare(request, deadline, sink, reply, now_ns)
+            try:
+                work.model.submit(work, hold=hold)
+            except ShuttingDown:
+                # Between finding and submitting another version may have taken over: it is asked instead.
+                if self._catalogue.find(request.model, request.version) is work.model:
+                    raise
+            else:
+                return work
 
     def prepare(
         self,
@@ -100,8 +107,8 @@ class Service:
         self._stopping = True
 
     def is_ready(self) -> bool:
-        """Whether to send requests here: all is loaded, something can answer, and no stop has begun."""
-        return not self._leaving and self._catalogue.complete and bool(self._catalogue.ready())
+        """Whether to send requests here: all is loaded, what should answer can, and no stop has begun."""
+        return not self._leaving and self._catalogue.is_ready
 
     def is_model_ready(self, name: str, version: str) -> bool:
         """Whether this version, or any if none is named, answers. Raises ModelNotFound, InvalidInput."""
@@ -126,13 +133,19 @@ class Service:
         self._catalogue.find(name, "")
         return [model for model in ready if model.facts.name == name]
 
-    def load_model(self, name: str, override: Override | None = None) -> None:
+    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
         """Load or reload a model: see `ModelControl.load_model`. Blocks until it is done."""
-        self._controlled().load_model(name, override)
+        self._controlled().load_model(name, override, repository)
 
-    def unload_model(self, name: str) -> None:
+    def unload_model(self, name: str, repository: str = "") -> None:
         """Unload a model: see `ModelControl.unload_model`. Blocks until it is done."""
-        self._controlled().unload_model(name)
+        self._controlled().unload_model(name, repository)
+
+    def index(self, repository: str = "") -> Sequence[Entry]:
+        """Return every version with its state: see `ModelControl.index`. Reads folders, and so may block."""
+        if self._control is None:
+            return self._catalogue.index()
+        return self._control.index(repository)
 
     def _controlled(self) -> ModelControl:
         if self._stopping:
@@ -140,7 +153,3 @@ class Service:
         if self._control is None:
             raise ControlDisabled("models cannot be loaded or unloaded here")
         return self._control
-
-    def index(self) -> Sequence[Entry]:
-        """Return every version in the repository with its state."""
-        return self._catalogue.index()

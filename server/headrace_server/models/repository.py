@@ -1,149 +1,230 @@
-"""The catalogue of the models in a repository: loads them, finds them, closes them."""
+"""The models of some folders: which are loaded, when, and at whose word.
+
+One thread loads what is wanted at the start and then, where it should, looks at the folders every so often;
+callers who load and unload bring threads of their own.
+"""
 
 from __future__ import annotations
 
-import difflib
+import enum
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from headrace_engines.errors import EngineError
-from headrace_engines.load import load
-from headrace_server.core.catalogue import Entry, ModelState
-from headrace_server.core.model import Limits, Model
-from headrace_server.core.worker import Worker
-from headrace_server.errors import InvalidInput, ModelNotFound, ModelNotReady
-from headrace_server.models.layout import Found, is_version, scan
-from headrace_server.models.warmup import warm_up
+from headrace_engines.publication import check_name
+from headrace_server.core.catalogue import Entry, Override
+from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, NotSupported, ShuttingDown
+from headrace_server.models.catalogue import WHOLE, ModelCatalogue
+from headrace_server.models.layout import FoundModel, RepositoryError, read_model, scan
+from headrace_server.models.overrides import Upload
+from headrace_server.models.plan import plan
+from headrace_server.models.polling import Watch
+from headrace_server.models.rollout import Rollout
+from headrace_server.models.versions import LoadOptions
 
 _logger = logging.getLogger(__name__)
 
-_MOST_NAME_CHARACTERS = 256
-"""Looking for near names costs time that grows with their length."""
+
+class Mode(enum.Enum):
+    """What changes the models that are served; the values are those of --model-control-mode."""
+
+    NONE = "none"
+    POLL = "poll"
+    EXPLICIT = "explicit"
+
+
+EVERYTHING: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryOptions:
+    """Which folders, and how they are kept up with."""
+
+    folders: tuple[Path, ...]
+    mode: Mode = Mode.NONE
+    load_at_start: tuple[str, ...] = ()
+    """With Mode.EXPLICIT; else everything is."""
+    poll_seconds: float = 15.0
+    parallel: int = 2
+    """Models that are loaded at the same time."""
+    load: LoadOptions = LoadOptions()
 
 
 class Repository:
-    """Implements `core.catalogue.Catalogue` over a folder. Loading may happen in several threads."""
+    """Implements `core.catalogue.ModelControl`; `catalogue` finds what it loaded."""
 
-    def __init__(
-        self, folder: Path, max_batch_size: int, limits: Limits, on_change: Callable[[], None] = lambda: None
-    ) -> None:
-        """`on_change` is called, from any thread, when a model is lost."""
-        self._folder = folder
-        self._max_batch_size = max_batch_size
-        self._limits = limits
+    def __init__(self, options: RepositoryOptions, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called, from any thread, whenever the state of a version has changed."""
+        self._options = options
         self._on_change = on_change
-        self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
-        self._models: dict[tuple[str, str], Model] = {}
-        self._workers: list[Worker] = []
+        self.catalogue = ModelCatalogue(may_be_empty=options.mode is not Mode.NONE)
+        self._rollout = Rollout(self.catalogue, options.load, options.parallel, on_change)
+        self._first: dict[str, FoundModel] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="models", daemon=True)
 
-    def scan(self) -> list[Found]:
-        """Read the folder, and list what it holds as loading. Raises RepositoryError."""
-        found = scan(self._folder)
-        with self._lock:
-            for model in found:
-                self._entries[model.name] = Entry(model.name, model.version, ModelState.LOADING)
-        return found
+    def open(self) -> list[str]:
+        """Look at the folders; return the names of the models that `start` will load.
 
-    def load(self, found: Found) -> None:
-        """Make one model ready; if that fails, its entry says why, and everything else goes on."""
-        begun = time.monotonic()
-        try:
-            model = self._load(found)
-        except EngineError as error:
-            self._refuse(found, str(error))
-        except Exception as error:  # whatever a library makes of a broken file must not stop the others
-            _logger.exception("model %s: unexpected error", found.name)
-            self._refuse(found, f"{type(error).__name__}: {error}")
+        Raises RepositoryError if there is nothing to serve, or a model that should be loaded is not there.
+        """
+        found = self._look()
+        options = self._options
+        if not found and options.mode is Mode.NONE:
+            example = options.folders[0] / "mymodel" / "1" / "model.onnx"
+            raise RepositoryError(
+                f"the model repository {', '.join(map(str, options.folders))} is empty: "
+                f"MODEL/VERSION/model.onnx is expected, for example {example}"
+            )
+        if options.mode is not Mode.EXPLICIT or EVERYTHING in options.load_at_start:
+            self._first = found
         else:
-            with self._lock:
-                self._models = {**self._models, (found.name, ""): model, (found.name, found.version): model}
-                self._entries[found.name] = Entry(found.name, found.version, ModelState.READY)
-            seconds = time.monotonic() - begun
-            _logger.info("model %s version %s is ready after %.2f s", found.name, found.version, seconds)
+            try:
+                self._first = {name: self._named(name, found) for name in options.load_at_start}
+            except ModelNotFound as error:
+                raise RepositoryError(f"--load-model: {error}") from None
+        for name in self._first:
+            self.catalogue.announce(name, (WHOLE,))
+        return list(self._first)
 
-    def find(self, name: str, version: str) -> Model:
-        """Return the model that answers: see `Catalogue.find`."""
-        model = self._models.get((name, version))
-        if model is None:
-            raise self._not_found(name, version)
-        return model
+    def start(self) -> None:
+        """Begin to load what `open` found, and go on to look for changes where the mode says so."""
+        self._thread.start()
 
-    def ready(self) -> Sequence[Model]:
-        """Return every version that answers."""
-        models = self._models
-        return [models[key] for key in sorted(models) if key[1] and models[key].lost is None]
+    def load_all(self) -> None:
+        """Load what `open` found. Returns when everything stands or has failed."""
+        self._all(self._first)
+        self.catalogue.is_complete = True
+        self._on_change()
 
-    def index(self) -> Sequence[Entry]:
-        """Return every model with its state."""
-        with self._lock:
-            entries = sorted(self._entries.values(), key=lambda entry: entry.name)
-        return [self._as_it_stands(entry) for entry in entries]
+    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
+        """Load or reload a model: see `ModelControl.load_model`."""
+        self._check_mode()
+        folders = self._folders(repository)
+        config = override.config if override is not None else None
+        if override is not None and override.files:
+            _check_upload(name, override)
+            upload = Upload(override.files)
+            found = read_model(name, upload.folder)
+            failures = self._rollout.apply(name, lambda: plan(found, config, upload))
+        else:
+            failures = self._rollout.apply(name, lambda: plan(self._found_in(name, folders), config))
+        if failures:
+            reasons = (f"version {number}: {why}" if number else why for number, why in failures.items())
+            raise InvalidInput(f"model {name!r} cannot be loaded: {'; '.join(reasons)}")
 
-    @property
-    def complete(self) -> bool:
-        """Whether everything has been loaded or has failed to."""
-        with self._lock:
-            return all(entry.state is not ModelState.LOADING for entry in self._entries.values())
+    def unload_model(self, name: str, repository: str = "") -> None:
+        """Unload a model: see `ModelControl.unload_model`."""
+        self._check_mode()
+        folders = self._folders(repository)
+        if repository or name not in self.catalogue.known():
+            self._found_in(name, folders)
+        for thread in self._rollout.withdraw(name):
+            thread.join()
+
+    def index(self, repository: str = "") -> Sequence[Entry]:
+        """Return how every version stands: see `ModelControl.index`."""
+        folders = self._folders(repository)
+        try:
+            found = self._look()
+        except RepositoryError as error:
+            _logger.warning("%s", error)  # how the models stand is told all the same
+            found = {}
+        entries = self.catalogue.index()
+        if not repository:
+            return entries
+        held = {name for name, model in found.items() if model.folder.parent in folders}
+        return [entry for entry in entries if entry.name in held]
+
+    def poll(self, watch: Watch) -> None:
+        """Look once, and act on the changes that are over."""
+        try:
+            changes = watch.compare(self._look())
+        except RepositoryError as error:
+            _logger.warning("%s; what is served goes on", error)
+            return
+        gone = [name for name, found in changes.items() if found is None]
+        for name in gone:
+            self._rollout.withdraw(name)
+        self._all({name: found for name, found in changes.items() if found is not None})
 
     def close(self, timeout_seconds: float) -> bool:
-        """Execute what was accepted, then close every engine; return whether all were closed in time."""
-        for model in set(self._models.values()):
-            model.close(drain=True)
-        give_up = time.monotonic() + timeout_seconds
-        in_time = [worker.join(max(0.0, give_up - time.monotonic())) for worker in self._workers]
-        if not all(in_time):
-            _logger.warning("%d engines did not finish in %.1f s", in_time.count(False), timeout_seconds)
-        return all(in_time)
+        """Execute what was accepted, then close every engine; return whether nothing goes on in the end."""
+        self._stop.set()
+        return self._rollout.close(timeout_seconds)
 
-    def _load(self, found: Found) -> Model:
-        if found.problem:
-            raise EngineError(found.problem)
-        loaded = load(found.folder, max_batch_size=self._max_batch_size)
-        engine = loaded.engine
-        for line in loaded.why:
-            _logger.info("model %s version %s: %s", found.name, found.version, line)
+    def _live(self) -> None:
         try:
-            warm_up(loaded.engine)
-            engine = loaded.engine
-            model = Model(
-                found.name, found.version, engine.spec, engine.platform, self._limits, self._on_change
-            )
-            worker = Worker(model, engine)
-        except BaseException:
-            loaded.engine.close()
-            raise
-        with self._lock:
-            self._workers.append(worker)
-        worker.start()
+            self.load_all()
+            watch = Watch(self._first)
+            while self._options.mode is Mode.POLL and not self._stop.wait(self._options.poll_seconds):
+                self.poll(watch)
+        except ShuttingDown:
+            _logger.debug("the server stopped while models were changing")
+        except Exception:
+            _logger.critical("the models are not looked after any more", exc_info=True)
+
+    def _all(self, found: Mapping[str, FoundModel]) -> None:
+        """Load these models beside each other."""
+
+        def load(model: FoundModel) -> None:
+            self._rollout.apply(model.name, lambda: plan(model))
+
+        with ThreadPoolExecutor(self._options.parallel, "load") as pool:
+            for _ in pool.map(load, found.values()):
+                pass
+
+    def _look(self) -> dict[str, FoundModel]:
+        found = scan(self._options.folders)
+        self.catalogue.know(found)
+        return found
+
+    def _found_in(self, name: str, folders: Sequence[Path]) -> FoundModel:
+        try:
+            model = self._named(name, self._look())
+        except RepositoryError as error:
+            raise InvalidInput(f"model {name!r} cannot be loaded: {error}") from error
+        if model.folder.parent not in folders:
+            raise ModelNotFound(f"model {name!r} is in {model.folder.parent}, and not in {folders[0]}")
         return model
 
-    def _refuse(self, found: Found, reason: str) -> None:
-        _logger.error("model %s is not served: %s", found.name, reason)
-        with self._lock:
-            self._entries[found.name] = Entry(found.name, found.version, ModelState.UNAVAILABLE, reason)
+    def _named(self, name: str, found: Mapping[str, FoundModel]) -> FoundModel:
+        if name not in found:
+            raise self.catalogue.unknown(name)
+        return found[name]
 
-    def _as_it_stands(self, entry: Entry) -> Entry:
-        model = self._models.get((entry.name, entry.version))
-        if model is None or model.lost is None:
-            return entry
-        return Entry(entry.name, entry.version, ModelState.UNAVAILABLE, model.lost)
+    def _folders(self, repository: str) -> tuple[Path, ...]:
+        """Return the folders that a caller means. Raises NotSupported for one that is not served."""
+        folders = self._options.folders
+        if not repository:
+            return folders
+        for folder in folders:
+            if repository in (str(folder), str(folder.resolve()), folder.resolve().name):
+                return (folder,)
+        names = " and ".join(repr(folder.resolve().name) for folder in folders)
+        raise NotSupported(
+            f"there is no repository {repository!r} here, and none can be added: there is {names}"
+        )
 
-    def _not_found(self, name: str, version: str) -> Exception:
-        if version and not is_version(version):
-            return InvalidInput(f"model version {version!r} came, a whole number from 1 expected")
-        with self._lock:
-            entry = self._entries.get(name)
-            known = list(self._entries)
-        if entry is None:
-            near = difflib.get_close_matches(name[:_MOST_NAME_CHARACTERS], known, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            return ModelNotFound(f"there is no model {name!r}{hint}")
-        if version and version != entry.version:
-            return ModelNotFound(f"model {name!r} has no version {version!r}; {entry.version!r} is served")
-        if entry.state is ModelState.LOADING:
-            return ModelNotReady(f"model {name!r} is being loaded")
-        return ModelNotReady(f"model {name!r} is not served: {entry.reason}")
+    def _check_mode(self) -> None:
+        if self._options.mode is not Mode.EXPLICIT:
+            raise ControlDisabled(
+                "models are not loaded or unloaded by callers: the server runs with --model-control-mode "
+                f"{self._options.mode.value}, and this needs explicit"
+            )
+
+
+def _check_upload(name: str, override: Override) -> None:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+    if override.config is None:
+        raise InvalidInput(
+            f"model {name!r}: files came without a configuration, which says that the repository's own are "
+            'not meant; where there is nothing to say, it is "{}"'
+        )

@@ -7,6 +7,7 @@ and wake the event loop once a batch.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from headrace_proto.names import SERVICES
 from headrace_server.core.service import Service
 from headrace_server.errors import InvalidInput
 from headrace_server.transport.aio_inference import Inference, refuse
+from headrace_server.transport.blocking import BlockingCalls
 from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
 from headrace_server.transport.reflection import add_reflection
@@ -98,6 +100,7 @@ class AioServer:
             options=options.channel_arguments(),
             maximum_concurrent_rpcs=options.max_concurrent_calls + _CALLS_BESIDE_INFERENCE,
         )
+        self._blocking = BlockingCalls()
         self._server.add_generic_rpc_handlers((_Router(self._handlers(procedures)),))
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -138,6 +141,7 @@ class AioServer:
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
         self._service.stop_accepting()
+        self._blocking.end()
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
         await self._inference.hear_out()
@@ -154,14 +158,19 @@ class AioServer:
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),
         }
         for name, procedure in procedures.items():
-            handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(procedure))
+            handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(procedure, self._blocking))
         return {f"/{service}/{name}": handler for service in SERVICES for name, handler in handlers.items()}
 
 
-def _unary(procedure: Procedure) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(procedure: Procedure, blocking: BlockingCalls) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            return procedure.answer(_parse(procedure, message)).SerializeToString()
+            request = _parse(procedure, message)
+            if procedure.blocks:
+                answered = await blocking.run(functools.partial(procedure.answer, request))
+            else:
+                answered = procedure.answer(request)
+            return answered.SerializeToString()
         except Exception as error:  # the edge: the table of statuses decides what leaves
             return await refuse(context, error)
 

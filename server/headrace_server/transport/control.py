@@ -12,18 +12,18 @@ from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.service import Service
 from headrace_server.errors import NotSupported
 from headrace_server.transport import describe
+from headrace_server.transport.repository_calls import RepositoryCalls
 
 
 class Procedure(NamedTuple):
-    """One remote procedure: what it takes, and the function that answers."""
+    """One remote procedure: what it takes, and the function that answers, on a thread where it `blocks`."""
 
     request: type[Message]
     answer: Callable[[Any], Message]
+    blocks: bool = False
 
 
 NOT_SERVED: Final = {
-    "RepositoryModelLoad": "loading models on request",
-    "RepositoryModelUnload": "unloading models on request",
     "SystemSharedMemoryStatus": "system shared memory",
     "SystemSharedMemoryRegister": "system shared memory",
     "SystemSharedMemoryUnregister": "system shared memory",
@@ -49,6 +49,7 @@ class Control:
 
     def procedures(self) -> dict[str, Procedure]:
         """Return every procedure of the protocol but the two that infer."""
+        repository = RepositoryCalls(self._service)
         served = {
             "ServerLive": Procedure(pb.ServerLiveRequest, self._server_live),
             "ServerReady": Procedure(pb.ServerReadyRequest, self._server_ready),
@@ -57,7 +58,11 @@ class Control:
             "ModelMetadata": Procedure(pb.ModelMetadataRequest, self._model_metadata),
             "ModelConfig": Procedure(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": Procedure(pb.ModelStatisticsRequest, self._model_statistics),
-            "RepositoryIndex": Procedure(pb.RepositoryIndexRequest, self._repository_index),
+            "RepositoryIndex": Procedure(pb.RepositoryIndexRequest, repository.index, blocks=True),
+            "RepositoryModelLoad": Procedure(pb.RepositoryModelLoadRequest, repository.load, blocks=True),
+            "RepositoryModelUnload": Procedure(
+                pb.RepositoryModelUnloadRequest, repository.unload, blocks=True
+            ),
         }
         refused = {
             name: Procedure(getattr(pb, f"{name}Request"), _refusal(feature))
@@ -88,9 +93,6 @@ class Control:
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         return describe.model_statistics(self._service.models(request.name, request.version))
-
-    def _repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        return describe.repository_index(self._service.index(), ready_only=request.ready)
 
 
 def _refusal(feature: str) -> Callable[[Message], Message]:

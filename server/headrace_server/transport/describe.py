@@ -10,7 +10,6 @@ from headrace_proto import __version__
 from headrace_proto.tensors import datatype_of
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1 import model_config_pb2 as config_pb
-from headrace_server.core.catalogue import Entry
 from headrace_server.core.model import Model
 from headrace_server.core.request import ModelFacts
 from headrace_server.core.statistics import Duration, ResponseStatistics, Statistics
@@ -18,6 +17,7 @@ from headrace_server.core.statistics import Duration, ResponseStatistics, Statis
 SERVER_NAME: Final = "headrace"
 EXTENSIONS: Final = (
     "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "binary_tensor_data",
@@ -159,16 +159,3 @@ def _response_statistics(
 
 def _duration(duration: Duration) -> pb.StatisticDuration:
     return pb.StatisticDuration(count=duration.count, ns=duration.ns)
-
-
-def repository_index(entries: Sequence[Entry], *, ready_only: bool) -> pb.RepositoryIndexResponse:
-    """List the repository's versions."""
-    return pb.RepositoryIndexResponse(
-        models=[
-            pb.RepositoryIndexResponse.ModelIndex(
-                name=entry.name, version=entry.version, state=entry.state.value, reason=entry.reason
-            )
-            for entry in entries
-            if not ready_only or entry.state.value == "READY"
-        ]
-    )

@@ -1,0 +1,174 @@
+"""Changing what a model serves while it serves: the new versions stand ready before the old ones go.
+
+Whoever asks waits for the versions that are loaded, and never for those that are drained: these end in
+threads of their own, since a request may take as long as it likes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from headrace_engines.errors import EngineError
+from headrace_server.errors import ShuttingDown
+from headrace_server.models.catalogue import WHOLE, ModelCatalogue
+from headrace_server.models.model_config_problems import ConfigError
+from headrace_server.models.plan import PlanError, Source
+from headrace_server.models.versions import LoadOptions, Version, open_version
+
+_logger = logging.getLogger(__name__)
+
+
+class Rollout:
+    """The versions that serve, by model, and the way from these to others. Any thread may call it.
+
+    Changes of one model come one after the other; at most `parallel` models are loaded at a time.
+    """
+
+    def __init__(
+        self, catalogue: ModelCatalogue, options: LoadOptions, parallel: int, on_change: Callable[[], None]
+    ) -> None:
+        """`on_change` is called, from any thread, whenever the state of a version has changed."""
+        self._catalogue = catalogue
+        self._options = options
+        self._places = threading.BoundedSemaphore(parallel)
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
+        self._serving: dict[str, dict[int, Version]] = {}
+        self._draining: set[Version] = set()
+        self._loading = 0
+        self._closing = False
+
+    def apply(self, name: str, planned: Callable[[], Mapping[int, Source]]) -> dict[int, str]:
+        """Make the model serve the planned versions; return the reasons of those that cannot be loaded.
+
+        What serves and is unchanged stays. What is no longer wanted goes when everything new is ready, so
+        that a failure leaves it serving. `planned` is called when the model's turn has come, so that the
+        last to ask sees the newest state. Raises what it raises but for what is wrong with the model, and
+        ShuttingDown if the end of the server comes between.
+        """
+        with self._turn(name):
+            standing = self._serving.get(name, {})
+            try:
+                sources = planned()
+            except (PlanError, ConfigError) as error:
+                _logger.error("model %s is not served as it stands: %s", name, error)  # noqa: TRY400  # it says all
+                self._swap(name, standing, failures := {WHOLE: str(error)})
+                return failures
+            kept = {
+                number: standing[number]
+                for number, source in sources.items()
+                if number in standing and standing[number].is_from(source.origin)
+            }
+            wanted = [source for number, source in sources.items() if number not in kept]
+            self._tell_loading(name, wanted)
+            opened, failures = self._open(name, wanted)
+            serving = {**(standing if failures else kept), **opened}
+            self._swap(name, serving, failures)
+            return failures
+
+    def withdraw(self, name: str) -> list[threading.Thread]:
+        """Let no version of the model answer; return the threads that end with its last answers."""
+        with self._turn(name):
+            return self._swap(name, {}, {})
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Execute what was accepted, then close every engine; return whether nothing goes on in the end."""
+        give_up = time.monotonic() + timeout_seconds
+        with self._lock:
+            self._closing = True
+            versions = [version for one in self._serving.values() for version in one.values()]
+            versions += self._draining
+        for version in versions:
+            version.close()
+        in_time = [version.join(max(0.0, give_up - time.monotonic())) for version in versions]
+        if not all(in_time):
+            _logger.warning("%d models did not finish in %.1f s", in_time.count(False), timeout_seconds)
+        with self._lock:
+            return all(in_time) and not self._loading
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        with self._lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        with turn:
+            yield
+
+    def _tell_loading(self, name: str, wanted: Iterable[Source]) -> None:
+        self._catalogue.announce(name, [source.number for source in wanted])
+        self._on_change()
+
+    def _open(self, name: str, wanted: Iterable[Source]) -> tuple[dict[int, Version], dict[int, str]]:
+        opened: dict[int, Version] = {}
+        failures: dict[int, str] = {}
+        with self._places:
+            for source in wanted:
+                outcome = self._load(name, source)
+                if isinstance(outcome, Version):
+                    opened[source.number] = outcome
+                else:
+                    failures[source.number] = outcome
+        return opened, failures
+
+    def _load(self, name: str, source: Source) -> Version | str:
+        """Return the version, or why it cannot be loaded."""
+        with self._lock:
+            if self._closing:
+                return "the server is stopping"
+            self._loading += 1
+        try:
+            return open_version(name, source, self._options, self._model_lost)
+        except (EngineError, ConfigError) as error:
+            reason = str(error)
+        except Exception as error:  # whatever a library makes of a broken file must not stop the others
+            _logger.exception("model %s version %d: unexpected error", name, source.number)
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            with self._lock:
+                self._loading -= 1
+        _logger.error("model %s version %d is not served: %s", name, source.number, reason)
+        return reason
+
+    def _swap(
+        self, name: str, serving: dict[int, Version], failures: Mapping[int, str]
+    ) -> list[threading.Thread]:
+        """Let these versions answer, and drain those that did until now."""
+        with self._lock:
+            before = self._serving.get(name, {})
+            old = [version for version in before.values() if version not in serving.values()]
+            is_late = self._closing
+            if not is_late:
+                self._serving[name] = serving
+                self._draining.update(old)
+        if is_late:
+            for version in serving.values():
+                version.close()
+            raise ShuttingDown("the server is stopping")
+        models = {number: version.model for number, version in serving.items()}
+        self._catalogue.serve(name, models, failures)
+        self._on_change()
+        return [self._drain(version) for version in old]
+
+    def _drain(self, version: Version) -> threading.Thread:
+        version.close()
+        facts = version.model.facts
+
+        def end() -> None:
+            version.join()
+            with self._lock:
+                self._draining.discard(version)
+            self._catalogue.drained(version.model)
+            _logger.info("model %s version %s is unloaded", facts.name, facts.version)
+            self._on_change()
+
+        thread = threading.Thread(target=end, name=f"drain-{facts.name}-{facts.version}", daemon=True)
+        thread.start()
+        return thread
+
+    def _model_lost(self) -> None:
+        self._catalogue.note_loss()
+        self._on_change()

@@ -1,0 +1,113 @@
+"""The life of one version: loaded and warmed up beside whatever serves, then serving, then drained."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from headrace_engines.engine import Engine
+from headrace_engines.load import load
+from headrace_engines.memory import staging_bytes
+from headrace_engines.steps import StepEngine
+from headrace_server.core.model import Limits, Model
+from headrace_server.core.workers import EngineWorker, worker_for
+from headrace_server.models.effective import effective
+from headrace_server.models.plan import Origin, Source
+from headrace_server.models.settlement import settle
+from headrace_server.models.warmup import warm_up
+
+_logger = logging.getLogger(__name__)
+
+AnyEngine: TypeAlias = Engine | StepEngine
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the server allows every model."""
+
+    max_batch_size: int = 64
+    limits: Limits = Limits()
+    allow_python: bool = False
+
+
+class Version:
+    """A version that is served: its model, and the threads that execute it."""
+
+    def __init__(self, source: Source, model: Model, workers: list[EngineWorker]) -> None:
+        self.number = source.number
+        self.model = model
+        self._source: Source | None = source
+        self._workers = workers
+        for worker in workers:
+            worker.start()
+
+    def is_from(self, origin: Origin) -> bool:
+        """Whether this is what would be loaded from there, and still answers."""
+        return self._source is not None and self._source.origin == origin and self.model.lost is None
+
+    def close(self) -> None:
+        """Accept nothing more; what was accepted is still executed."""
+        self.model.close(drain=True)
+
+    def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until everything is answered and the engines are closed; return whether they are."""
+        give_up = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        for worker in self._workers:
+            if not worker.join(None if give_up is None else max(0.0, give_up - time.monotonic())):
+                return False
+        self._source = None  # and with it the files that nobody else serves from
+        return True
+
+
+def open_version(name: str, source: Source, options: LoadOptions, on_lost: Callable[[], None]) -> Version:
+    """Load a version, execute it for the first times, and have it wait for requests.
+
+    Takes seconds. Raises EngineError, ConfigError, or whatever a library makes of a broken file.
+    """
+    begun = time.monotonic()
+    version = str(source.number)
+    given = source.given
+    loaded = load(
+        source.folder,
+        max_batch_size=options.max_batch_size,
+        declaration=given.declaration,
+        allow_python=options.allow_python and source.upload is None,
+    )
+    for line in loaded.why:
+        _logger.info("model %s version %s: %s", name, version, line)
+    with ExitStack() as unfinished:
+        unfinished.callback(loaded.engine.close)
+        given = settle(given, loaded.engine)
+        engines = _instances(loaded.engine, given.settings.instances, unfinished)
+        for engine in engines:
+            warm_up(engine, given.warmups, given.settings.sequences)
+        spec, platform = loaded.engine.spec, loaded.engine.platform
+        model = Model(
+            name,
+            version,
+            spec,
+            platform,
+            options.limits,
+            on_lost,
+            settings=given.settings,
+            config=effective(given, name, spec, platform, options.limits, len(engines)),
+            memory_bytes=loaded.memory_bytes + (len(engines) - 1) * staging_bytes(spec),
+        )
+        workers = [worker_for(model, engine, instance) for instance, engine in enumerate(engines)]
+        unfinished.pop_all()
+    model.load_seconds = time.monotonic() - begun
+    _logger.info("model %s version %s is ready after %.2f s", name, version, model.load_seconds)
+    return Version(source, model, workers)
+
+
+def _instances(engine: AnyEngine, count: int, unfinished: ExitStack) -> list[AnyEngine]:
+    """Return the engine and its replicas, which `unfinished` closes if something fails on the way."""
+    engines = [engine]
+    for _ in range(count - 1):
+        engines.append(engine.replicate())
+        unfinished.callback(engines[-1].close)
+    return engines

@@ -1,0 +1,194 @@
+"""What callers load and unload, and what of it fails."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from model_folders import put
+from onnx_models import Models
+from repositories import ALL_VERSIONS, answer, explicit, serving, states
+
+from headrace_server.core.catalogue import Entry, ModelState, Override
+from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, ModelNotReady, NotSupported
+from headrace_server.models.layout import RepositoryError
+from headrace_server.models.repository import Mode, Repository, RepositoryOptions
+
+READY, UNAVAILABLE = ModelState.READY, ModelState.UNAVAILABLE
+
+
+@pytest.mark.parametrize("mode", [Mode.NONE, Mode.POLL])
+def test_callers_control_models_only_where_they_may(tmp_path: Path, models: Models, mode: Mode) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with serving(tmp_path, mode=mode) as repository:
+        for control in (repository.load_model, repository.unload_model):
+            with pytest.raises(
+                ControlDisabled, match=f"--model-control-mode {mode.value}, and this needs explicit"
+            ):
+                control("m")
+        assert answer(repository) == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"), [((), []), (("b",), ["b"]), (("b", "a"), ["a", "b"]), (("*",), ["a", "b", "c"])]
+)
+def test_what_is_loaded_at_an_explicit_start(
+    tmp_path: Path, models: Models, load: tuple[str, ...], expected: list[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        put(tmp_path, name, models.adding(1))
+    with explicit(tmp_path, load=load) as repository:
+        assert [model.facts.name for model in repository.catalogue.ready()] == expected
+        assert repository.catalogue.is_ready
+        told = [entry for entry in repository.index() if entry.name not in expected]
+        assert told == [Entry(name, "", ModelState.NOT_LOADED) for name in "abc" if name not in expected]
+
+
+def test_a_model_to_load_that_is_not_there_is_told_at_the_start(tmp_path: Path, models: Models) -> None:
+    put(tmp_path, "digits", models.adding(1))
+    repository = Repository(RepositoryOptions((tmp_path,), Mode.EXPLICIT, ("digit",)))
+    with pytest.raises(RepositoryError, match=r"--load-model: .* 'digit'; did you mean 'digits'"):
+        repository.open()
+
+
+def test_loading_and_unloading(tmp_path: Path, models: Models) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with explicit(tmp_path) as repository:
+        with pytest.raises(ModelNotReady, match="model 'm' is not loaded"):
+            answer(repository)
+        repository.load_model("m")
+        assert answer(repository) == 1
+        repository.unload_model("m")
+        assert repository.index() == [Entry("m", "1", UNAVAILABLE, "unloaded")]
+        with pytest.raises(ModelNotReady, match="model 'm' is not served: unloaded"):
+            answer(repository)
+        repository.unload_model("m")
+        put(tmp_path, "late", models.adding(7))
+        repository.load_model("late")
+        assert answer(repository, "late") == 7
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-m-")]
+
+
+@pytest.mark.parametrize("call", ["load_model", "unload_model"])
+def test_a_model_that_nobody_knows_is_told_with_those_near_it(
+    tmp_path: Path, models: Models, call: str
+) -> None:
+    put(tmp_path, "digits", models.adding(1))
+    with explicit(tmp_path) as repository, pytest.raises(ModelNotFound, match="did you mean 'digits'"):
+        getattr(repository, call)("digts")
+
+
+def test_a_load_replaces_what_changed_and_leaves_the_rest_alone(tmp_path: Path, models: Models) -> None:
+    put(tmp_path, "m", models.adding(1), 1)
+    put(tmp_path, "m", models.adding(2), 2)
+    (tmp_path / "m" / "config.pbtxt").write_text(ALL_VERSIONS)
+    with explicit(tmp_path, load=("m",)) as repository:
+        first, second = repository.catalogue.ready()
+        repository.load_model("m")
+        assert repository.catalogue.ready() == [first, second], "nothing changed, nothing is loaded"
+        put(tmp_path, "m", models.adding(22.5), 2)
+        put(tmp_path, "m", models.adding(3), 3)
+        repository.load_model("m")
+        assert repository.catalogue.ready()[0] is first
+        assert [answer(repository, version=str(number)) for number in (1, 2, 3)] == [1, 22.5, 3]
+        shutil.rmtree(tmp_path / "m" / "1")
+        (tmp_path / "m" / "config.pbtxt").write_text(f"{ALL_VERSIONS} max_batch_size: 4")
+        repository.load_model("m")
+        assert [model.facts.version for model in repository.catalogue.ready()] == ["2", "3"]
+        assert {model.facts.spec.max_batch_size for model in repository.catalogue.ready()} == {4}
+
+
+BROKEN = {
+    "a new version": lambda root: put(root, "m", b"no model", 2),
+    "the version that serves": lambda root: put(root, "m", b"no model", 1),
+    "the configuration": lambda root: (root / "m" / "config.pbtxt").write_text("nonsense: 1"),
+    "a sample to warm up with": lambda root: (root / "m" / "config.pbtxt").write_text(
+        'model_warmup { name: "w" batch_size: 1 '
+        'inputs { key: "other" value { data_type: TYPE_FP32 dims: 3 zero_data: true } } }'
+    ),
+    "all versions are gone": lambda root: shutil.rmtree(root / "m" / "1"),
+    "the policy": lambda root: (root / "m" / "config.pbtxt").write_text(
+        "version_policy { specific { versions: 9 } }"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_invariant_7_what_fails_to_load_leaves_the_old_serving_and_tells_why(
+    tmp_path: Path, models: Models, what: str
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with explicit(tmp_path, load=("m",)) as repository:
+        served = repository.catalogue.find("m", "")
+        BROKEN[what](tmp_path)
+        with pytest.raises(InvalidInput, match="model 'm' cannot be loaded: ") as refused:
+            repository.load_model("m")
+        assert repository.catalogue.find("m", "") is served
+        assert answer(repository) == 1
+        reason = str(refused.value).removeprefix("model 'm' cannot be loaded: ")
+        reason = reason.removeprefix("version 1: ").removeprefix("version 2: ")
+        entries = {entry.version: entry for entry in repository.index()}
+        assert entries["1"].state is READY
+        assert reason in entries["2" if "2" in entries else "1"].reason
+        shutil.rmtree(tmp_path / "m")
+        put(tmp_path, "m", models.adding(5), 3)
+        repository.load_model("m")
+        assert answer(repository) == 5
+        assert {entry.version: entry.reason for entry in repository.index()} == {"3": ""}
+
+
+def test_a_configuration_in_json_stands_for_the_file_until_the_next_load(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with explicit(tmp_path, load=("m",)) as repository:
+        repository.load_model("m", Override('{"max_batch_size": 2}'))
+        assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 2
+        with pytest.raises(InvalidInput, match="max_batch"):
+            repository.load_model("m", Override('{"max_batch": 2}'))
+        assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 2
+        repository.load_model("m")
+        assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 64
+
+
+def test_files_that_a_caller_sent_are_served_instead_of_the_repositorys(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    files = {"3/model.onnx": models.adding(3).read_bytes(), "5/model.onnx": models.adding(5).read_bytes()}
+    config = '{"version_policy": {"all": {}}}'
+    with explicit(tmp_path, load=("m",)) as repository:
+        repository.load_model("m", Override(config, files))
+        assert [answer(repository, version=number) for number in ("3", "5")] == [3, 5]
+        repository.load_model("new", Override("{}", files))
+        assert answer(repository, "new") == 5
+        assert states(repository) == {
+            ("m", "3"): READY, ("m", "5"): READY, ("m", "1"): UNAVAILABLE, ("new", "5"): READY,
+        }  # fmt: skip
+        repository.load_model("m")
+        assert answer(repository) == 1
+        repository.unload_model("new")
+        assert ("new", "5") not in states(repository), "it was never in a repository"
+
+
+def test_files_without_a_configuration_are_refused(tmp_path: Path) -> None:
+    with explicit(tmp_path) as repository, pytest.raises(InvalidInput, match="files came without a config"):
+        repository.load_model("m", Override(None, {"1/model.onnx": b""}))
+
+
+def test_a_repository_is_named_by_its_folder(tmp_path: Path, models: Models) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    put(first, "a", models.adding(1))
+    put(second, "b", models.adding(2))
+    with explicit(first, second) as repository:
+        repository.load_model("b", repository="second")
+        repository.load_model("a", repository=str(first))
+        assert [entry.name for entry in repository.index("first")] == ["a"]
+        assert [entry.name for entry in repository.index()] == ["a", "b"]
+        with pytest.raises(ModelNotFound, match=f"model 'a' is in {first}, and not in {second}"):
+            repository.unload_model("a", "second")
+        for call in (repository.index, lambda name: repository.load_model("a", repository=name)):
+            with pytest.raises(NotSupported, match=r"there is no repository 'third'.*'first' and 'second'"):
+                call("third")
