@@ -28,9 +28,6 @@ from headrace_server.errors import InferenceError, InvalidInput, Overloaded
 
 _logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS: Final = 10.0
-"""How long a response waits for a caller who does not read those before it. The others of its batch wait
-as well, so its request is then given up."""
 _RETRY_AFTER_SECONDS: Final = 1.0
 
 
@@ -38,13 +35,19 @@ class StepsBatch:
     """The requests of one batch, of which each gets one final answer."""
 
     def __init__(
-        self, model: Model, engine: StepEngine, works: Sequence[Work], call_of: Callable[[Work], Call]
+        self,
+        model: Model,
+        engine: StepEngine,
+        works: Sequence[Work],
+        call_of: Callable[[Work], Call],
+        patience_seconds: float,
     ) -> None:
-        """`call_of` makes of a request what the program sees."""
+        """`call_of` makes of a request what the program sees; for the patience see `StepsWorker`."""
         self._model = model
         self._engine = engine
         self._works = works
         self._call_of = call_of
+        self._patience_seconds = patience_seconds
         self._waiting = dict.fromkeys(range(len(works)))
         """Places of the requests that have no final answer, in their order."""
         self._numbers = [0] * len(works)
@@ -139,9 +142,9 @@ class StepsBatch:
     def _part(self, place: int, answer: bytes) -> bool:
         """Hand out one response of several, once the caller has read enough of those before it."""
         work = self._works[place]
-        if work.window is not None and not work.window.admit(len(answer), _PATIENCE_SECONDS):
+        if work.window is not None and not work.window.admit(len(answer), self._patience_seconds):
             self._end(place)
-            reason = f"the responses are not read: one has waited for {_PATIENCE_SECONDS:.0f} s"
+            reason = f"the responses are not read: one has waited for {self._patience_seconds:g} s"
             self._model.fail([work], Overloaded(reason, _RETRY_AFTER_SECONDS))
             return False
         try:

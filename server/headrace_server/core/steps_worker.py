@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
@@ -24,16 +24,30 @@ from headrace_server.core.steps_batch import StepsBatch
 
 _logger = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS: Final = 10.0
+
 
 class StepsWorker:
     """Executes a model's batches on one instance of its program until the model is closed and drained."""
 
-    def __init__(self, model: Model, engine: StepEngine, instance: int = 0) -> None:
-        """`instance` numbers the instances of one model, from 0."""
+    def __init__(
+        self,
+        model: Model,
+        engine: StepEngine,
+        instance: int = 0,
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """`instance` numbers the instances of one model, from 0.
+
+        `patience_seconds` is how long a response waits for a caller who does not read those before it. The
+        others of its batch wait as well, so that its request is then given up.
+        """
         sequences = model.facts.settings.sequences
         self._model = model
         self._engine = engine
         self._instance = instance
+        self._patience_seconds = patience_seconds
         self._controls = SequenceControls(sequences, has_batch_axis=engine.spec.has_batch_axis)
         self._separates = sequences is None and not engine.is_decoupled
         self._batch: StepsBatch | None = None
@@ -73,7 +87,7 @@ class StepsWorker:
                 alone.fail(own_failure)
 
     def _begin(self, works: Sequence[Work]) -> StepsBatch:
-        self._batch = StepsBatch(self._model, self._engine, works, self._call_of)
+        self._batch = StepsBatch(self._model, self._engine, works, self._call_of, self._patience_seconds)
         return self._batch
 
     def _in_hand(self) -> list[Work]:
