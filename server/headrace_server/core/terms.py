@@ -46,24 +46,26 @@ class TermsReader:
         return Terms(level, *self._priorities.patience(level, asked_us), self._sequence(parameters))
 
     def _sequence(self, parameters: Parameters) -> SequenceTurn | None:
-        if not self._has_sequences:
-            for name in _SEQUENCE:
-                if parameters.get(name):  # 0, "" and false are the protocol's "none"
-                    raise NotSupported(
-                        f"sequences (parameter {name}) are not supported by model {self._model!r}"
-                    )
-            return None
-        came = parameters.get("sequence_id", 0)
-        if isinstance(came, str):
-            if len(came.encode()) > _MOST_ID_BYTES:
-                raise InvalidInput(
-                    f"parameter 'sequence_id': text of at most {_MOST_ID_BYTES} bytes expected"
-                )
-        else:
-            came = _whole_number(parameters, "sequence_id", "a whole number or text")
-        if not came:
-            raise InvalidInput(f"model {self._model!r} needs parameter 'sequence_id', other than 0 and ''")
-        return SequenceTurn(came, _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end"))
+        turn = SequenceTurn(
+            _sequence_id(parameters), _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end")
+        )
+        if self._has_sequences:
+            if not turn.id:
+                raise InvalidInput(f"model {self._model!r} needs parameter 'sequence_id', other than 0 and ''")
+            return turn
+        for name, asked in zip(_SEQUENCE, (turn.id, turn.start, turn.end), strict=True):
+            if asked:  # 0, "" and false are the protocol's "none"
+                raise NotSupported(f"sequences (parameter {name}) are not supported by model {self._model!r}")
+        return None
+
+
+def _sequence_id(parameters: Parameters) -> int | str:
+    came = parameters.get("sequence_id", 0)
+    if not isinstance(came, str):
+        return _whole_number(parameters, "sequence_id", "a whole number or text")
+    if len(came.encode()) > _MOST_ID_BYTES:
+        raise InvalidInput(f"parameter 'sequence_id': text of at most {_MOST_ID_BYTES} bytes expected")
+    return came
 
 
 def _whole_number(parameters: Parameters, name: str, expected: str) -> int:
