@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Build, serve, find and stream a real model, and check every step.",
     "build": "Turn a trained model into artefacts that can be served.",
     "inspect": "Show a model's tensors, artefacts and measurements.",
+    "check": "Find everything that is wrong with folders of models.",
     "serve": "Serve a folder of models over gRPC.",
     "call": "Ask a model once.",
     "stream": "Ask a model many times over one stream.",

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from headrace_cli import console, measured
 from headrace_cli.failure import CommandError, needs, quiet
+from headrace_cli.specs import batches, dims, tensor_document
 from headrace_engines import manifest, report
 from headrace_engines.errors import EngineError
 from headrace_engines.manifest import Manifest
 from headrace_engines.report import Report
-from headrace_engines.spec import ModelSpec, TensorSpec
+from headrace_engines.spec import ModelSpec
 from headrace_proto.tensors import datatype_of
 
 
@@ -114,17 +115,13 @@ def _document(inspected: Inspected) -> dict[str, object]:
         "path": str(inspected.path),
         "platform": inspected.platform,
         "max_batch_size": spec.max_batch_size,
-        "inputs": [_tensor_document(tensor) for tensor in spec.inputs],
-        "outputs": [_tensor_document(tensor) for tensor in spec.outputs],
+        "inputs": [tensor_document(tensor) for tensor in spec.inputs],
+        "outputs": [tensor_document(tensor) for tensor in spec.outputs],
         "served": inspected.served,
         "why": list(inspected.why),
         "artefacts": [asdict(artefact) for artefact in made],
         "comparisons": [asdict(comparison) for comparison in compared],
     }
-
-
-def _tensor_document(tensor: TensorSpec) -> dict[str, object]:
-    return {"name": tensor.name, "datatype": datatype_of(tensor.dtype), "dims": list(tensor.dims)}
 
 
 def _show(inspected: Inspected) -> None:
@@ -135,10 +132,10 @@ def _show(inspected: Inspected) -> None:
     out.print(
         console.table(
             ("", "Name", "Type", "Dims of a row" if spec.has_batch_axis else "Dims"),
-            [(kind, tensor.name, datatype_of(tensor.dtype), _dims(tensor)) for kind, tensor in tensors],
+            [(kind, tensor.name, datatype_of(tensor.dtype), dims(tensor)) for kind, tensor in tensors],
         )
     )
-    out.print(f"batches: {_batches(spec)}")
+    out.print(f"batches: {batches(spec)}")
     for line in inspected.why:
         out.print(line, soft_wrap=True, markup=False)
     if inspected.manifest:
@@ -147,13 +144,3 @@ def _show(inspected: Inspected) -> None:
         out.print(measured.accuracy_table(inspected.report.comparisons))
         for comparison in inspected.report.comparisons:
             out.print(measured.speed_table(comparison))
-
-
-def _batches(spec: ModelSpec) -> str:
-    if not spec.has_batch_axis:
-        return "none"
-    return "one row at a time" if spec.max_batch_size == 1 else f"up to {spec.max_batch_size} rows"
-
-
-def _dims(tensor: TensorSpec) -> str:
-    return " x ".join("any" if dim < 0 else str(dim) for dim in tensor.dims) or "one value"

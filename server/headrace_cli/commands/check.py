@@ -1,0 +1,163 @@
+"""`headrace check`: everything that is wrong with repositories or settings, before a server meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.markup import escape
+
+from headrace_cli import console, specs
+from headrace_cli.failure import ExitCode, needs, quiet
+from headrace_cli.server_options import SECRETS_EPILOG, configured, server_options
+from headrace_proto.tensors import datatype_of
+from headrace_server.config import OPTIONS, Loaded
+
+if TYPE_CHECKING:
+    from headrace_engines.spec import TensorSpec
+    from headrace_server.models.check import Checked, Servable, Trouble
+
+_HIDDEN = "(hidden)"
+
+
+@click.command(name="check", epilog=SECRETS_EPILOG)
+@click.argument("repositories", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--show-config", is_flag=True, help="Show each setting of the server and where it comes from.")
+@server_options
+def command(
+    repositories: tuple[Path, ...], as_json: bool, show_config: bool, file: Path | None, **flags: Any
+) -> int:
+    """Find everything that is wrong with folders of models.
+
+    Each FOLDER is a model repository; without one, those that `headrace serve` would take. Every
+    version that a server would load is loaded and executed, so it takes as long. All problems are
+    told at once, with file, line and field; the exit code is 1 if there is any. Takes all flags of
+    `headrace serve`.
+
+    \b
+    Examples:
+      headrace check models
+      headrace check models --allow-python-models --json
+      headrace check --show-config --config headrace.toml
+    """
+    if repositories:
+        flags["model_repository"] = tuple(map(str, repositories))
+    loaded = configured(flags, file)
+    if show_config:
+        _show_config(loaded, as_json=as_json)
+        return ExitCode.OK
+    checked = _checked(loaded)
+    if as_json:
+        click.echo(json.dumps(_document(checked), indent=2))
+    else:
+        _show(checked)
+    return ExitCode.FAILED if checked.troubles else ExitCode.OK
+
+
+def _checked(loaded: Loaded) -> Checked:
+    with needs("cpu"):
+        from headrace_server.models.check import check
+        from headrace_server.models.versions import LoadOptions
+    config = loaded.config
+    options = LoadOptions(config.max_batch_size, allow_python=config.allow_python_models)
+    with console.progress().status("") as status, quiet("headrace_engines"), quiet("headrace_server"):
+
+        def tell(what: str) -> None:
+            status.update(f"loading {escape(what)}")
+
+        return check(config.model_repository, options, tell)
+
+
+def _show(checked: Checked) -> None:
+    out = console.results()
+    for trouble in checked.troubles:
+        out.print(_line(trouble), soft_wrap=True, markup=False)
+    if checked.servable:
+        out.print(
+            console.table(
+                ("Model", "Version ", "File", "Inputs", "Outputs", "Batches", "Instances ", "Memory "),
+                map(_row, checked.servable),
+            )
+        )
+    for servable in checked.servable:
+        for line in servable.why:
+            out.print(f"{servable.model} version {servable.version}: {line}", soft_wrap=True, markup=False)
+    out.print(f"problems: {len(checked.troubles)}; versions that would be served: {len(checked.servable)}")
+
+
+def _line(trouble: Trouble) -> str:
+    """Return a problem as editors and terminals take it: path, line, field, what is wrong."""
+    place = f"{trouble.path}:{trouble.line}" if trouble.line else str(trouble.path)
+    field = f" {trouble.field}:" if trouble.field else ""
+    suggestion = f"; {trouble.suggestion}" if trouble.suggestion else ""
+    return f"{place}:{field} {trouble.text}{suggestion}"
+
+
+def _row(servable: Servable) -> tuple[str, ...]:
+    return (
+        servable.model,
+        servable.version,
+        servable.artefact,
+        _tensors(servable.spec.inputs),
+        _tensors(servable.spec.outputs),
+        specs.batches(servable.spec),
+        str(servable.instances),
+        console.human_size(servable.memory_bytes),
+    )
+
+
+def _tensors(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{tensor.name} {datatype_of(tensor.dtype)} {list(tensor.dims)}" for tensor in tensors)
+
+
+def _document(checked: Checked) -> dict[str, object]:
+    return {
+        "problems": [{**asdict(trouble), "path": str(trouble.path)} for trouble in checked.troubles],
+        "servable": [
+            {
+                "model": servable.model,
+                "version": servable.version,
+                "file": servable.artefact,
+                "platform": servable.platform,
+                "max_batch_size": servable.spec.max_batch_size,
+                "inputs": [specs.tensor_document(tensor) for tensor in servable.spec.inputs],
+                "outputs": [specs.tensor_document(tensor) for tensor in servable.spec.outputs],
+                "instances": servable.instances,
+                "memory_bytes": servable.memory_bytes,
+                "why": list(servable.why),
+            }
+            for servable in checked.servable
+        ],
+    }
+
+
+def _show_config(loaded: Loaded, *, as_json: bool) -> None:
+    values = {option.name: getattr(loaded.config, option.name) for option in OPTIONS}
+    for option in OPTIONS:
+        if option.secret and values[option.name]:
+            values[option.name] = _HIDDEN
+    if as_json:
+        settings = {
+            name: {"value": _plain(value), "origin": loaded.origins[name]} for name, value in values.items()
+        }
+        click.echo(json.dumps(settings, indent=2))
+        return
+    rows = [(name, _told(value), loaded.origins[name]) for name, value in values.items()]
+    console.results().print(console.table(("Setting", "Value", "From"), rows))
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _told(value: Any) -> str:
+    """Return a setting's value as the file of settings has it."""
+    return json.dumps(_plain(value), ensure_ascii=False)

@@ -1,0 +1,181 @@
+"""What would be served of some repositories, and everything that is in the way of it.
+
+Each version that a server would load is loaded, warmed up and closed again, so that whatever a server
+would find is found here, for all models at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace_engines.load import load
+from headrace_engines.spec import ModelSpec
+from headrace_server.models import model_config
+from headrace_server.models.layout import FoundModel, RepositoryError, is_version, scan
+from headrace_server.models.model_config import GivenConfig
+from headrace_server.models.model_config_platform import USUAL_FILES
+from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, did_you_mean
+from headrace_server.models.settlement import settle
+from headrace_server.models.versions import LoadOptions
+from headrace_server.models.warmup import warm_up
+
+_logger = logging.getLogger(__name__)
+
+_NAMES_IN_A_MODEL: Final = (CONFIG_FILE, "warmup")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing in the way. `path` is what has to be looked at; `line` is 0 where that has none."""
+
+    path: Path
+    text: str
+    line: int = 0
+    field: str = ""
+    suggestion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Servable:
+    """A version that would be served, and how."""
+
+    model: str
+    version: str
+    artefact: str
+    platform: str
+    spec: ModelSpec
+    instances: int
+    memory_bytes: int
+    """Of one instance and the model's files."""
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found out about some repositories."""
+
+    servable: tuple[Servable, ...]
+    troubles: tuple[Trouble, ...]
+
+
+def check(
+    repositories: Sequence[Path], options: LoadOptions, on_version: Callable[[str], None] = lambda _: None
+) -> Checked:
+    """Look at every model of the repositories. `on_version` is told what is being loaded.
+
+    Takes as long as a server takes to load them, one after the other.
+    """
+    checking = _Check(options, on_version)
+    checking.look_at(repositories)
+    return Checked(tuple(checking.servable), tuple(checking.troubles))
+
+
+class _Check:
+    def __init__(self, options: LoadOptions, on_version: Callable[[str], None]) -> None:
+        self._options = options
+        self._on_version = on_version
+        self.servable: list[Servable] = []
+        self.troubles: list[Trouble] = []
+
+    def look_at(self, repositories: Sequence[Path]) -> None:
+        """Look at all the repositories at once, since a model may stand in one of them alone."""
+        readable = [repository for repository in repositories if self._is_readable(repository)]
+        found = scan(readable)
+        for repository in readable:
+            if not any(model.folder.parent == repository for model in found.values()):
+                example = repository / "mymodel" / "1" / USUAL_FILES["onnxruntime_onnx"]
+                self.troubles.append(Trouble(repository, "holds no model", suggestion=f"expected: {example}"))
+        for name in sorted(found):
+            self._model(found[name])
+
+    def _is_readable(self, repository: Path) -> bool:
+        try:
+            scan([repository])
+        except RepositoryError as error:
+            self.troubles.append(Trouble(repository, str(error)))
+            return False
+        entries = {entry.name for entry in repository.iterdir()}
+        if CONFIG_FILE in entries or any(map(is_version, entries)):
+            suggestion = f"name the folder that holds it: {repository.resolve().parent}"
+            self.troubles.append(Trouble(repository, "is a model, and no repository", suggestion=suggestion))
+            return False
+        return True
+
+    def _model(self, found: FoundModel) -> None:
+        if found.problem:
+            self.troubles.append(Trouble(found.folder, found.problem))
+            return
+        self.troubles.extend(_stray(found.folder, found.versions))
+        try:
+            given = model_config.read(found.folder, found.name)
+        except ConfigError as error:
+            self._tell(found.folder, error)
+            return
+        for number in given.version_policy.chosen(found.versions):
+            self._version(found, number, given)
+
+    def _version(self, found: FoundModel, number: int, given: GivenConfig) -> None:
+        self._on_version(f"{found.name} version {number}")
+        folder = found.versions[number].folder
+        try:
+            self.servable.append(self._servable(found.name, number, folder, given))
+        except ConfigError as error:
+            self._tell(found.folder, error)
+        except Exception as error:  # whatever a library makes of a broken file must not end the check
+            _logger.debug("%s: %s", folder, error, exc_info=True)
+            self.troubles.append(Trouble(folder, str(error) or type(error).__name__))
+
+    def _servable(self, name: str, number: int, folder: Path, given: GivenConfig) -> Servable:
+        loaded = load(
+            folder,
+            max_batch_size=self._options.max_batch_size,
+            declaration=given.declaration,
+            allow_python=self._options.allow_python,
+        )
+        engine = loaded.engine
+        try:
+            given = settle(given, engine)
+            warm_up(engine, given.warmups, given.settings.sequences)
+            return Servable(
+                name,
+                str(number),
+                loaded.artefact,
+                engine.platform,
+                engine.spec,
+                given.settings.instances,
+                loaded.memory_bytes,
+                loaded.why,
+            )
+        finally:
+            engine.close()
+
+    def _tell(self, folder: Path, error: ConfigError) -> None:
+        for problem in error.problems:
+            trouble = Trouble(
+                folder / problem.file, problem.text, problem.line, problem.field, problem.suggestion
+            )
+            if trouble not in self.troubles:  # which every version of a model would tell of
+                self.troubles.append(trouble)
+
+
+def _stray(folder: Path, versions: Collection[int]) -> Iterator[Trouble]:
+    """Yield what lies in a model's folder under a name, or in a place, that is not looked at."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        near = did_you_mean(entry.name, _NAMES_IN_A_MODEL)
+        if near and entry.name not in _NAMES_IN_A_MODEL:
+            yield Trouble(entry, "is not read", suggestion=near)
+    if versions:
+        return
+    numbered = [entry.name for entry in entries if entry.is_dir() and entry.name.strip("vV0").isdecimal()]
+    models = [entry.name for entry in entries if entry.name in USUAL_FILES.values()]
+    suggestion = "a folder named 1, 2, … is expected"
+    if numbered:
+        suggestion = f"rename {numbered[0]} to {int(numbered[0].strip('vV'))}"
+    elif models:
+        suggestion = f"move {models[0]} into {folder / '1'}"
+    yield Trouble(folder, "has no version", suggestion=suggestion)
