@@ -180,35 +180,36 @@ class Model:
                 taken = self._next(wait, instance)
             if taken is None:
                 return None
-            self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
-            self._refuse(taken.orphans)
+            if taken.missed:
+                self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
+                self._refuse(taken.orphans)
             if taken.batch or not wait:
                 return taken.batch
 
     def _next(self, wait: bool, instance: int) -> Taken | None:
         """Return what the queue gives as soon as it gives something; the lock is held."""
-        while True:
-            taken = Taken([], [])
-            if self._lost is not None:
-                return None
+        while self._lost is None:
+            again_at = NEVER
             if self._released:
                 taken = self._queue.take(
                     self._max_rows, time.monotonic(), instance=instance, hurry=self._closing
                 )
                 self._released = self._queue.requests > 0
-            if taken.batch or taken.missed:
-                if self._idle:
-                    self._wake_others()
-                return taken
+                if taken.batch or taken.missed:
+                    if self._idle:
+                        self._wake_others()
+                    return taken
+                again_at = taken.again_at
             if self._closing and not self._released:
                 return None
             if not wait:
-                return taken
+                return Taken([], [])
             self._idle += 1
             try:
-                self._changed.wait(None if taken.again_at == NEVER else taken.again_at - time.monotonic())
+                self._changed.wait(None if again_at == NEVER else again_at - time.monotonic())
             finally:
                 self._idle -= 1
+        return None
 
     def _wake_others(self) -> None:
         """Let other instances have what is left, or end with the model that is closing."""
@@ -225,7 +226,10 @@ class Model:
 
     def _refuse(self, orphans: Sequence[Work]) -> None:
         """Answer work whose sequence will not begin; the lock is not held."""
-        self.fail(orphans, InvalidInput("the sequence's first request was given up before it was executed"))
+        if orphans:
+            self.fail(
+                orphans, InvalidInput("the sequence's first request was given up before it was executed")
+            )
 
     def finished(self, works: Sequence[Work]) -> None:
         """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""

@@ -12,13 +12,14 @@ import enum
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace_server.errors import DeadlineMissed, DeviceLost, EngineFailed, InferenceError, Overloaded
 
 SECONDS_BOUNDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+_NS_BOUNDS: Final = tuple(round(bound * 1e9) for bound in SECONDS_BOUNDS)
 ROWS_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
@@ -58,35 +59,13 @@ class Duration:
         return Duration(self.count, self.ns)
 
 
-class Histogram:
+class Histogram(NamedTuple):
     """How many values lie at or below each of `bounds` and above the one before; `counts` has one place
     more, for those above all of them. `sum` is of the values themselves."""
 
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def add(self, value: float, times: int = 1) -> None:
-        """Count a value that came so many times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.sum += value * times
-
-    def add_all(self, values: Sequence[float]) -> None:
-        """Count values that may all differ."""
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.sum += sum(values)
-
-    def copy(self) -> Histogram:
-        """Return one that stays as this is now."""
-        twin = Histogram(self.bounds)
-        twin.counts = self.counts.copy()
-        twin.sum = self.sum
-        return twin
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
 
 
 @dataclass(slots=True)
@@ -127,8 +106,7 @@ class ResponseStatistics:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(NamedTuple):
     """When one batch was where: moments of the monotonic clock, in nanoseconds.
 
     Requests that were executed together and end at different times are told in several executions; all
@@ -162,12 +140,8 @@ class Execution:
         return self.ended_ns - self.computed_ns
 
 
-def _seconds() -> Histogram:
-    return Histogram(SECONDS_BOUNDS)
-
-
-def _rows() -> Histogram:
-    return Histogram(ROWS_BOUNDS)
+def _no_times() -> list[int]:
+    return [0] * (len(_NS_BOUNDS) + 1)
 
 
 def _no_failures() -> dict[FailReason, int]:
@@ -194,11 +168,34 @@ class Statistics:
     failures: dict[FailReason, int] = field(default_factory=_no_failures)
     responses: dict[str, ResponseStatistics] = field(default_factory=dict)
     """By the response's number, of a model that may give several to a request."""
-    queue_seconds: Histogram = field(default_factory=_seconds)
-    compute_seconds: Histogram = field(default_factory=_seconds)
-    """Filling the inputs, computing and handing out, for each request."""
-    request_seconds: Histogram = field(default_factory=_seconds)
-    batch_size: Histogram = field(default_factory=_rows)
+    queue_times: list[int] = field(default_factory=_no_times)
+    """Successes by the time that they waited, in the buckets of `queue_seconds`; the next two likewise."""
+    compute_times: list[int] = field(default_factory=_no_times)
+    request_times: list[int] = field(default_factory=_no_times)
+
+    @property
+    def queue_seconds(self) -> Histogram:
+        """How long each request waited that was answered with rows."""
+        return _of_seconds(self.queue_times, self.queue.ns)
+
+    @property
+    def compute_seconds(self) -> Histogram:
+        """How long filling the inputs, computing and handing out took, for each of these requests."""
+        ns = self.compute_input.ns + self.compute_infer.ns + self.compute_output.ns
+        return _of_seconds(self.compute_times, ns)
+
+    @property
+    def request_seconds(self) -> Histogram:
+        """How long each of these requests took from acceptance to its answer."""
+        return _of_seconds(self.request_times, self.success.ns)
+
+    @property
+    def batch_size(self) -> Histogram:
+        """The rows of each execution."""
+        counts = [0] * (len(ROWS_BOUNDS) + 1)
+        for rows, executions in self.by_batch_size.items():
+            counts[bisect_left(ROWS_BOUNDS, rows)] += executions.compute_infer.count
+        return Histogram(ROWS_BOUNDS, tuple(counts), self.inference_count)
 
     def executed(self, execution: Execution, queued_ns: Sequence[int], now_ms: int) -> None:
         """Add a batch: `queued_ns` says when each request that it answered with rows was accepted.
@@ -206,8 +203,12 @@ class Statistics:
         Compute time counts once for each request that shared it.
         """
         n = len(queued_ns)
-        begun_ns, ended_ns = execution.begun_ns, execution.ended_ns
-        input_ns, infer_ns, output_ns = execution.input_ns, execution.infer_ns, execution.output_ns
+        rows, begun_ns, started_ns, computed_ns, ended_ns, goes_on = execution
+        input_ns, infer_ns, output_ns = (
+            started_ns - begun_ns,
+            computed_ns - started_ns,
+            ended_ns - computed_ns,
+        )
         accepted_ns = sum(queued_ns)
         self.last_inference_ms = now_ms
         self.success.add(n, n * ended_ns - accepted_ns)
@@ -215,17 +216,18 @@ class Statistics:
         self.compute_input.add(n, n * input_ns)
         self.compute_infer.add(n, n * infer_ns)
         self.compute_output.add(n, n * output_ns)
-        self.queue_seconds.add_all([(begun_ns - one) * 1e-9 for one in queued_ns])
-        self.request_seconds.add_all([(ended_ns - one) * 1e-9 for one in queued_ns])
-        self.compute_seconds.add((ended_ns - begun_ns) * 1e-9, n)
-        if execution.goes_on:
+        queue_times, request_times = self.queue_times, self.request_times
+        for one_ns in queued_ns:
+            queue_times[bisect_left(_NS_BOUNDS, begun_ns - one_ns)] += 1
+            request_times[bisect_left(_NS_BOUNDS, ended_ns - one_ns)] += 1
+        self.compute_times[bisect_left(_NS_BOUNDS, ended_ns - begun_ns)] += n
+        if goes_on:
             return
-        self.inference_count += execution.rows
+        self.inference_count += rows
         self.execution_count += 1
-        self.batch_size.add(execution.rows)
-        size = self.by_batch_size.get(execution.rows)
+        size = self.by_batch_size.get(rows)
         if size is None:
-            size = self.by_batch_size[execution.rows] = BatchSizeStatistics()
+            size = self.by_batch_size[rows] = BatchSizeStatistics()
         size.compute_input.add(1, input_ns)
         size.compute_infer.add(1, infer_ns)
         size.compute_output.add(1, output_ns)
@@ -251,8 +253,11 @@ class Statistics:
             by_batch_size={rows: one.copy() for rows, one in self.by_batch_size.items()},
             failures=self.failures.copy(),
             responses={number: one.copy() for number, one in self.responses.items()},
-            queue_seconds=self.queue_seconds.copy(),
-            compute_seconds=self.compute_seconds.copy(),
-            request_seconds=self.request_seconds.copy(),
-            batch_size=self.batch_size.copy(),
+            queue_times=self.queue_times.copy(),
+            compute_times=self.compute_times.copy(),
+            request_times=self.request_times.copy(),
         )
+
+
+def _of_seconds(counts: Sequence[int], ns: int) -> Histogram:
+    return Histogram(SECONDS_BOUNDS, tuple(counts), ns * 1e-9)
