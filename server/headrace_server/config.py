@@ -63,7 +63,7 @@ class ServerConfig:
         "", "CA certificates (PEM); only clients with a certificate of theirs are let in.", "text"
     )
     grpc_keepalive_time: int = setting(
-        7_200_000,
+        60_000,
         "Milliseconds without activity after which a client is pinged.",
         "integer",
         least=1000,
@@ -130,6 +130,21 @@ class ServerConfig:
     )
     max_message_bytes: int = setting(
         64 << 20, "Largest message that is accepted.", "integer", least=1024, most=LARGEST_INT32
+    )
+    max_metadata_bytes: int = setting(
+        16 << 10,
+        "Most bytes of a call's metadata; a call with more is refused with RESOURCE_EXHAUSTED.",
+        "integer",
+        least=1024,
+        most=LARGEST_INT32,
+    )
+    max_connections: int = setting(
+        4096,
+        "Connections open at once; further ones are closed, as are those beyond the files that the process "
+        "may open.",
+        "integer",
+        least=1,
+        most=LARGEST_INT32,
     )
     max_concurrent_calls: int = setting(
         16384,

@@ -1,0 +1,97 @@
+"""The standard health service on grpc.aio.
+
+grpcio's own lets one watcher that reads nothing keep the state from being changed for everybody, forgets the
+other watchers of a name once one of them leaves, and says SERVING before anything was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, TypeAlias
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from headrace_server.transport.health import NOT_SERVING
+
+SERVICE: Final = "grpc.health.v1.Health"
+
+_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_MOST_WATCHERS: Final = 512
+_MOST_CHARACTERS: Final = 100
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class HealthService:
+    """Answers Check and Watch with what `set` was told last; "" is not serving until then."""
+
+    def __init__(self) -> None:
+        self._states = {"": NOT_SERVING}
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._watching = 0
+        self._over = False
+
+    def handlers(self) -> dict[str, _Handler]:
+        """Return what answers, by its path."""
+        request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        return {
+            f"/{SERVICE}/Check": grpc.unary_unary_rpc_method_handler(
+                self._check, request.FromString, response.SerializeToString
+            ),
+            f"/{SERVICE}/Watch": grpc.unary_stream_rpc_method_handler(
+                self._watch, request.FromString, response.SerializeToString
+            ),
+        }
+
+    async def set(self, name: str, state: int) -> None:
+        """Tell a name's state from now on; nobody who watches it is waited for."""
+        self._states[name] = state
+        self._wake(name)
+
+    def end(self) -> None:
+        """End the watches, once each has told how things stand."""
+        self._over = True
+        for name in self._watchers:
+            self._wake(name)
+
+    async def _check(self, request: Any, context: _Context) -> Any:
+        state = self._states.get(request.service)
+        if state is None:
+            told = f"there is no health of {request.service[:_MOST_CHARACTERS]!r}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, told)
+        return health_pb2.HealthCheckResponse(status=state)
+
+    async def _watch(self, request: Any, context: _Context) -> None:
+        if self._watching >= _MOST_WATCHERS:
+            told = f"{self._watching} calls watch health, which is the limit"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+        changed = asyncio.Event()
+        self._watchers.setdefault(request.service, set()).add(changed)
+        self._watching += 1
+        try:
+            await self._tell(request.service, changed, context)
+        finally:
+            self._watching -= 1
+            watchers = self._watchers[request.service]
+            watchers.discard(changed)
+            if not watchers:
+                del self._watchers[request.service]
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    async def _tell(self, name: str, changed: asyncio.Event, context: _Context) -> None:
+        told = None
+        while True:
+            changed.clear()
+            state = self._states.get(name, _UNKNOWN)
+            if state != told:
+                await context.write(health_pb2.HealthCheckResponse(status=state))
+                told = state
+            if self._over:
+                return
+            await changed.wait()
+
+    def _wake(self, name: str) -> None:
+        for changed in self._watchers.get(name, ()):
+            changed.set()

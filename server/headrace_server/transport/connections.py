@@ -1,0 +1,75 @@
+"""What gRPC's core grants to connections, long before a call reaches anything of ours."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+ChannelArguments = list[tuple[str, int]]
+
+_READ_AHEAD_BYTES: Final = 1 << 20
+"""What a client may send on a stream that is not being read: paused streams hold no more than that."""
+_HANDSHAKE_MS: Final = 20_000
+_FILES_BESIDE: Final = 256
+"""Open files that a server needs for other things than connections."""
+
+
+class Compression(Enum):
+    """How much answers are compressed for clients that accept gzip; the values are gRPC's levels."""
+
+    NONE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """Limits and habits of connections. Times in milliseconds; an age of 0 is no limit."""
+
+    max_message_bytes: int = 64 << 20
+    max_metadata_bytes: int = 16 << 10
+    max_connections: int = 4096
+    keepalive_time_ms: int = 60_000
+    keepalive_timeout_ms: int = 20_000
+    min_ping_interval_ms: int = 500
+    max_age_ms: int = 0
+    max_age_grace_ms: int = 0
+    compression: Compression = Compression.NONE
+    channelz: bool = False
+
+    def channel_arguments(self) -> ChannelArguments:
+        """Return the arguments for gRPC's core."""
+        arguments = [
+            ("grpc.so_reuseport", 0),  # a taken port is an error
+            ("grpc.max_allowed_incoming_connections", min(self.max_connections, _connections_with_files())),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Between the two gRPC would refuse at random.
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
+            # Else a stream may send ahead what the fastest client's bandwidth suggests: up to 1 GiB.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _READ_AHEAD_BYTES),
+            ("grpc.keepalive_time_ms", self.keepalive_time_ms),
+            ("grpc.keepalive_timeout_ms", self.keepalive_timeout_ms),
+            ("grpc.http2.ping_timeout_ms", self.keepalive_timeout_ms),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", self.min_ping_interval_ms),
+            ("grpc.enable_channelz", int(self.channelz)),
+        ]
+        optional = [
+            ("grpc.max_connection_age_ms", self.max_age_ms),
+            ("grpc.max_connection_age_grace_ms", self.max_age_grace_ms),
+            ("grpc.default_compression_level", self.compression.value),
+        ]
+        return arguments + [(name, value) for name, value in optional if value]
+
+
+def _connections_with_files() -> int:
+    """Return for how many connections this process may open files: gRPC would take the last one too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**31 - 1 if files == resource.RLIM_INFINITY else max(files - _FILES_BESIDE, 1)
