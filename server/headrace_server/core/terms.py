@@ -12,6 +12,7 @@ from headrace_server.errors import InvalidInput, NotSupported
 
 _SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
+_OWN: Final = frozenset({*_SEQUENCE, _EMPTY_FINAL_RESPONSE, "priority", "timeout"})
 _MOST_ID_BYTES: Final = 128
 
 
@@ -51,7 +52,9 @@ class TermsReader:
         )
         if self._has_sequences:
             if not turn.id:
-                raise InvalidInput(f"model {self._model!r} needs parameter 'sequence_id', other than 0 and ''")
+                raise InvalidInput(
+                    f"model {self._model!r} needs parameter 'sequence_id', other than 0 and ''"
+                )
             return turn
         for name, asked in zip(_SEQUENCE, (turn.id, turn.start, turn.end), strict=True):
             if asked:  # 0, "" and false are the protocol's "none"
@@ -66,6 +69,13 @@ def _sequence_id(parameters: Parameters) -> int | str:
     if len(came.encode()) > _MOST_ID_BYTES:
         raise InvalidInput(f"parameter 'sequence_id': text of at most {_MOST_ID_BYTES} bytes expected")
     return came
+
+
+def of_the_model(parameters: Parameters) -> Parameters:
+    """Return the parameters that are the model's to read: those which mean nothing to the scheduler."""
+    if _OWN.isdisjoint(parameters):
+        return parameters
+    return {name: value for name, value in parameters.items() if name not in _OWN}
 
 
 def _whole_number(parameters: Parameters, name: str, expected: str) -> int:
