@@ -25,7 +25,8 @@ from headrace_server.core.request import NO_DEADLINE, Work
 from headrace_server.core.service import Service
 from headrace_server.core.worker import Worker
 from headrace_server.errors import InferenceError
-from headrace_server.transport.codec import Encoder, decode
+from headrace_server.transport.answers import Encoder
+from headrace_server.transport.codec import decode
 
 _MAX_BATCH: Final = 64
 _WARM_UP_SHARE: Final = 10

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-pytest_plugins = ["consul_agent", "digits", "onnx_models"]
+pytest_plugins = ["consul_agent", "digits", "onnx_models", "pki"]

@@ -51,6 +51,8 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     batch_sizes: tuple[int, ...] = ()
+    takes_any_bytes: bool = False
+    """Whether the elements of strings may be any bytes; else they are UTF-8 text."""
 
     @property
     def has_batch_axis(self) -> bool:

@@ -14,11 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
+
+import grpc
 
 from headrace_proto import __version__
+from headrace_proto.certificates import CertificateError
 from headrace_server.config import ServerConfig
 from headrace_server.core.model import Limits
 from headrace_server.core.service import Service
@@ -30,6 +33,9 @@ from headrace_server.discovery.registry import (
     checks_for,
     why_not_registered,
 )
+from headrace_server.guard.tls import TlsFiles, server_credentials
+from headrace_server.listen_address import ListenAddress
+from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.models.catalogue import ModelCatalogue
 from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository, RepositoryOptions
@@ -41,9 +47,12 @@ from headrace_server.telemetry.metrics_server import MetricsPortError, MetricsSe
 from headrace_server.telemetry.trace_file import TraceFileError, TraceWriter
 from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
 from headrace_server.telemetry.tracing import Tracing
-from headrace_server.transport.aio import AioServer, PortError, TransportOptions
+from headrace_server.transport.aio import AioServer, TransportOptions
+from headrace_server.transport.aio_inference import InferenceLimits
+from headrace_server.transport.connections import Compression, ConnectionOptions
 from headrace_server.transport.diagnostics import Diagnostics
 from headrace_server.transport.health import Health, states_of
+from headrace_server.transport.listening import PortError
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +62,8 @@ class StartError(Exception):
 
 
 _WHY_NOT_STARTED: Final = (
-    StartError, PortError, MetricsPortError, TraceFileError, RepositoryError, RegistrationError,
+    StartError, PortError, CertificateError, MetricsPortError, TraceFileError,
+    RepositoryError, RegistrationError,
 )  # fmt: skip
 _TRACES_SECONDS: Final = 5.0
 """Longest wait on stop for traces to be written."""
@@ -62,9 +72,11 @@ _TRACES_SECONDS: Final = 5.0
 def run(config: ServerConfig) -> int:
     """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
     log = logs.set_up(config.log_level, config.log_format)
+    output = sys.stdout
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            engines_closed = runner.run(Server(config, log).serve())
+        # What a program prints must not stand before the ready line, or after it.
+        with redirect_stdout(sys.stderr), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            engines_closed = runner.run(Server(config, log, output).serve())
     except _WHY_NOT_STARTED as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
@@ -77,8 +89,10 @@ def run(config: ServerConfig) -> int:
 class Server:
     """One server process."""
 
-    def __init__(self, config: ServerConfig, log: logs.Log) -> None:
+    def __init__(self, config: ServerConfig, log: logs.Log, output: TextIO) -> None:
+        """`output` is where the ready line is written."""
         self._config = config
+        self._output = output
         self._log = LogControl(log)
         self._health = Health()
         self._stop = asyncio.Event()
@@ -89,7 +103,7 @@ class Server:
         self._catalogue = self._repository.catalogue
         self._service = Service(self._catalogue, self._repository)
         self._tracing = _tracing(config, self._catalogue)
-        self._addresses: dict[str, str] = {}
+        self._addresses: dict[str, str | list[str]] = {}
         """What the ready line tells of each port."""
         self._registrar: Registrar | None = None
         self._engines_closed = True
@@ -116,11 +130,12 @@ class Server:
             self._tracing.start()
             if self._config.allow_metrics:
                 self._addresses["metrics"] = _address(metrics_host, metrics.start())
-            port = await transport.start()
-            _logger.info("listening on %s, loading %d models", _address(self._config.host, port), len(wanted))
+            bound = await transport.start()
+            self._addresses = _told(bound) | self._addresses
+            _logger.info("listening on %s, loading %d models", ", ".join(map(str, bound)), len(wanted))
             await self._load(wanted)
             if not self._stop.is_set():
-                await self._open_for_business(port)
+                await self._open_for_business(bound[0].port)
             await self._tell_changes()
         finally:
             await self._leave()
@@ -159,14 +174,13 @@ class Server:
             await self._register(port)
         ready = {
             "event": "ready",
-            "grpc": _address(self._config.host, port),
             **self._addresses,
             "models": self._served(),
             "version": __version__,
         }
         try:
-            sys.stdout.write(json.dumps(ready) + "\n")
-            sys.stdout.flush()
+            self._output.write(json.dumps(ready) + "\n")
+            self._output.flush()
         except OSError as error:
             raise StartError(f"cannot write the ready line to stdout: {error.strerror}") from error
 
@@ -232,20 +246,47 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def _told(bound: Sequence[ListenAddress]) -> dict[str, str | list[str]]:
+    """Return what the ready line says of the addresses for gRPC."""
+    first, *others = map(str, bound)
+    return {"grpc": first, "listen": others} if others else {"grpc": first}
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _transport_options(config: ServerConfig) -> TransportOptions:
     return TransportOptions(
-        host=config.host,
-        port=config.grpc_port,
-        max_message_bytes=config.max_message_bytes,
-        max_concurrent_calls=config.max_concurrent_calls,
-        max_stream_requests=config.max_stream_requests,
-        max_in_flight_bytes=config.max_in_flight_bytes,
-        max_queue_size=config.max_queue_size,
+        addresses=(ListenAddress(config.host, config.grpc_port), *map(parse_listen_address, config.listen)),
+        inference=InferenceLimits(
+            max_calls=config.max_concurrent_calls,
+            max_streams=config.max_streams,
+            max_stream_requests=config.max_stream_requests,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+        ),
+        connections=ConnectionOptions(
+            max_message_bytes=config.max_message_bytes,
+            max_metadata_bytes=config.max_metadata_bytes,
+            max_connections=config.max_connections,
+            keepalive_time_ms=config.grpc_keepalive_time,
+            keepalive_timeout_ms=config.grpc_keepalive_timeout,
+            min_ping_interval_ms=config.grpc_http2_min_recv_ping_interval_without_data,
+            max_age_ms=config.grpc_max_connection_age,
+            max_age_grace_ms=config.grpc_max_connection_age_grace,
+            compression=Compression[config.grpc_infer_response_compression_level.upper()],
+            channelz=config.grpc_channelz,
+        ),
+        credentials=_credentials(config),
+        allow_client_shm=config.allow_client_shm,
     )
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if not config.tls_cert:
+        return None
+    client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
+    return server_credentials(TlsFiles(Path(config.tls_cert), Path(config.tls_key), client_ca))
 
 
 def _repository_options(config: ServerConfig) -> RepositoryOptions:

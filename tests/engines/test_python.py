@@ -86,7 +86,9 @@ def test_it_is_a_step_engine_and_says_what_the_class_declares(tmp_path: Path) ->
     assert isinstance(engine, StepEngine)
     assert engine.platform == "python"
     assert not engine.is_decoupled
-    assert engine.spec == ModelSpec((TensorSpec("x", FP32, (2,)),), (TensorSpec("y", FP32, (2,)),), 4)
+    assert engine.spec == ModelSpec(
+        (TensorSpec("x", FP32, (2,)),), (TensorSpec("y", FP32, (2,)),), 4, takes_any_bytes=True
+    )
 
 
 def test_the_servers_limit_bounds_the_rows(tmp_path: Path) -> None:
@@ -262,6 +264,16 @@ def test_a_wrong_response_fails_its_own_request_alone(tmp_path: Path, response: 
 def test_what_follows_a_wrong_response_is_passed_over(tmp_path: Path) -> None:
     body = 'yield from [Response(batch.requests[0], {"y": v}) for v in ("wrong", [[1]])]'
     engine = engine_of(tmp_path, with_execute(body, decoupled=True, datatype="INT64"))
+    (outcome,) = engine.execute([call("a", [1])])
+    assert isinstance(outcome.outputs, ExecutionError)
+
+
+def test_a_program_that_goes_on_for_a_failed_request_alone_is_closed(tmp_path: Path) -> None:
+    body = """
+    while True:
+        yield Response(batch.requests[0], {"y": "wrong"})
+    """
+    engine = engine_of(tmp_path, with_execute(body, decoupled=True))
     (outcome,) = engine.execute([call("a", [1])])
     assert isinstance(outcome.outputs, ExecutionError)
 

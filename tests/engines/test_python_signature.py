@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def inputs(*tensors: DeclaredTensor, **rest: Any) -> Declaration:
     ],
 )
 def test_what_both_say_is_put_together(said: dict[str, Any], given: Declaration, spec: ModelSpec) -> None:
-    assert spec_of(model(**said), given, 64) == spec
+    assert spec_of(model(**said), given, 64) == replace(spec, takes_any_bytes=True)
 
 
 @pytest.mark.parametrize(

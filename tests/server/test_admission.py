@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -171,6 +172,13 @@ def test_invariant_2_what_cannot_be_executed_is_refused(
         Admission("m", spec).admit(request(*inputs))
 
 
+def test_a_model_that_takes_any_bytes_is_given_them() -> None:
+    spec = dataclasses.replace(STRINGS, takes_any_bytes=True)
+    given = came("s", (1, 2), strings(b"a", b"\xff"), "BYTES")
+    (data,) = Admission("m", spec).admit(request(given)).data
+    assert list(data) == [b"a", b"\xff"]
+
+
 @pytest.mark.parametrize(
     ("outputs", "wanted"), [((), (0, 1)), (("z",), (1,)), (("z", "y"), (1, 0)), (("y", "y"), (0,))]
 )
@@ -209,6 +217,8 @@ def test_parameters_that_are_taken(parameters: dict[str, Any], timeout_us: int) 
         ({"timeout": "5"}, InvalidInput, "parameter 'timeout': '5' came"),
         ({"triton_other": 1}, InvalidInput, "names that begin with 'triton_' are reserved"),
         ({"sequence_id": 1}, NotSupported, "sequences .* are not supported"),
+        ({"sequence_id": True}, InvalidInput, "parameter 'sequence_id': True came"),
+        ({"sequence_end": 0}, InvalidInput, "parameter 'sequence_end': 0 came"),
         ({"sequence_start": True}, NotSupported, "parameter sequence_start"),
         ({"sequence_end": True}, NotSupported, "parameter sequence_end"),
     ],

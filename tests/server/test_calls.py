@@ -187,7 +187,7 @@ def test_invariant_8_a_lost_device_makes_the_server_say_that_it_is_not_ready() -
 
 
 def test_invariant_4_calls_beyond_the_limit_are_refused() -> None:
-    with gated(max_concurrent_calls=3) as it:
+    with gated(max_calls=3) as it:
         first = it.occupy()
         waiting = [it.stub.ModelInfer.future(rows(n)) for n in (1, 2)]
         it.await_waiting(2)

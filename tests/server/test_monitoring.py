@@ -208,6 +208,7 @@ def test_the_server_says_that_it_traces_and_logs(watched: Watched) -> None:
     with connected(watched.address) as stub:
         told = stub.ServerMetadata(pb.ServerMetadataRequest())
     assert {"trace", "logging", "statistics"} <= set(told.extensions)
+    assert "system_shared_memory" not in told.extensions
 
 
 def test_triton_s_client_reads_and_changes_both(watched: Watched) -> None:

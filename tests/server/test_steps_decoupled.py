@@ -129,6 +129,45 @@ def test_a_caller_who_reads_nothing_for_too_long_is_given_up() -> None:
     assert served.model.statistics.failures[FailReason.REJECTED] == 1
 
 
+def test_an_endless_program_is_not_listened_to_when_its_only_caller_was_given_up() -> None:
+    idle = Responses(reads=False)
+    with serving_program(endless, settings=DECOUPLED, starts=False) as served:
+        served.infer("idle", 1, sink=idle)
+        served.workers = [StepsWorker(served.model, served.program, patience_seconds=0.05)]
+        start(served)
+        assert isinstance(idle.error_of("idle"), Overloaded)
+        assert served.program.ended.wait(PATIENCE_SECONDS)
+
+
+def test_an_endless_program_is_not_listened_to_when_its_only_response_cannot_be_encoded() -> None:
+    sink = Responses(fails_to_encode=lambda work: True)
+    with serving_program(endless, settings=DECOUPLED) as served:
+        served.infer("bad", 1, sink=sink)
+        assert "could not be encoded" in str(sink.error_of("bad"))
+        assert served.program.ended.wait(PATIENCE_SECONDS)
+
+
+def test_an_endless_program_is_not_listened_to_when_its_only_caller_has_gone() -> None:
+    with serving_program(endless, settings=DECOUPLED) as served:
+        work = served.infer("a", 1)
+        served.answers.wait_for_parts("a", 1)
+        served.model.cancel(work)
+        assert served.program.ended.wait(PATIENCE_SECONDS)
+
+
+def test_a_program_may_tidy_up_after_its_last_response() -> None:
+    tidied: list[bool] = []
+
+    def script(calls: Sequence[Call]) -> Iterator[Outcome]:
+        yield Outcome(0, rows(1), final=True)
+        tidied.append(True)
+
+    with serving_program(script, settings=DECOUPLED) as served:
+        served.infer("a", 1)
+        assert served.answers.rows_of("a") == [1]
+    assert tidied == [True]
+
+
 def test_a_program_is_not_listened_to_when_all_callers_have_gone() -> None:
     with serving_program(endless, settings=DECOUPLED, starts=False) as served:
         works = [served.infer(key, 1) for key in "ab"]

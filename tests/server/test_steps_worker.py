@@ -78,7 +78,7 @@ def test_the_program_sees_what_came() -> None:
         return doubled(calls)
 
     with serving_program(script, spec=spec) as served:
-        served.infer("a", 1, 2, temperature=0.5)
+        served.infer("a", 1, 2, temperature=0.5, priority=1, timeout=60_000_000)
         served.answers.wait_for("a")
     (call,) = seen
     assert (call.id, call.rows, list(call.inputs), call.sequence) == ("a", 2, ["x"], None)

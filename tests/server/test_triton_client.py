@@ -88,8 +88,6 @@ def test_errors(client: Any, model: str, options: dict[str, Any], status: str) -
 
 def test_what_is_not_served(client: Any) -> None:
     for call in (
-        client.get_system_shared_memory_status,
-        client.get_cuda_shared_memory_status,
         client.get_trace_settings,
         client.get_log_settings,
     ):

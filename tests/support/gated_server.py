@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hosted_server import HostedServer, connected, eventually, hosted, infer_request
@@ -62,7 +63,7 @@ def gated(
     *,
     limits: Limits | None = None,
     spec: ModelSpec | None = None,
-    **options: int,
+    **options: Any,
 ) -> Iterator[Gated]:
     """Serve a gated model while the block runs; the gate opens at its end."""
     gate = gate or Gate()

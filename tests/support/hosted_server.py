@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import grpc
@@ -14,7 +15,10 @@ import grpc
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.service import Service
+from headrace_server.listen_address import parse
 from headrace_server.transport.aio import AioServer, TransportOptions
+from headrace_server.transport.aio_inference import InferenceLimits
+from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.health import Health, states_of
 
 T = TypeVar("T")
@@ -25,7 +29,8 @@ _PATIENCE_SECONDS = 20.0
 class HostedServer:
     """The transport on an event loop of its own."""
 
-    def __init__(self, service: Service, **options: int) -> None:
+    def __init__(self, service: Service, **options: Any) -> None:
+        """`options` are fields of `InferenceLimits`, `ConnectionOptions` or `TransportOptions`."""
         self.service = service
         self.health = Health()
         self._options = options
@@ -33,7 +38,8 @@ class HostedServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="hosted-server", daemon=True)
         self._thread.start()
         self.transport: AioServer
-        self.address = f"127.0.0.1:{self.run(self._start())}"
+        self.addresses = self.run(self._start())
+        self.address = self.addresses[0]
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's loop."""
@@ -54,14 +60,24 @@ class HostedServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_PATIENCE_SECONDS)
 
-    async def _start(self) -> int:
-        usual: Mapping[str, int] = {
-            "port": 0, "max_message_bytes": 1 << 20, "max_concurrent_calls": 10_000,
-            "max_stream_requests": 64, "max_in_flight_bytes": 1 << 30, "max_queue_size": 4096,
+    async def _start(self) -> list[str]:
+        usual = {
+            "max_message_bytes": 1 << 20, "max_calls": 10_000, "max_streams": 4096,
+            "max_stream_requests": 64, "max_in_flight_bytes": 1 << 30,
         }  # fmt: skip
-        options = TransportOptions(host="127.0.0.1", **{**usual, **self._options})
+        given = {**usual, **self._options}
+
+        def of(kind: Any) -> dict[str, Any]:
+            return {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
+
+        options = TransportOptions(
+            addresses=tuple(map(parse, given.pop("listen", ["127.0.0.1:0"]))),
+            inference=InferenceLimits(**of(InferenceLimits)),
+            connections=ConnectionOptions(**of(ConnectionOptions)),
+            **given,
+        )
         self.transport = AioServer(self.service, self.health, options)
-        return await self.transport.start()
+        return [str(address) for address in await self.transport.start()]
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -74,7 +90,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextmanager
-def hosted(service: Service, **options: int) -> Iterator[HostedServer]:
+def hosted(service: Service, **options: Any) -> Iterator[HostedServer]:
     """Serve while the block runs; health is shown as things stand at the start."""
     server = HostedServer(service, **options)
     try:

@@ -18,6 +18,7 @@ from headrace_server.core.catalogue import Entry, ModelState
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request, Work
 from headrace_server.core.service import Service
+from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.worker import Worker
 from headrace_server.errors import InferenceError, ModelNotFound
 
@@ -183,11 +184,23 @@ class Shelf:
 class Served:
     """A model with its worker, and the service in front of it."""
 
-    def __init__(self, engine: ScriptedEngine, limits: Limits, name: str = "m") -> None:
+    def __init__(
+        self,
+        engine: ScriptedEngine,
+        limits: Limits,
+        name: str = "m",
+        *,
+        settings: ModelSettings = DEFAULT_SETTINGS,
+        more: Sequence[ScriptedEngine] = (),
+    ) -> None:
+        """`more` are further instances of the engine, each with a worker of its own."""
         self.losses: list[str | None] = []
         self.engine = engine
-        self.model = Model(name, "1", engine.spec, engine.platform, limits, self._note_loss)
+        self.model = Model(
+            name, "1", engine.spec, engine.platform, limits, self._note_loss, settings=settings
+        )
         self.worker = Worker(self.model, engine)
+        self.workers = [self.worker, *(Worker(self.model, one, at) for at, one in enumerate(more, start=1))]
         self.shelf = Shelf(self.model)
         self.service = Service(self.shelf)
         self.answers = Answers()
@@ -198,6 +211,7 @@ class Served:
         *values: int,
         deadline: float = NO_DEADLINE,
         timeout_us: int = 0,
+        priority: int = 0,
         sink: Any = None,
         now_ns: int | None = None,
     ) -> Work:
@@ -212,7 +226,7 @@ class Served:
             "",
             str(key),
             [InputTensor("x", "INT64", shape, data)],
-            parameters={"timeout": timeout_us} if timeout_us else {},
+            parameters={"timeout": timeout_us, "priority": priority} if timeout_us or priority else {},
         )
         now = time.monotonic_ns() if now_ns is None else now_ns
         return self.service.infer(request, deadline, sink or self.answers, key, now)
@@ -222,15 +236,23 @@ class Served:
 
 
 @contextmanager
-def serving(engine: ScriptedEngine, limits: Limits | None = None) -> Iterator[Served]:
-    """Serve the engine until the block ends; whatever holds it must be open by then."""
-    served = Served(engine, limits or Limits())
-    served.worker.start()
+def serving(
+    engine: ScriptedEngine,
+    limits: Limits | None = None,
+    *,
+    settings: ModelSettings = DEFAULT_SETTINGS,
+    more: Sequence[ScriptedEngine] = (),
+) -> Iterator[Served]:
+    """Serve the engines until the block ends; whatever holds them must be open by then."""
+    served = Served(engine, limits or Limits(), settings=settings, more=more)
+    for worker in served.workers:
+        worker.start()
     try:
         yield served
     finally:
         served.model.close(drain=False)
-        if isinstance(gate := engine.before, Gate):
-            gate.open()
-        assert served.worker.join(PATIENCE_SECONDS), "the worker did not end"
-        assert engine.closed.is_set()
+        for one in (engine, *more):
+            if isinstance(gate := one.before, Gate):
+                gate.open()
+        assert all(worker.join(PATIENCE_SECONDS) for worker in served.workers), "a worker did not end"
+        assert all(one.closed.is_set() for one in (engine, *more))

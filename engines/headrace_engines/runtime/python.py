@@ -97,7 +97,8 @@ class PythonEngine:
         failed: set[int] = set()
         iterator = iter(responses)
         try:
-            while (response := _next(iterator)) is not _END:
+            # A program may give responses without end to a request that has failed without its knowing.
+            while (waiting or not failed) and (response := _next(iterator)) is not _END:
                 place = self._place(response, places)
                 if place in failed:
                     continue

@@ -22,7 +22,8 @@ def spec_of(model_class: type[Any], declaration: Declaration, most_rows: int) ->
     """
     inputs = _tensors("inputs", getattr(model_class, "inputs", ()), declaration.inputs)
     outputs = _tensors("outputs", getattr(model_class, "outputs", ()), declaration.outputs)
-    return ModelSpec(inputs, outputs, min(_max_batch_size(model_class, declaration), most_rows))
+    most = min(_max_batch_size(model_class, declaration), most_rows)
+    return ModelSpec(inputs, outputs, most, takes_any_bytes=True)
 
 
 def is_decoupled(model_class: type[Any], declaration: Declaration) -> bool:

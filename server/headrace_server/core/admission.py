@@ -116,7 +116,7 @@ class Admission:
             if size == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:
                 raise InvalidInput(f"input {tensor.name!r}: shape {list(shape)} is larger than any array")
         if expected.datatype == "BYTES":
-            data = _strings(tensor, size)
+            data = _strings(tensor, size, takes_any_bytes=self._spec.takes_any_bytes)
         if len(data) != size:
             unit = "elements" if expected.datatype == "BYTES" else "bytes"
             raise InvalidInput(
@@ -179,8 +179,8 @@ class Admission:
         )
 
 
-def _strings(tensor: InputTensor, expected: int) -> NDArray[Any]:
-    """Return the elements of a BYTES tensor; text that is no UTF-8 would fail the whole batch."""
+def _strings(tensor: InputTensor, expected: int, *, takes_any_bytes: bool) -> NDArray[Any]:
+    """Return the elements of a BYTES tensor; where text is wanted, other bytes would fail the whole batch."""
     elements: Any = tensor.data
     if isinstance(tensor.data, bytes):
         try:
@@ -189,7 +189,7 @@ def _strings(tensor: InputTensor, expected: int) -> NDArray[Any]:
             raise InvalidInput(
                 f"input {tensor.name!r}: {error}; shape {list(tensor.shape)} needs {expected}"
             ) from None
-    for index, element in enumerate(elements):
+    for index, element in enumerate(() if takes_any_bytes else elements):
         try:
             element.decode()
         except UnicodeDecodeError as error:

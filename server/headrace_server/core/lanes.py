@@ -51,7 +51,7 @@ class Lanes:
         if lane[0] is not entry:
             return False
         heapq.heappush(self._heads, entry)
-        if len(self._heads) > 2 * len(self._lanes) + _SPARE_HEADS:
+        if len(self._heads) > _SPARE_HEADS and len(self._heads) > 2 * len(self._lanes):
             self._collect_heads()
         return True
 

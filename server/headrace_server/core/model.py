@@ -123,24 +123,25 @@ class Model:
             if self._closing:
                 raise ShuttingDown(f"model {self.facts.name!r} is being closed")
             try:
-                self._accept(work)
-            except InferenceError as error:
-                self._ledger.refused(error)
-                raise
+                if self._lost is not None:
+                    raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
+                self._queue.push(work)
+            except (QueueFull, InferenceError) as reason:
+                raise self._refusal(reason) from None
+            if self._ordering is not None:
+                self._ordering.expect(work)
             if not hold:
                 self._released = True
                 self._wake()
 
-    def _accept(self, work: Work) -> None:
-        if self._lost is not None:
-            raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
-        try:
-            self._queue.push(work)
-        except QueueFull as full:
-            retry_after = self._ledger.drain_seconds(full.rows)
-            raise Overloaded(f"model {self.facts.name!r}: queue full: {full}", retry_after) from None
-        if self._ordering is not None:
-            self._ordering.expect(work)
+    def _refusal(self, reason: QueueFull | InferenceError) -> InferenceError:
+        """Count a request that is not accepted, and return what its caller is told."""
+        error = reason
+        if isinstance(error, QueueFull):
+            retry_after = self._ledger.drain_seconds(error.rows)
+            error = Overloaded(f"model {self.facts.name!r}: queue full: {error}", retry_after)
+        self._ledger.refused(error)
+        return error
 
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""

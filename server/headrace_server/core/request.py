@@ -40,6 +40,7 @@ class Request(NamedTuple):
     """One inference request, not yet checked against a model. No `outputs` asks for all of them.
 
     `rendering` is the codec's own note on how the outputs are to be written; it comes back with the work.
+    Its method `check`, given the work, raises InvalidInput where they cannot be.
     """
 
     model: str

@@ -35,6 +35,10 @@ class _Level:
         self.requests = 0
         self.rows = 0
 
+    def add(self, work: Work, by: int) -> None:
+        self.requests += by
+        self.rows += by * work.rows
+
 
 class RequestQueue:
     """Accepted work in the order in which it should be executed. Implements `queue.Queue`."""
@@ -93,6 +97,7 @@ class RequestQueue:
         work.state = State.ENDED
         work.data = ()
         self._count(work, -1)
+        self._quiet_until = 0.0
         self._gone += 1
         if self._gone >= _SWEEP_AT_LEAST and self._gone > self.requests:
             self._lanes.sweep()
@@ -111,10 +116,11 @@ class RequestQueue:
         if self._overdue:
             self._put_behind_what_is_overdue(now)
         missed: list[Work] = []
-        lane = self._first(now, missed)
+        lane, entries = self._gather(max_rows, now, missed)
+        if missed:
+            self._leave(missed)
         if lane is None:
             return Taken([], missed)
-        entries = self._gather(lane, max_rows, now, missed)
         batch = [entry[3] for entry in entries]
         again_at = NO_DEADLINE
         if self._batching is not None and not hurry:
@@ -122,13 +128,13 @@ class RequestQueue:
             chosen, again_at, self._quiet_rows = self._batching.decide(
                 batch, max_rows, now, can_grow=can_grow
             )
-            self._quiet_until = again_at if not chosen else 0.0
+            if not chosen:
+                self._quiet_until = min(again_at, self._overdue[0][0]) if self._overdue else again_at
             for entry in entries[chosen:]:
                 heapq.heappush(lane, entry)
             del batch[chosen:]
         self._lanes.settle(lane)
-        for work in batch:
-            self._leave(work)
+        self._leave(batch)
         return Taken(batch, missed, again_at)
 
     def finished(self, works: Iterable[Work], now: float) -> None:
@@ -137,47 +143,39 @@ class RequestQueue:
     def clear(self) -> list[Work]:
         """Remove and return everything that waits."""
         works = [entry[3] for entry in self._lanes if not is_gone(entry)]
-        for work in works:
-            self._leave(work)
+        self._leave(works)
         self._lanes.clear()
         self._overdue.clear()
         self._gone = 0
         return works
 
-    def _first(self, now: float, missed: list[Work]) -> Lane | None:
-        """Return the lane that begins with the first work which can be in time."""
-        while (lane := self._lanes.first()) is not None:
-            if not self._is_over(lane[0], now, missed):
-                return lane
-            heapq.heappop(lane)
-            self._lanes.settle(lane)
-        return None
+    def _gather(self, max_rows: int, now: float, missed: list[Work]) -> tuple[Lane | None, list[Entry]]:
+        """Take the first entries of equal shapes that fit into one batch, and what is over before them.
 
-    def _gather(self, lane: Lane, max_rows: int, now: float, missed: list[Work]) -> list[Entry]:
-        """Take from the lane what fits into one batch, and what is over before that."""
+        Returns them with their lane, which is not settled; no lane, if nothing is left.
+        """
         entries: list[Entry] = []
         rows = 0
-        while lane:
-            entry = lane[0]
-            if not self._is_over(entry, now, missed):
-                rows += entry[3].rows
-                if rows > max_rows and entries:
+        while (lane := self._lanes.first()) is not None:
+            while lane:
+                entry = lane[0]
+                work = entry[3]
+                if is_gone(entry):
+                    self._gone -= 1
+                elif work.deadline <= now:
+                    missed.append(work)
+                elif rows + work.rows <= max_rows or not entries:
+                    entries.append(entry)
+                    rows += work.rows
+                else:
                     break
-                entries.append(entry)
-            heapq.heappop(lane)
-        return entries
-
-    def _is_over(self, entry: Entry, now: float, missed: list[Work]) -> bool:
-        """Say whether the entry's work is not to be executed; if its deadline has passed, note that."""
-        work = entry[3]
-        if is_gone(entry):
-            self._gone -= 1
-            return True
-        if work.deadline <= now:
-            missed.append(work)
-            self._leave(work)
-            return True
-        return False
+                heapq.heappop(lane)
+                if not entries and len(self._lanes) > 1:
+                    break  # another lane may be the first now
+            if entries:
+                return lane, entries
+            self._lanes.settle(lane)
+        return None, entries
 
     def _expect_overdue(self, work: Work, arrival: int) -> None:
         if len(self._overdue) > 2 * self.requests + _SWEEP_AT_LEAST:
@@ -200,15 +198,22 @@ class RequestQueue:
             rows = sum(level.rows for number, level in levels.items() if number <= priority)
             raise QueueFull(f"{requests} requests of priority {priority} wait, its limit is {limit}", rows)
 
-    def _leave(self, work: Work) -> None:
-        work.state = State.TAKEN
-        self._count(work, -1)
+    def _leave(self, works: Sequence[Work]) -> None:
+        rows = size_bytes = 0
+        for work in works:
+            work.state = State.TAKEN
+            rows += work.rows
+            size_bytes += work.size_bytes
+        self.requests -= len(works)
+        self.rows -= rows
+        self.size_bytes -= size_bytes
+        if self._levels is not None:
+            for work in works:
+                self._levels[work.priority].add(work, -1)
 
     def _count(self, work: Work, by: int) -> None:
         self.requests += by
         self.rows += by * work.rows
         self.size_bytes += by * work.size_bytes
         if self._levels is not None:
-            level = self._levels[work.priority]
-            level.requests += by
-            level.rows += by * work.rows
+            self._levels[work.priority].add(work, by)

@@ -12,6 +12,7 @@ from headrace_server.errors import (
     ControlDisabled,
     DeadlineMissed,
     InferenceError,
+    ModelNotFound,
     ModelNotReady,
     NotSupported,
     ShuttingDown,
@@ -28,7 +29,15 @@ class Service:
         self._stopping = False
 
     def infer(
-        self, request: Request, deadline: float, sink: Sink, reply: Any, now_ns: int, *, hold: bool = False
+        self,
+        request: Request,
+        deadline: float,
+        sink: Sink,
+        reply: Any,
+        now_ns: int,
+        *,
+        takes_many: bool = False,
+        hold: bool = False,
     ) -> Work:
         """Check the request and let it wait for its model; the answer comes through `sink`.
 
@@ -36,7 +45,7 @@ class Service:
         Raises an InferenceError if the request is not accepted.
         """
         while True:
-            work = self.prepare(request, deadline, sink, reply, now_ns)
+            work = self.prepare(request, deadline, sink, reply, now_ns, takes_many=takes_many)
             try:
                 work.model.submit(work, hold=hold)
             except ShuttingDown:
@@ -76,26 +85,29 @@ class Service:
                 deadline = min(deadline, now + terms.timeout_us * 1e-6)
             if deadline <= now:
                 raise DeadlineMissed("the deadline had passed when the request came")
+            work = Work(
+                model,
+                request.id,
+                rows,
+                data,
+                shapes,
+                wanted,
+                deadline,
+                sink,
+                reply,
+                now_ns,
+                rendering=request.rendering,
+                parameters=request.parameters,
+                priority=terms.priority,
+                sequence=terms.sequence,
+                overdue_at=now + terms.overdue_us * 1e-6 if terms.overdue_us else NO_DEADLINE,
+            )
+            if work.rendering is not None:
+                work.rendering.check(work)
         except InferenceError as error:
             model.refused(error)
             raise
-        return Work(
-            model,
-            request.id,
-            rows,
-            data,
-            shapes,
-            wanted,
-            deadline,
-            sink,
-            reply,
-            now_ns,
-            rendering=request.rendering,
-            parameters=request.parameters,
-            priority=terms.priority,
-            sequence=terms.sequence,
-            overdue_at=now + terms.overdue_us * 1e-6 if terms.overdue_us else NO_DEADLINE,
-        )
+        return work
 
     def leave(self) -> None:
         """Say from now on that the server is not ready; requests are still accepted."""
@@ -111,12 +123,15 @@ class Service:
         return not self._leaving and self._catalogue.is_ready
 
     def is_model_ready(self, name: str, version: str) -> bool:
-        """Whether this version, or any if none is named, answers. Raises ModelNotFound, InvalidInput."""
+        """Whether this version, or any if none is named, answers; no model that is unknown does.
+
+        Callers ask until it is there. Raises InvalidInput where the version is no number.
+        """
         if self._leaving:
             return False
         try:
             return self._catalogue.find(name, version).lost is None
-        except ModelNotReady:
+        except (ModelNotFound, ModelNotReady):
             return False
 
     def model(self, name: str, version: str) -> Model:

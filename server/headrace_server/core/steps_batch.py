@@ -55,6 +55,8 @@ class StepsBatch:
         self._answers: list[tuple[Work, bytes | InferenceError]] = []
         self._begun_ns = self._started_ns = self._resumed_ns = self._came_ns = time.monotonic_ns()
         self._output_ns = 0
+        self._gave_up = False
+        """Whether a request was ended of which the program may think that it goes on."""
         self._goes_on = False
         """Whether some requests of the batch were told of as executed, and the batch was not."""
         if engine.is_decoupled:
@@ -78,7 +80,7 @@ class StepsBatch:
             with contextlib.closing(self._engine.execute(calls)) as outcomes:
                 for outcome in outcomes:
                     self._take(outcome)
-                    if self._waiting and all(work.abandoned for work in self.unanswered):
+                    if self._is_unheard():
                         break
         except DeviceError:
             self._answer(is_last=True)
@@ -104,6 +106,12 @@ class StepsBatch:
         else:
             _logger.warning("model %s failed after its answers", self._model.facts.name, exc_info=error)
 
+    def _is_unheard(self) -> bool:
+        """Whether nobody is left for whom the program could go on; one that ended by itself may tidy up."""
+        if not self._waiting:
+            return self._gave_up
+        return all(work.abandoned for work in self.unanswered)
+
     def _take(self, outcome: Outcome) -> None:
         """Make an answer of the outcome, and note where the time went."""
         place = outcome.call
@@ -120,7 +128,7 @@ class StepsBatch:
     def _hand_out(self, place: int, outcome: Outcome) -> Ending:
         work = self._works[place]
         if work.abandoned:
-            self._end(place)
+            self._give_up(place)
             self._model.drop([work])
             return Ending.CANCEL
         if isinstance(outcome.outputs, ExecutionError):
@@ -129,6 +137,7 @@ class StepsBatch:
             return Ending.FAIL
         answer = b"" if outcome.outputs is None else encode(work, _wanted(work, outcome.outputs))
         if outcome.final or isinstance(answer, InferenceError):
+            self._gave_up |= not outcome.final
             self._end(place)
             self._answers.append((work, answer))
             if self._engine.is_decoupled:
@@ -143,7 +152,7 @@ class StepsBatch:
         """Hand out one response of several, once the caller has read enough of those before it."""
         work = self._works[place]
         if work.window is not None and not work.window.admit(len(answer), self._patience_seconds):
-            self._end(place)
+            self._give_up(place)
             reason = f"the responses are not read: one has waited for {self._patience_seconds:g} s"
             self._model.fail([work], Overloaded(reason, _RETRY_AFTER_SECONDS))
             return False
@@ -151,7 +160,7 @@ class StepsBatch:
             work.sink.deliver_part(work, answer)
         except Exception:  # a transport that fails costs the others nothing
             _logger.exception("a transport did not take a response")
-            self._end(place)
+            self._give_up(place)
             self._model.drop([work])
             return False
         self._numbers[place] += 1
@@ -173,6 +182,10 @@ class StepsBatch:
 
     def _end(self, place: int) -> None:
         del self._waiting[place]
+
+    def _give_up(self, place: int) -> None:
+        self._end(place)
+        self._gave_up = True
 
     def _drop_abandoned(self) -> None:
         gone = [place for place in self._waiting if self._works[place].abandoned]

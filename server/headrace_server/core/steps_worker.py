@@ -21,6 +21,7 @@ from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 from headrace_server.core.sequence_controls import SequenceControls
 from headrace_server.core.steps_batch import StepsBatch
+from headrace_server.core.terms import of_the_model
 
 _logger = logging.getLogger(__name__)
 
@@ -103,4 +104,5 @@ class StepsWorker:
         if work.sequence is not None:
             inputs |= self._controls.inputs(work.sequence)
         has_left = functools.partial(getattr, work, "abandoned")
-        return Call(work.id, work.rows, inputs, work.parameters, work.sequence, has_left)
+        parameters = of_the_model(work.parameters)
+        return Call(work.id, work.rows, inputs, parameters, work.sequence, has_left)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.priorities import Priorities
@@ -16,7 +17,8 @@ _OWN: Final = frozenset({*_SEQUENCE, _EMPTY_FINAL_RESPONSE, "priority", "timeout
 _MOST_ID_BYTES: Final = 128
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """How a request waits: see `Priorities` for the level and the times, which are microseconds or 0."""
 
     priority: int

@@ -111,9 +111,12 @@ class Worker:
         self._engine.submit(slot, flight.rows)
         self._slots.rotate(-1)
 
-    def _arrays(self, works: list[Work]) -> list[NDArray[Any]]:
-        inputs = []
+    def _arrays(self, works: list[Work]) -> list[NDArray[Any] | None]:
+        inputs: list[NDArray[Any] | None] = []
         for position, spec in enumerate(self._engine.spec.inputs):
+            if works[0].data[position] is None:  # and of all: only equal shapes share a batch
+                inputs.append(None)
+                continue
             arrays = [array_of(work, position, spec) for work in works]
             inputs.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         return inputs

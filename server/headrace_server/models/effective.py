@@ -39,6 +39,8 @@ def effective(
     config.output.extend(outputs)
     config.instance_group.add(name=f"{name}_0", kind=config_pb.ModelInstanceGroup.KIND_CPU, count=instances)
     _fill_scheduling(config, given.settings, spec, limits)
+    for sample, warmup in zip(config.model_warmup, given.warmups, strict=True):
+        sample.batch_size, sample.count = warmup.rows, warmup.count
     if given.settings.is_decoupled:
         config.model_transaction_policy.decoupled = True
     return config.SerializeToString(deterministic=True)

@@ -69,7 +69,9 @@ class _Cleaning:
         for name, value in given.items():
             field = names.get(name)
             if field is None:
-                self._problem(path + name, "there is no such field", did_you_mean(name, names))
+                self._problem(
+                    path + name, "there is no such field", did_you_mean(name, described.fields_by_name)
+                )
             elif value is None:
                 continue
             elif field.name in kept:

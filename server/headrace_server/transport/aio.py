@@ -10,29 +10,33 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_channelz.v1.channelz import add_channelz_servicer
 
 from headrace_proto.names import SERVICES
 from headrace_server.core.service import Service
 from headrace_server.errors import InvalidInput
-from headrace_server.transport.aio_inference import Inference, refuse
+from headrace_server.listen_address import ListenAddress
+from headrace_server.transport import reflection
+from headrace_server.transport.aio_health import HealthService
+from headrace_server.transport.aio_inference import Inference, InferenceLimits, refuse
 from headrace_server.transport.blocking import BlockingCalls
+from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
-from headrace_server.transport.reflection import add_reflection
+from headrace_server.transport.listening import Listening
+from headrace_server.transport.shared_memory import Regions
+from headrace_server.transport.shared_memory_control import SharedMemoryCalls
 
 _logger = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 0.5
-"""Longest wait for clients to leave: connections that are cut at once may lose answers on their way. Only a
-client that watches the server's health makes a stop last that long."""
+"""Longest wait for clients to leave: connections that are cut at once may lose answers on their way."""
 
 _CALLS_BESIDE_INFERENCE = 1024
 """Room for health checks and questions while as many calls as allowed are being answered."""
@@ -40,31 +44,16 @@ _CALLS_BESIDE_INFERENCE = 1024
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class PortError(Exception):
-    """The address cannot be listened on; the text names it."""
-
-
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """Where to listen, and what a client may ask of the connection."""
+    """Where to listen, what connections are granted, and what is held for callers."""
 
-    host: str
-    port: int
-    max_message_bytes: int
-    max_concurrent_calls: int
-    max_stream_requests: int
-    max_in_flight_bytes: int
-    max_queue_size: int
-
-    def channel_arguments(self) -> list[tuple[str, int]]:
-        """Return the arguments for gRPC's core."""
-        return [
-            ("grpc.so_reuseport", 0),  # a taken port is an error
-            ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 500),  # our client pings each 2 s
-        ]
+    addresses: tuple[ListenAddress, ...]
+    inference: InferenceLimits
+    connections: ConnectionOptions = field(default_factory=ConnectionOptions)
+    credentials: grpc.ServerCredentials | None = None
+    """With them every address speaks TLS."""
+    allow_client_shm: bool = False
 
 
 class _Router(grpc.GenericRpcHandler):
@@ -88,40 +77,29 @@ class AioServer:
     ) -> None:
         """`procedures` are those that somebody else answers."""
         self._service = service
-        self._options = options
-        self._inference = Inference(
-            service,
-            asyncio.get_running_loop(),
-            max_calls=options.max_concurrent_calls,
-            max_stream_requests=options.max_stream_requests,
-            max_in_flight_bytes=options.max_in_flight_bytes,
-        )
+        self._listening = Listening(options.addresses, options.credentials)
+        self._regions = Regions(allowed=options.allow_client_shm)
+        self._inference = Inference(service, asyncio.get_running_loop(), options.inference, self._regions)
         self._server = grpc.aio.server(
-            options=options.channel_arguments(),
-            maximum_concurrent_rpcs=options.max_concurrent_calls + _CALLS_BESIDE_INFERENCE,
+            options=options.connections.channel_arguments(),
+            maximum_concurrent_rpcs=options.inference.max_calls + _CALLS_BESIDE_INFERENCE,
         )
         self._blocking = BlockingCalls()
-        self._server.add_generic_rpc_handlers((_Router(self._handlers(procedures)),))
-        self._health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        add_reflection(self._server)
-        health.add_listener(self._set_health)
+        self._health = HealthService()
+        health.add_listener(self._health.set)
+        channelz = options.connections.channelz
+        handlers = (
+            self._handlers(procedures) | self._health.handlers() | reflection.handlers(channelz=channelz)
+        )
+        self._server.add_generic_rpc_handlers((_Router(handlers),))
+        if channelz:
+            add_channelz_servicer(self._server)
 
-    async def start(self) -> int:
-        """Listen, and return the port. Raises PortError."""
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        address = f"{host}:{self._options.port}"
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if not port:
-            raise PortError(
-                f"cannot listen on {address}: the port is taken, or the host does not resolve to an "
-                "address of this machine"
-            )
+    async def start(self) -> tuple[ListenAddress, ...]:
+        """Listen, and return the addresses with the ports that they got. Raises PortError."""
+        bound = self._listening.open(self._server)
         await self._server.start()
-        return port
+        return bound
 
     @property
     def open_calls(self) -> int:
@@ -145,14 +123,14 @@ class AioServer:
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
         await self._inference.hear_out()
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await self._server.stop(_FAREWELL_SECONDS)
-
-    async def _set_health(self, name: str, status: int) -> None:
-        await self._health.set(name, status)
+        self._listening.close()
+        self._inference.close()
 
     def _handlers(self, further: Mapping[str, Procedure]) -> dict[str, _Handler]:
-        procedures = Control(self._service, self._options.max_queue_size, further).procedures()
+        shared_memory = SharedMemoryCalls(self._regions).procedures()
+        procedures = Control(self._service, {**shared_memory, **further}).procedures()
         handlers: dict[str, _Handler] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._inference.infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),

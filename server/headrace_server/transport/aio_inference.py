@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
-from headrace_server.core.request import NO_DEADLINE, Request, Work
+from headrace_server.core.request import NO_DEADLINE, Work
 from headrace_server.core.service import Service
+from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, Overloaded
-from headrace_server.transport import codec
 from headrace_server.transport.aio_stream import Stream
-from headrace_server.transport.gathering import Gathering
+from headrace_server.transport.answers import Encoder
 from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.intake import Intake
+from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.status import status_of
 
 _QUIET_SECONDS = 0.1
 _MOST_HEARING_SECONDS = 1.0
 _RETRY_AFTER_SECONDS = 1.0
+_GRPC_ERROR: Final = ("triton_grpc_error", "true")
+"""The header of a stream that is to end with the first error's own status."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-Reply = Callable[[bytes | InferenceError], None]
 
 
 async def refuse(context: Context, error: Exception) -> NoReturn:
@@ -33,46 +37,47 @@ async def refuse(context: Context, error: Exception) -> NoReturn:
     await context.abort(status.code, status.text, status.trailers())
 
 
-class _TimedReply:
-    """A reply to a request with a timer, which would otherwise hold the request until its deadline."""
+@dataclass(frozen=True, slots=True)
+class InferenceLimits:
+    """What clients may have open, and what is held for them."""
 
-    __slots__ = ("_reply", "_timer")
+    max_calls: int
+    max_streams: int
+    max_stream_requests: int
+    max_in_flight_bytes: int
 
-    def __init__(self, timer: asyncio.TimerHandle, reply: Reply) -> None:
-        self._timer = timer
-        self._reply = reply
+
+class _CallReply:
+    """Whom to answer on a unary call."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[bytes | InferenceError]) -> None:
+        self.future = future
 
     def __call__(self, answer: bytes | InferenceError) -> None:
-        self._timer.cancel()
-        self._reply(answer)
+        if not self.future.done():
+            self.future.set_result(answer)
 
-    def disarm(self) -> None:
-        self._timer.cancel()
+    def part(self, answer: bytes, window: Window | None) -> None:
+        raise NotImplementedError("a unary call is never given a model with several responses")
 
 
 class Inference:
     """The two procedures that infer, and the sink that their answers come back through."""
 
     def __init__(
-        self,
-        service: Service,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        max_calls: int,
-        max_stream_requests: int,
-        max_in_flight_bytes: int,
+        self, service: Service, loop: asyncio.AbstractEventLoop, limits: InferenceLimits, regions: Regions
     ) -> None:
-        self._service = service
         self._loop = loop
-        self._max_calls = max_calls
-        self._max_stream_requests = max_stream_requests
-        self._holdings = Holdings(max_in_flight_bytes)
-        self._gathering = Gathering(loop)
+        self._limits = limits
+        self._holdings = Holdings(limits.max_in_flight_bytes)
+        self._intake = Intake(service, self, loop, self._holdings, regions)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._last_arrival = 0.0
-        self.encode = codec.Encoder().encode
+        self.encode = Encoder().encode
         self.open = 0
         """Calls and streams that are being answered."""
         self.open_streams = 0
@@ -88,7 +93,7 @@ class Inference:
 
     def deliver_part(self, work: Work, answer: bytes) -> None:
         """Pass on one response of several."""
-        self._loop.call_soon_threadsafe(work.reply.part, answer)
+        self._loop.call_soon_threadsafe(work.reply.part, answer, work.window)
 
     async def finish(self, timeout_seconds: float) -> bool:
         """End the streams, wait for what was accepted; return whether all of it was answered in time."""
@@ -114,40 +119,27 @@ class Inference:
                 return
             await asyncio.sleep(min(quiet_at, give_up) - now)
 
-    def submit(self, request: Request, limit: float, reply: Reply) -> Work:
-        """Let a request wait for its model; `reply` is called on the event loop."""
-        now_ns = time.monotonic_ns()
-        work = self._service.infer(request, limit, self, reply, now_ns, hold=True)
-        self._gathering.add(work)
-        if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
-            timer = self._loop.call_later(work.deadline - now_ns * 1e-9, work.model.expire, work)
-            work.reply = _TimedReply(timer, reply)
-        return work
-
-    def abandon(self, work: Work) -> None:
-        """Let go of a request whose caller has gone."""
-        work.model.cancel(work)
-        if isinstance(work.reply, _TimedReply):
-            work.reply.disarm()
+    def close(self) -> None:
+        """Let go of the threads; nothing comes any more."""
+        self._intake.close()
 
     async def infer(self, message: bytes, context: Context) -> bytes:
         """Answer one request."""
-        future: asyncio.Future[bytes | InferenceError] = self._loop.create_future()
         call = Call()
         try:
             self._enter(context, call)
             self._holdings.admit(call, len(message))
-            request = (
-                await asyncio.to_thread(codec.decode, message)
-                if codec.is_large(message)
-                else codec.decode(message)
-            )
-            work = self.submit(request, _limit(context), functools.partial(_resolve, future))
+            reply = _CallReply(self._loop.create_future())
+            limit = _limit(context)
+            work = self._intake.take(message, limit, reply)
+            if work is None:
+                work = await self._intake.take_slowly(message, limit, reply)
+                self._holdings.add(call, work.size_bytes)
             self._holdings.add(call, work.rows * work.model.facts.answer_row_bytes)
             try:
-                answer = await future
+                answer = await reply.future
             except asyncio.CancelledError:
-                self.abandon(work)
+                self._intake.abandon(work)
                 raise
             if isinstance(answer, bytes):
                 return answer
@@ -161,10 +153,18 @@ class Inference:
         """Answer the requests of a stream in the order in which they are done."""
         call = Call()
         try:
+            self._check_streams()
             self._enter(context, call)
         except Overloaded as error:
             await refuse(context, error)
-        stream = Stream(self, _limit(context), self._max_stream_requests, call, self._holdings)
+        stream = Stream(
+            self._intake,
+            _limit(context),
+            self._limits.max_stream_requests,
+            call,
+            self._holdings,
+            ends_with_error=_GRPC_ERROR in (context.invocation_metadata() or ()),
+        )
         self.open_streams += 1
         try:
             ended = await stream.run(messages, context.write, self._finishing)
@@ -173,9 +173,15 @@ class Inference:
         if ended is not None:
             await refuse(context, ended)
 
+    def _check_streams(self) -> None:
+        if self.open_streams >= self._limits.max_streams:
+            raise Overloaded(
+                f"{self.open_streams} streams are open, which is the limit", _RETRY_AFTER_SECONDS
+            )
+
     def _enter(self, context: Context, call: Call) -> None:
         self._last_arrival = time.monotonic()
-        if self.open >= self._max_calls:
+        if self.open >= self._limits.max_calls:
             raise Overloaded(f"{self.open} calls are open, which is the limit", _RETRY_AFTER_SECONDS)
         self.open += 1
         self._idle.clear()
@@ -193,11 +199,6 @@ class Inference:
 def _limit(context: Context) -> float:
     remaining = context.time_remaining()
     return NO_DEADLINE if remaining is None else time.monotonic() + remaining
-
-
-def _resolve(future: asyncio.Future[bytes | InferenceError], answer: bytes | InferenceError) -> None:
-    if not future.done():
-        future.set_result(answer)
 
 
 def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:

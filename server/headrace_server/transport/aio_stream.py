@@ -1,9 +1,10 @@
 """One stream of requests: many in flight, answered as they are done, never more held than allowed.
 
 A reader lets requests in while fewer than the limit are in work or wait to be written; so a client that
-does not read its answers is not read from either. The stream ends when the client has closed its half and
-everything is answered, or when the server finishes: then no more is read, and what was accepted is
-answered first.
+does not read its answers is not read from either, and a program that makes many responses waits until they
+have left. The stream ends when the client has closed its half and everything is answered, with the first
+error where the client asked for that, or when the server finishes: then no more is read, and what was
+accepted is answered first.
 """
 
 from __future__ import annotations
@@ -12,50 +13,63 @@ import asyncio
 import collections
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple
 
-from headrace_server.core.request import Request, Work
+from headrace_server.core.request import Work
+from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, ShuttingDown
-from headrace_server.transport import codec
+from headrace_server.transport import answers, outline
 from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.intake import Intake
 from headrace_server.transport.status import status_of
 
 _logger = logging.getLogger(__name__)
 
 Write = Callable[[bytes], Awaitable[None]]
 
+_WANTS_END: Final = "triton_enable_empty_final_response"
 
-class Submitter(Protocol):
-    """Where requests go; the functions of `Inference` that a stream needs."""
 
-    def submit(self, request: Request, limit: float, reply: Callable[[bytes | InferenceError], None]) -> Work:
-        """Let a request wait for its model."""
+class _Outgoing(NamedTuple):
+    """A message to be written, and what is free again when it has left."""
 
-    def abandon(self, work: Work) -> None:
-        """Let go of a request whose caller has gone."""
+    message: bytes
+    held_bytes: int
+    window: Window | None = None
+    part_bytes: int = 0
 
 
 class Stream:
     """The requests of one stream, between its reader and its writer."""
 
     def __init__(
-        self, submitter: Submitter, limit: float, max_requests: int, call: Call, holdings: Holdings
+        self,
+        intake: Intake,
+        limit: float,
+        max_requests: int,
+        call: Call,
+        holdings: Holdings,
+        *,
+        ends_with_error: bool = False,
     ) -> None:
-        self._submitter = submitter
+        """`limit` is the stream's deadline; `ends_with_error` has the first error end it."""
+        self._intake = intake
         self._limit = limit
         self._max_requests = max_requests
         self._call = call
         self._holdings = holdings
+        self._ends_with_error = ends_with_error
+        self._error: Exception | None = None
+        """What the stream ends with, once all that came before it has been written."""
         self._working: dict[int, Work] = {}
         self._count = 0
-        self._answers: collections.deque[tuple[bytes, int]] = collections.deque()
-        """What waits to be written, and how many bytes the stream holds for it."""
+        self._outgoing: collections.deque[_Outgoing] = collections.deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
     async def run(
         self, messages: AsyncIterator[bytes], write: Write, finishing: asyncio.Event
-    ) -> ShuttingDown | None:
+    ) -> Exception | None:
         """Answer until the stream is over; return why the server ended it, if it did."""
         reader = asyncio.create_task(self._read(messages))
         watcher = asyncio.create_task(finishing.wait())
@@ -64,6 +78,8 @@ class Stream:
         try:
             if not await self._write(write, reader, watcher):
                 return None
+            if self._error is not None:
+                return self._error
             if reader.done() and not reader.cancelled():
                 reader.result()
                 return None
@@ -71,75 +87,112 @@ class Stream:
         finally:
             reader.cancel()
             watcher.cancel()
-            for work in self._working.values():
-                self._submitter.abandon(work)
-            self._working.clear()
+            self._let_go()
 
     async def _write(self, write: Write, reader: asyncio.Task[None], watcher: asyncio.Task[bool]) -> bool:
         """Write until everything is answered; return False if the client left before."""
         while True:
             if watcher.done():
                 reader.cancel()
-            if self._answers:
-                answer, held_bytes = self._answers.popleft()
+            if self._outgoing:
+                outgoing = self._outgoing.popleft()
                 try:
-                    await write(answer)
+                    await write(outgoing.message)
                 except Exception as error:  # grpc.aio has no single class for a connection that is gone
                     _logger.debug("a client left its stream: %s", error)
                     return False
-                self._holdings.add(self._call, -held_bytes)
-                self._room.set()
-            elif reader.done() and not self._working:
+                finally:
+                    self._left(outgoing)
+            elif self._error is not None or (reader.done() and not self._working):
                 return True
             else:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def _left(self, outgoing: _Outgoing) -> None:
+        self._holdings.add(self._call, -outgoing.held_bytes)
+        if outgoing.window is not None:
+            outgoing.window.written(outgoing.part_bytes)
+        self._room.set()
+
+    def _let_go(self) -> None:
+        """Give up what is in work, and what was not written."""
+        for work in self._working.values():
+            self._intake.abandon(work)
+        self._working.clear()
+        while self._outgoing:
+            self._left(self._outgoing.popleft())
+
     async def _read(self, messages: AsyncIterator[bytes]) -> None:
         async for message in messages:
             await self._accept(message)
+            if self._error is not None:
+                return
             while not self._has_room():
                 self._room.clear()
                 await self._room.wait()
 
     def _has_room(self) -> bool:
-        held = len(self._working) + len(self._answers)
+        held = len(self._working) + len(self._outgoing)
         return held < self._max_requests and (not held or self._holdings.has_room(self._call))
 
     async def _accept(self, message: bytes) -> None:
-        request_id = ""
         number = self._count
         self._count += 1
-        held_bytes = 0
+        reply = _Reply(self, number)
+        held_bytes = len(message)
         try:
-            self._holdings.admit(self._call, len(message))
-            held_bytes = len(message)
-            parsed = codec.parse(message)
-            request_id = parsed.id
-            request = (
-                await asyncio.to_thread(codec.to_request, parsed)
-                if codec.is_large(message)
-                else codec.to_request(parsed)
-            )
-            reply = _Reply(self, number, request_id)
-            work = self._working[number] = self._submitter.submit(request, self._limit, reply)
-            reply.held_bytes = held_bytes + work.rows * work.model.facts.answer_row_bytes
-            self._holdings.add(self._call, reply.held_bytes - held_bytes)
+            self._holdings.admit(self._call, held_bytes)
+            reply.held_bytes = held_bytes
+            work = self._intake.take(message, self._limit, reply, takes_many=True)
+            if work is None:
+                work = await self._intake.take_slowly(message, self._limit, reply, takes_many=True)
+                held_bytes += work.size_bytes
+            self._working[number] = work
+            held_bytes += work.rows * work.model.facts.answer_row_bytes
+            self._holdings.add(self._call, held_bytes - reply.held_bytes)
+            reply.held_bytes = held_bytes
         except Exception as error:  # the edge: one bad request ends alone
-            self._answer_error(error, request_id, held_bytes)
+            self._fail(error, outline.request_id(message), reply.held_bytes)
 
-    def reply(self, reply: _Reply, answer: bytes | InferenceError) -> None:
-        """Take the answer of a request, unless the stream has ended."""
-        if self._working.pop(reply.number, None) is None:
+    def answer(self, reply: _Reply, answer: bytes | InferenceError) -> None:
+        """Take the last answer of a request, unless the stream has ended."""
+        work = self._working.pop(reply.number, None)
+        if work is None:
             return
-        if isinstance(answer, bytes):
-            self._answers.append((codec.stream_answer(answer), reply.held_bytes))
-            self._changed.set()
+        if not isinstance(answer, bytes):
+            self._fail(answer, work.id, reply.held_bytes)
+        elif answer:
+            self._send(_Outgoing(answers.stream_answer(answer), reply.held_bytes))
+        elif work.parameters.get(_WANTS_END) is True:
+            self._send(_Outgoing(answers.stream_end(work), reply.held_bytes))
         else:
-            self._answer_error(answer, reply.request_id, reply.held_bytes)
+            self._left(_Outgoing(b"", reply.held_bytes))
+            self._changed.set()
 
-    def _answer_error(self, error: Exception, request_id: str, held_bytes: int) -> None:
-        self._answers.append((codec.stream_error(status_of(error), request_id), held_bytes))
+    def answer_part(self, reply: _Reply, answer: bytes, window: Window | None) -> None:
+        """Take one response of several."""
+        if reply.number not in self._working:
+            if window is not None:
+                window.written(len(answer))
+            return
+        self._holdings.add(self._call, len(answer))
+        message = answers.stream_answer(answer, is_final=False)
+        self._send(_Outgoing(message, len(answer), window, len(answer)))
+
+    def _fail(self, error: Exception, request_id: str, held_bytes: int) -> None:
+        if not self._ends_with_error:
+            self._send(_Outgoing(answers.stream_error(status_of(error), request_id), held_bytes))
+            return
+        self._error = self._error or error
+        self._left(_Outgoing(b"", held_bytes))
+        self._changed.set()
+
+    def _send(self, outgoing: _Outgoing) -> None:
+        if self._error is not None:
+            self._left(outgoing)
+            return
+        self._outgoing.append(outgoing)
         self._changed.set()
 
     def _wake(self, _: asyncio.Task[Any]) -> None:
@@ -149,13 +202,15 @@ class Stream:
 class _Reply:
     """Whom to answer on a stream."""
 
-    __slots__ = ("held_bytes", "number", "request_id", "stream")
+    __slots__ = ("held_bytes", "number", "stream")
 
-    def __init__(self, stream: Stream, number: int, request_id: str) -> None:
+    def __init__(self, stream: Stream, number: int) -> None:
         self.stream = stream
         self.number = number
-        self.request_id = request_id
         self.held_bytes = 0
 
     def __call__(self, answer: bytes | InferenceError) -> None:
-        self.stream.reply(self, answer)
+        self.stream.answer(self, answer)
+
+    def part(self, answer: bytes, window: Window | None) -> None:
+        self.stream.answer_part(self, answer, window)

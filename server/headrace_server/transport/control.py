@@ -21,15 +21,11 @@ class Procedure(NamedTuple):
     request: type[Message]
     answer: Callable[[Any], Message]
     blocks: bool = False
+    extension: str = ""
+    """The extension of the protocol that a server has with it, where not every server has that."""
 
 
 NOT_SERVED: Final = {
-    "SystemSharedMemoryStatus": "system shared memory",
-    "SystemSharedMemoryRegister": "system shared memory",
-    "SystemSharedMemoryUnregister": "system shared memory",
-    "CudaSharedMemoryStatus": "CUDA shared memory",
-    "CudaSharedMemoryRegister": "CUDA shared memory",
-    "CudaSharedMemoryUnregister": "CUDA shared memory",
     "TraceSetting": "tracing",
     "LogSettings": "log settings",
 }
@@ -39,12 +35,9 @@ NOT_SERVED: Final = {
 class Control:
     """Answers for one service and the limits that it runs with."""
 
-    def __init__(
-        self, service: Service, max_queue_size: int, further: Mapping[str, Procedure] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, service: Service, further: Mapping[str, Procedure] = MappingProxyType({})) -> None:
         """`further` are procedures that somebody else answers."""
         self._service = service
-        self._max_queue_size = max_queue_size
         self._further = further
 
     def procedures(self) -> dict[str, Procedure]:
@@ -80,7 +73,7 @@ class Control:
         return pb.ModelReadyResponse(ready=self._service.is_model_ready(request.name, request.version))
 
     def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return describe.server_metadata(self._further.keys())
+        return describe.server_metadata([one.extension for one in self._further.values() if one.extension])
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._service.model(request.name, request.version)
@@ -89,7 +82,7 @@ class Control:
 
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         model = self._service.model(request.name, request.version)
-        return describe.model_config(model.facts, self._max_queue_size)
+        return describe.model_config(model.facts)
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         return describe.model_statistics(self._service.models(request.name, request.version))

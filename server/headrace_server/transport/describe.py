@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from headrace_engines.spec import TensorSpec
@@ -16,6 +16,9 @@ from headrace_server.core.statistics import Duration, ResponseStatistics, Statis
 
 SERVER_NAME: Final = "headrace"
 EXTENSIONS: Final = (
+    "classification",
+    "sequence",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
@@ -26,19 +29,11 @@ EXTENSIONS: Final = (
 )
 """The protocol's extensions that every server has."""
 
-OPTIONAL_EXTENSIONS: Final = {
-    "SystemSharedMemoryRegister": "system_shared_memory",
-    "TraceSetting": "trace",
-    "LogSettings": "logging",
-}
-"""Those that it has with some procedure."""
 
-
-def server_metadata(procedures: Collection[str]) -> pb.ServerMetadataResponse:
-    """Describe the server, which has these procedures besides those that every server has."""
-    optional = [name for procedure, name in OPTIONAL_EXTENSIONS.items() if procedure in procedures]
+def server_metadata(further: Sequence[str]) -> pb.ServerMetadataResponse:
+    """Describe the server, which has these extensions besides those that every server has."""
     return pb.ServerMetadataResponse(
-        name=SERVER_NAME, version=__version__, extensions=[*EXTENSIONS, *optional]
+        name=SERVER_NAME, version=__version__, extensions=[*EXTENSIONS, *further]
     )
 
 
@@ -60,42 +55,9 @@ def model_metadata(facts: ModelFacts, versions: Sequence[str]) -> pb.ModelMetada
     )
 
 
-def model_config(facts: ModelFacts, max_queue_size: int) -> pb.ModelConfigResponse:
-    """Describe how a model is served."""
-    batching = None
-    if facts.spec.has_batch_axis:
-        policy = config_pb.ModelQueuePolicy(max_queue_size=max_queue_size, allow_timeout_override=True)
-        batching = config_pb.ModelDynamicBatching(
-            preferred_batch_size=facts.spec.batch_sizes, default_queue_policy=policy
-        )
-    group = config_pb.ModelInstanceGroup(
-        name=f"{facts.name}_0", kind=config_pb.ModelInstanceGroup.KIND_CPU, count=1
-    )
-    config = config_pb.ModelConfig(
-        name=facts.name,
-        platform=facts.platform,
-        backend=facts.platform.partition("_")[0],
-        version_policy=config_pb.ModelVersionPolicy(
-            latest=config_pb.ModelVersionPolicy.Latest(num_versions=1)
-        ),
-        max_batch_size=facts.spec.max_batch_size,
-        input=[
-            config_pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.dims)
-            for spec in facts.spec.inputs
-        ],
-        output=[
-            config_pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.dims)
-            for spec in facts.spec.outputs
-        ],
-        dynamic_batching=batching,
-        instance_group=[group],
-    )
-    return pb.ModelConfigResponse(config=config)
-
-
-def _data_type(spec: TensorSpec) -> config_pb.DataType.ValueType:
-    name = datatype_of(spec.dtype)
-    return config_pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}")
+def model_config(facts: ModelFacts) -> pb.ModelConfigResponse:
+    """Tell the configuration that a model is served with, as whoever loaded it made it."""
+    return pb.ModelConfigResponse(config=config_pb.ModelConfig.FromString(facts.config))
 
 
 def model_statistics(models: Sequence[Model]) -> pb.ModelStatisticsResponse:

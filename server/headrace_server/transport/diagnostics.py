@@ -47,8 +47,8 @@ class Diagnostics:
     def procedures(self) -> dict[str, Procedure]:
         """Return the procedures by name."""
         return {
-            "LogSettings": Procedure(pb.LogSettingsRequest, self._log_settings),
-            "TraceSetting": Procedure(pb.TraceSettingRequest, self._trace_setting),
+            "TraceSetting": Procedure(pb.TraceSettingRequest, self._trace_setting, extension="trace"),
+            "LogSettings": Procedure(pb.LogSettingsRequest, self._log_settings, extension="logging"),
         }
 
     def _log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:

@@ -17,31 +17,34 @@ _STREAM_SHARE: Final = 16
 class Call:
     """What one call or stream holds."""
 
-    __slots__ = ("size_bytes",)
+    __slots__ = ("is_over", "size_bytes")
 
     def __init__(self) -> None:
         self.size_bytes = 0
+        self.is_over = False
 
 
 class Holdings:
     """The sum over all calls, and its limit."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
         self.size_bytes = 0
 
     def admit(self, call: Call, size_bytes: int) -> None:
         """Count a request that arrived, or raise Overloaded; one of any size may be alone."""
-        if self.size_bytes and self.size_bytes + size_bytes > self._most_bytes:
+        if self.size_bytes and self.size_bytes + size_bytes > self.most_bytes:
             raise Overloaded(
-                f"{self.size_bytes} bytes are in flight, the limit is {self._most_bytes}",
+                f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}",
                 _RETRY_AFTER_SECONDS,
             )
         self.add(call, size_bytes)
 
     def add(self, call: Call, size_bytes: int) -> None:
-        """Count what the call holds more, or less."""
+        """Count what the call holds more, or less; one that has ended holds nothing any more."""
+        if call.is_over:
+            return
         call.size_bytes += size_bytes
         self.size_bytes += size_bytes
 
@@ -53,3 +56,4 @@ class Holdings:
         """Forget a call that has ended."""
         self.size_bytes -= call.size_bytes
         call.size_bytes = 0
+        call.is_over = True

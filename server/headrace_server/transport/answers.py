@@ -1,0 +1,176 @@
+"""The Open Inference Protocol's answers: output rows, or an error, to bytes.
+
+An answer is put together from a template (everything that depends on the model and on the outputs'
+shapes alone, serialised once by protobuf), the caller's id, and the rows. Protobuf allows a message's
+fields in any order, so that this is plain concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_proto import tensors
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.request import ModelFacts, Work
+from headrace_server.errors import InvalidInput
+from headrace_server.transport.classification import TooManyValues, top_classes
+from headrace_server.transport.rendering import Classes
+from headrace_server.transport.shared_memory import Slice
+from headrace_server.transport.status import Status
+
+_ID_TAG: Final = b"\x1a"
+_RAW_OUTPUT_TAG: Final = b"\x32"
+_STREAM_ANSWER_TAG: Final = b"\x12"
+_MAX_TEMPLATES: Final = 4096
+_MOST_BYTES: Final = 2**31 - 1 - (1 << 20)
+"""What fits a message beside its names and shapes."""
+
+
+class Encoder:
+    """Makes ModelInferResponses. Only the engine threads use it, and a template made twice does no harm."""
+
+    def __init__(self) -> None:
+        self._templates: dict[tuple[Any, ...], bytes] = {}
+
+    def encode(self, work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
+        """Return the answer's bytes, with these outputs of the work's model.
+
+        Outputs that stand in shared memory are written there first. Raises InvalidInput where they cannot be.
+        """
+        if work.rendering is not None and work.rendering.outputs:
+            return _rendered(work, outputs)
+        facts = work.model.facts
+        key = (facts.serial, work.wanted, *[array.shape for array in outputs])
+        template = self._templates.get(key)
+        if template is None:
+            template = self._template(key, facts, work.wanted, outputs)
+        parts = [template]
+        if work.id:
+            request_id = work.id.encode()
+            parts += (_ID_TAG, _varint(len(request_id)), request_id)
+        for array in outputs:
+            raw = _raw(array)
+            parts += (_RAW_OUTPUT_TAG, _varint(len(raw)), raw)
+        return b"".join(parts)
+
+    def _template(
+        self, key: tuple[Any, ...], facts: ModelFacts, wanted: Sequence[int], outputs: Sequence[NDArray[Any]]
+    ) -> bytes:
+        size_bytes = sum(array.nbytes for array in outputs)
+        if size_bytes > _MOST_BYTES:
+            raise InvalidInput(
+                f"the answer takes {size_bytes} bytes, gRPC carries at most {_MOST_BYTES}: ask for fewer rows"
+            )
+        response = pb.ModelInferResponse(model_name=facts.name, model_version=facts.version)
+        for position, array in zip(wanted, outputs, strict=True):
+            spec = facts.spec.outputs[position]
+            response.outputs.add(name=spec.name, datatype=tensors.datatype_of(spec.dtype), shape=array.shape)
+        if len(self._templates) >= _MAX_TEMPLATES:
+            self._templates.clear()
+        template = self._templates[key] = response.SerializeToString()
+        return template
+
+
+def _raw(array: NDArray[Any]) -> bytes:
+    return array.tobytes() if array.dtype != object else tensors.encode_bytes(array)
+
+
+def _rendered(work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
+    """Return the answer's bytes where an output is told as classes or goes to shared memory."""
+    facts = work.model.facts
+    response = pb.ModelInferResponse(model_name=facts.name, model_version=facts.version, id=work.id)
+    for position, array in zip(work.wanted, outputs, strict=True):
+        spec = facts.spec.outputs[position]
+        asked = work.rendering.outputs.get(spec.name)
+        shown = _classified(facts, spec.name, array, asked) if isinstance(asked, Classes) else array
+        output = response.outputs.add(
+            name=spec.name, datatype=tensors.datatype_of(shown.dtype), shape=shown.shape
+        )
+        if isinstance(asked, Slice):
+            _share(array, asked, output.parameters)
+            response.raw_output_contents.append(b"")
+        else:
+            response.raw_output_contents.append(_raw(shown))
+    return response.SerializeToString()
+
+
+def _classified(facts: ModelFacts, name: str, array: NDArray[Any], asked: Classes) -> NDArray[Any]:
+    labels = facts.settings.labels.get(name, ())
+    try:
+        return top_classes(array, asked.count, labels, has_batch_axis=facts.spec.has_batch_axis)
+    except TooManyValues as error:
+        raise InvalidInput(f"output {name!r}: {error}") from None
+
+
+def _share(array: NDArray[Any], asked: Slice, parameters: MutableMapping[str, pb.InferParameter]) -> None:
+    """Write an output into shared memory, and say in its parameters where it stands."""
+    if array.dtype == object:
+        data = memoryview(tensors.encode_bytes(array))
+    else:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    asked.write(data)
+    parameters["shared_memory_region"].string_param = asked.region.name
+    parameters["shared_memory_offset"].int64_param = asked.offset
+    parameters["shared_memory_byte_size"].int64_param = len(data)
+
+
+def stream_answer(response: bytes, *, is_final: bool = True) -> bytes:
+    """Return the bytes of a ModelStreamInferResponse that carries this ModelInferResponse.
+
+    It tells in the parameter `triton_final_response` whether the request will get no other one.
+    """
+    flag = _FINAL if is_final else _NOT_FINAL
+    return b"".join((_STREAM_ANSWER_TAG, _varint(len(response) + len(flag)), response, flag))
+
+
+def stream_end(work: Work) -> bytes:
+    """Return the bytes of a ModelStreamInferResponse without outputs: the request gets no other response."""
+    facts = work.model.facts
+    response = pb.ModelInferResponse(model_name=facts.name, model_version=facts.version, id=work.id)
+    return stream_answer(response.SerializeToString())
+
+
+def stream_error(status: Status, request_id: str) -> bytes:
+    """Return the bytes of a ModelStreamInferResponse that ends one request of a stream with an error.
+
+    The protocol has a text only. What the status of a unary call would say beside it goes into the
+    response's parameters: `error_code` (the code's name), `error_reason`, `retry_after_seconds`.
+    """
+    parameters = {
+        "error_code": pb.InferParameter(string_param=status.code.name),
+        "triton_final_response": pb.InferParameter(bool_param=True),
+    }
+    if status.reason:
+        parameters["error_reason"] = pb.InferParameter(string_param=status.reason)
+    if status.retry_after_seconds is not None:
+        parameters["retry_after_seconds"] = pb.InferParameter(double_param=status.retry_after_seconds)
+    response = pb.ModelInferResponse(id=request_id, parameters=parameters)
+    return pb.ModelStreamInferResponse(error_message=status.text, infer_response=response).SerializeToString()
+
+
+_SMALL_VARINTS: Final = tuple(bytes((n,)) for n in range(128))
+
+
+def _varint(value: int) -> bytes:
+    if value < 128:
+        return _SMALL_VARINTS[value]
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _final_response(*, is_final: bool) -> bytes:
+    """Return the bytes of a ModelInferResponse that has this one parameter: they may follow any other's."""
+    parameter = pb.InferParameter(bool_param=is_final)
+    return pb.ModelInferResponse(parameters={"triton_final_response": parameter}).SerializeToString()
+
+
+_FINAL: Final = _final_response(is_final=True)
+_NOT_FINAL: Final = _final_response(is_final=False)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from headrace_server.models.check import Checked, check
+from headrace_server.models.versions import LoadOptions
+
+PROGRAM = """
+from headrace_engines.python_model import Tensor
+
+class Model:
+    inputs = [Tensor("x", "FP32", [2])]
+    outputs = [Tensor("y", "FP32", [2])]
+
+    def execute(self, batch):
+        return {"y": batch["x"]}
+"""
+
+
+class Shelf:
+    """A repository that models are put into."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self._model = model
+        folder.mkdir()
+
+    def put(self, name: str, config: str | None = None, version: str = "1", file: str = "model.onnx") -> Path:
+        place = self.folder / name / version
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self._model, place / file)
+        if config is not None:
+            (self.folder / name / "config.pbtxt").write_text(config)
+        return self.folder / name
+
+    def checked(self, *, allow_python: bool = False) -> Checked:
+        return check([self.folder], LoadOptions(8, allow_python=allow_python))
+
+
+@pytest.fixture
+def shelf(models, tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "models", models.mlp())
+
+
+def told(checked: Checked) -> list[tuple[str, int, str]]:
+    return [
+        (trouble.path.name, trouble.line, f"{trouble.text}; {trouble.suggestion}")
+        for trouble in checked.troubles
+    ]
+
+
+def test_what_would_be_served_is_told(shelf: Shelf) -> None:
+    shelf.put("a", "instance_group { count: 2 }")
+    shelf.put("a", version="2")
+    shelf.put("b", "version_policy { all { } }")
+    shelf.put("b", version="3")
+    seen: list[str] = []
+    checked = check([shelf.folder], LoadOptions(8), seen.append)
+    assert checked.troubles == ()
+    assert [(one.model, one.version, one.instances) for one in checked.servable] == [
+        ("a", "2", 2),
+        ("b", "1", 1),
+        ("b", "3", 1),
+    ]
+    assert seen == ["a version 2", "b version 1", "b version 3"]
+    assert checked.servable[0].spec.max_batch_size == 8
+    assert checked.servable[0].memory_bytes > 0
+
+
+def test_all_problems_of_all_models_are_told_at_once(shelf: Shelf) -> None:
+    shelf.put("bad", 'name: "b"\nmax_batch: 3\n')
+    (shelf.put("broken") / "1" / "model.onnx").write_bytes(b"no model")
+    shelf.put("good")
+    shelf.put("unfit", 'input { name: "xx" }')
+    shelf.put("cold", '\nmodel_warmup { inputs { key: "z" value { data_type: TYPE_FP32 zero_data: true } } }')
+    checked = shelf.checked()
+    assert [one.model for one in checked.servable] == ["good"]
+    assert [(trouble.path.parent.name, trouble.line) for trouble in checked.troubles[:2]] == [
+        ("bad", 1),
+        ("bad", 2),
+    ]
+    places = [str(trouble.path.relative_to(shelf.folder)) for trouble in checked.troubles]
+    assert places == ["bad/config.pbtxt"] * 2 + ["broken/1"] + ["cold/config.pbtxt"] * 2 + ["unfit/1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("v1/model.onnx",), ("m", "has no version; rename v1 to 1")),
+        (("01/model.onnx",), ("m", "has no version; rename 01 to 1")),
+        (("model.onnx",), ("m", "has no version; move model.onnx into ")),
+        (("readme",), ("m", "has no version; a folder named 1, 2, … is expected")),
+        (("1/model.onnx", "config.pbtext"), ("config.pbtext", "is not read; did you mean config.pbtxt?")),
+        (("1/model.onnx", "warmups/x"), ("warmups", "is not read; did you mean warmup?")),
+    ],
+)
+def test_names_that_differ_are_told(
+    models, tmp_path: Path, names: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    for name in names:
+        place = tmp_path / "repository" / "m" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(models.mlp(), place)
+    ((place_name, _, text),) = told(check([tmp_path / "repository"], LoadOptions()))
+    assert place_name == expected[0]
+    assert text.startswith(expected[1])
+
+
+def test_folders_that_are_no_repositories_are_told_and_the_rest_is_checked(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    model = shelf.put("m")
+    (tmp_path / "empty").mkdir()
+    checked = check([model, tmp_path / "empty", tmp_path / "nowhere", shelf.folder], LoadOptions())
+    assert [one.model for one in checked.servable] == ["m"]
+    found = {name: text for name, _, text in told(checked)}
+    assert found["m"] == f"is a model, and no repository; name the folder that holds it: {shelf.folder}"
+    assert found["empty"].startswith("holds no model")
+    assert "no such folder" in found["nowhere"]
+
+
+def test_a_program_is_loaded_only_where_that_is_allowed(shelf: Shelf) -> None:
+    place = shelf.folder / "p" / "1"
+    place.mkdir(parents=True)
+    (place / "model.py").write_text(PROGRAM)
+    ((_, _, text),) = told(shelf.checked())
+    assert "only with --allow-python-models" in text
+    checked = shelf.checked(allow_python=True)
+    assert checked.troubles == ()
+    assert checked.servable[0].platform == "python"
+
+
+def test_what_is_wrong_for_every_version_is_told_once(shelf: Shelf) -> None:
+    shelf.put("m", "version_policy { all { } }\nsequence_batching { }")
+    shelf.put("m", version="2")
+    assert len(shelf.checked().troubles) == 1

@@ -1,0 +1,211 @@
+"""What goes on beside what: draining, loading, answering, stopping."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gated_programs import GatedProgram
+from hosted_server import eventually
+from model_folders import put
+from onnx_models import Models
+from repositories import ALL_VERSIONS, answer, states
+from scripted_engines import PATIENCE_SECONDS, Answers
+
+from headrace_server.core.catalogue import ModelState
+from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.service import Service
+from headrace_server.errors import ModelNotReady, ShuttingDown
+from headrace_server.models.repository import Mode, Repository, RepositoryOptions
+from headrace_server.models.versions import LoadOptions
+
+
+class Stage:
+    """An explicit repository, threads for calls that block, and a wait for what changes."""
+
+    def __init__(self, folder: Path, parallel: int) -> None:
+        options = RepositoryOptions(
+            (folder,), Mode.EXPLICIT, parallel=parallel, load=LoadOptions(allow_python=True)
+        )
+        self._changed = threading.Condition()
+        self.repository = Repository(options, self._notify)
+        self.repository.open()
+        self.repository.load_all()
+        self._threads = ThreadPoolExecutor(8)
+        self.answers = Answers()
+
+    def begin(self, call: Callable[..., None], *arguments: str) -> Future[None]:
+        return self._threads.submit(call, *arguments)
+
+    def infer(self, key: str) -> None:
+        request = Request("m", "", "", [InputTensor("x", "FP32", (1, 3), bytes(12))])
+        service = Service(self.repository.catalogue, self.repository)
+        service.infer(request, NO_DEADLINE, self.answers, key, time.monotonic_ns())
+
+    def answer_of(self, key: str) -> float:
+        (came,) = self.answers.wait_for(key)
+        assert isinstance(came, bytes), repr(came)
+        return float(np.frombuffer(came, np.float32)[0])
+
+    def await_state(self, version: str, state: ModelState, name: str = "m") -> None:
+        def stands() -> bool:
+            entries = self.repository.catalogue.index()
+            return any((one.name, one.version, one.state) == (name, version, state) for one in entries)
+
+        with self._changed:
+            assert self._changed.wait_for(stands, PATIENCE_SECONDS), self.repository.catalogue.index()
+
+    def close(self) -> None:
+        assert self.repository.close(PATIENCE_SECONDS)
+        self._threads.shutdown()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+@contextmanager
+def staged(folder: Path, parallel: int = 2) -> Iterator[Stage]:
+    stage = Stage(folder, parallel)
+    yield stage
+    stage.close()
+
+
+def test_an_unload_answers_what_was_accepted_and_refuses_what_comes(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        for key in ("in progress", "waits"):
+            stage.infer(key)
+        unloading = stage.begin(stage.repository.unload_model, "m")
+        stage.await_state("1", ModelState.UNLOADING)
+        with pytest.raises(ModelNotReady, match="model 'm' is being unloaded"):
+            stage.infer("late")
+        assert not unloading.done()
+        program.open()
+        unloading.result(PATIENCE_SECONDS)
+        assert [stage.answer_of(key) for key in ("in progress", "waits")] == [1, 1]
+        assert states(stage.repository) == {("m", "1"): ModelState.UNAVAILABLE}
+
+
+def test_a_load_does_not_wait_for_what_the_old_version_still_answers(tmp_path: Path, models: Models) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        stage.infer("old")
+        put(tmp_path, "m", models.adding(2), 2)
+        stage.repository.load_model("m")
+        stage.await_state("1", ModelState.UNLOADING)
+        assert answer(stage.repository) == 2
+        program.open()
+        assert stage.answer_of("old") == 1
+        stage.await_state("1", ModelState.UNAVAILABLE)
+        assert states(stage.repository)["m", "2"] is ModelState.READY
+
+
+def test_a_model_is_loaded_again_while_it_is_still_being_unloaded(tmp_path: Path, models: Models) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        stage.infer("old")
+        unloading = stage.begin(stage.repository.unload_model, "m")
+        stage.await_state("1", ModelState.UNLOADING)
+        (tmp_path / "m" / "1" / "model.py").unlink()
+        put(tmp_path, "m", models.adding(2), 1)
+        stage.repository.load_model("m")
+        assert answer(stage.repository) == 2
+        program.open()
+        unloading.result(PATIENCE_SECONDS)
+        assert stage.answer_of("old") == 1
+        assert states(stage.repository) == {("m", "1"): ModelState.READY}
+        assert answer(stage.repository) == 2
+
+
+def test_loading_one_model_holds_up_no_other_one(tmp_path: Path, models: Models) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    put(tmp_path, "fast", models.adding(2))
+    with staged(tmp_path) as stage:
+        slow = stage.begin(stage.repository.load_model, "m")
+        stage.await_state("1", ModelState.LOADING)
+        stage.repository.load_model("fast")
+        assert answer(stage.repository, "fast") == 2
+        stage.repository.unload_model("fast")
+        assert not slow.done()
+        program.open()
+        slow.result(PATIENCE_SECONDS)
+
+
+def test_no_more_models_are_loaded_at_a_time_than_allowed(tmp_path: Path, models: Models) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    put(tmp_path, "fast", models.adding(2))
+    with staged(tmp_path, parallel=1) as stage:
+        slow = stage.begin(stage.repository.load_model, "m")
+        stage.await_state("1", ModelState.LOADING)
+        fast = stage.begin(stage.repository.load_model, "fast")
+        stage.await_state("1", ModelState.LOADING, "fast")
+        assert not fast.done()
+        program.open()
+        for load in (slow, fast):
+            load.result(PATIENCE_SECONDS)
+        assert answer(stage.repository, "fast") == 2
+
+
+def test_many_who_ask_for_one_model_load_it_once(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    with staged(tmp_path) as stage:
+        loads = [stage.begin(stage.repository.load_model, "m") for _ in range(5)]
+        program.open()
+        for load in loads:
+            load.result(PATIENCE_SECONDS)
+        assert program.loads == 1
+        assert answer(stage.repository) == 1
+
+
+def test_versions_that_are_kept_answer_while_others_are_loaded(tmp_path: Path, models: Models) -> None:
+    put(tmp_path, "m", models.adding(1))
+    (tmp_path / "m" / "config.pbtxt").write_text(ALL_VERSIONS)
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        program = GatedProgram(tmp_path, "m", 2, gate="load", adds=2)
+        loading = stage.begin(stage.repository.load_model, "m")
+        stage.await_state("2", ModelState.LOADING)
+        assert answer(stage.repository) == 1
+        with pytest.raises(ModelNotReady, match="model 'm' version 2 is being loaded"):
+            stage.repository.catalogue.find("m", "2")
+        program.open()
+        loading.result(PATIENCE_SECONDS)
+        assert answer(stage.repository) == 2
+
+
+def test_a_stop_does_not_wait_for_a_load(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    other = GatedProgram(tmp_path, "other", 1, gate="load", adds=1)
+    with staged(tmp_path, parallel=1) as stage:
+        first = stage.begin(stage.repository.load_model, "m")
+        eventually(lambda: program.loads == 1, "the first one is being loaded")
+        second = stage.begin(stage.repository.load_model, "other")
+        stage.await_state("1", ModelState.LOADING, "other")
+        assert not stage.repository.close(PATIENCE_SECONDS), "something still goes on"
+        program.open()
+        for load in (first, second):
+            with pytest.raises(ShuttingDown):
+                load.result(PATIENCE_SECONDS)
+        assert other.loads == 0, "what was not begun is left out"
+
+
+def test_a_stop_waits_for_what_is_drained_as_long_as_it_may(tmp_path: Path, models: Models) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        stage.infer("old")
+        put(tmp_path, "m", models.adding(2), 2)
+        stage.repository.load_model("m")
+        assert not stage.repository.close(0.01)
+        program.open()
+        assert stage.answer_of("old") == 1

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto
+
+from headrace_engines.declaration import Declaration
+from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+from headrace_engines.runtime.python import PythonEngine
+from headrace_server.models.model_config import GivenConfig, read
+from headrace_server.models.model_config_problems import ConfigError
+from headrace_server.models.settlement import settle
+
+PROGRAM = """
+from headrace_engines.python_model import Response, Tensor
+
+class Model:
+    inputs = [Tensor("x", "FP32", [2])]
+    outputs = [Tensor("y", "FP32", [2])]
+    decoupled = True
+
+    def execute(self, batch):
+        return []
+"""
+
+
+def given_by(folder: Path, text: str) -> GivenConfig:
+    (folder / "config.pbtxt").write_text(text)
+    return read(folder, folder.name)
+
+
+def program(folder: Path) -> PythonEngine:
+    path = folder / "1" / "model.py"
+    path.parent.mkdir()
+    path.write_text(PROGRAM)
+    return PythonEngine(path, Declaration(), max_batch_size=4, version="1")
+
+
+SAMPLE = (
+    'model_warmup {{ name: "w" {} inputs {{ key: "{}" '
+    "value {{ data_type: {} dims: {} zero_data: true }} }} }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "dynamic_batching { preferred_batch_size: 16 }",
+            "dynamic_batching.preferred_batch_size: 16 is over what the model takes, 8 rows",
+        ),
+        ("sequence_batching { }", "the model keeps nothing from one request to the next"),
+        (SAMPLE.format("", "xx", "TYPE_FP32", "3"), "the model has no input 'xx'; did you mean x?"),
+        (SAMPLE.format("", "xx", "TYPE_FP32", "3"), "input 'x' is missing from the sample"),
+        (SAMPLE.format("", "x", "TYPE_INT8", "3"), "INT8 came, FP32 expected"),
+        (SAMPLE.format("", "x", "TYPE_FP32", "4"), "dims [4] came, [3] expected"),
+        (SAMPLE.format("batch_size: 9", "x", "TYPE_FP32", "3"), "9 is more rows than the model takes, 8"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_told_with_its_line(models, tmp_path, text: str, told: str) -> None:
+    given = given_by(tmp_path, f"# a comment\n{text}")
+    engine = OnnxRuntimeEngine(models.unary("Neg", TensorProto.FLOAT), max_batch_size=8)
+    with pytest.raises(ConfigError) as caught:
+        settle(given, engine)
+    engine.close()
+    assert told in str(caught.value)
+    assert all(problem.line == 2 for problem in caught.value.problems)
+
+
+def test_preferred_sizes_that_the_model_cannot_take_are_left_out(models, tmp_path) -> None:
+    given = given_by(tmp_path, "max_batch_size: 8 dynamic_batching { preferred_batch_size: [ 1, 4 ] }")
+    engine = OnnxRuntimeEngine(models.unary("Neg", TensorProto.FLOAT), max_batch_size=1)
+    assert settle(given, engine).settings.preferred_batch_sizes == (1,)
+    engine.close()
+
+
+def test_a_program_says_itself_that_it_is_decoupled(tmp_path) -> None:
+    engine = program(tmp_path)
+    assert settle(GivenConfig(), engine).settings.is_decoupled
+    engine.close()
+
+
+def test_a_control_input_is_no_input_of_callers(tmp_path) -> None:
+    given = given_by(
+        tmp_path,
+        'sequence_batching { control_input { name: "x" control { kind: CONTROL_SEQUENCE_START '
+        "int32_false_true: [ 0, 1 ] } } }",
+    )
+    engine = program(tmp_path)
+    with pytest.raises(ConfigError, match=r"'x' is an input of the model, which callers fill"):
+        settle(given, engine)
+    engine.close()

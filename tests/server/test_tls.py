@@ -1,0 +1,174 @@
+"""TLS as clients meet it: who gets in, who is refused, and what renewed files do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from hosted_server import hosted
+from pki import Authority, Issued
+from scripted_engines import ScriptedEngine, rows_spec, serving
+
+from headrace_proto.certificates import CertificateError
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+from headrace_server.guard.tls import TlsFiles, server_credentials
+
+Code = grpc.StatusCode
+
+PATIENCE_SECONDS = 10.0
+
+
+@contextmanager
+def secure(shown: Issued, client_ca: Path | None = None) -> Iterator[str]:
+    """Serve with a certificate while the block runs; give the address."""
+    files = TlsFiles(shown.certificate, shown.key, client_ca)
+    credentials = server_credentials(files)
+    with (
+        serving(ScriptedEngine(rows_spec())) as served,
+        hosted(served.service, credentials=credentials) as it,
+    ):
+        yield it.address
+
+
+def outcome(address: str, ca: Path | None, shown: Issued | None = None, name: str = "") -> Code:
+    """Return how a call ends by a client that believes `ca`, shows a certificate and expects a name."""
+    options: list[tuple[str, str | int]] = [("grpc.use_local_subchannel_pool", 1)]
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
+    if ca is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        pair = (shown.key.read_bytes(), shown.certificate.read_bytes()) if shown else (None, None)
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes(), *pair), options)
+    with channel:
+        try:
+            InferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=PATIENCE_SECONDS)
+        except grpc.RpcError as error:
+            return error.code()
+        return Code.OK
+
+
+def shown_by(address: str) -> bytes:
+    """Return the certificate that a new connection is shown, in PEM's lines."""
+    host, port = address.rsplit(":", 1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((host, int(port)), PATIENCE_SECONDS) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        der = connection.getpeercert(binary_form=True)
+        assert der
+        return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+@pytest.fixture(scope="module")
+def plain_tls(for_loopback: Issued) -> Iterator[str]:
+    with secure(for_loopback) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def mutual(authority: Authority, for_loopback: Issued) -> Iterator[str]:
+    with secure(for_loopback, authority.ca) as address:
+        yield address
+
+
+def test_a_client_that_believes_the_authority_is_answered(plain_tls: str, authority: Authority) -> None:
+    assert outcome(plain_tls, authority.ca) is Code.OK
+    assert outcome(plain_tls, authority.ca, name="headrace.test") is Code.OK
+
+
+def test_a_client_that_has_reason_to_doubt_refuses(
+    plain_tls: str, authority: Authority, stranger: Authority
+) -> None:
+    assert outcome(plain_tls, stranger.ca) is Code.UNAVAILABLE
+    assert outcome(plain_tls, authority.ca, name="other.test") is Code.UNAVAILABLE
+    assert outcome(plain_tls, None) is Code.UNAVAILABLE
+
+
+def test_a_certificate_that_has_expired_is_served_with_a_warning_and_refused(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = authority.expired("server-old", "subjectAltName=IP:127.0.0.1")
+    with secure(old) as address:
+        assert outcome(address, authority.ca) is Code.UNAVAILABLE
+    assert f"{old.certificate} has expired: clients will refuse it" in caplog.text
+
+
+def test_a_client_with_a_certificate_of_the_authority_gets_in(
+    mutual: str, authority: Authority, for_client: Issued
+) -> None:
+    assert outcome(mutual, authority.ca, for_client) is Code.OK
+
+
+@pytest.mark.parametrize("shown", ["none", "a stranger's", "an expired one"])
+def test_a_client_without_one_stays_outside(
+    mutual: str, authority: Authority, stranger: Authority, shown: str
+) -> None:
+    issued = {
+        "none": lambda: None,
+        "a stranger's": lambda: stranger.issue("client", "extendedKeyUsage=clientAuth"),
+        "an expired one": lambda: authority.expired("client-old", "extendedKeyUsage=clientAuth"),
+    }[shown]()
+    assert outcome(mutual, authority.ca, issued) is Code.UNAVAILABLE
+
+
+def test_files_that_are_renewed_are_shown_to_new_connections_and_broken_ones_are_not(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    names = "subjectAltName=IP:127.0.0.1"
+    first, second = authority.issue("first", names), authority.issue("second", names)
+    shown = Issued(tmp_path / "tls.pem", tmp_path / "tls.key")
+    first.copy_to(shown)
+    with secure(shown) as address:
+        assert shown_by(address) == first.certificate.read_bytes()
+        second.copy_to(shown)
+        assert shown_by(address) == second.certificate.read_bytes()
+        assert f"the certificate in {shown.certificate} was renewed" in caplog.text
+        shown.certificate.write_bytes(b"half of a")
+        assert shown_by(address) == second.certificate.read_bytes()
+        shown.certificate.unlink()
+        assert shown_by(address) == second.certificate.read_bytes()
+        first.copy_to(shown)
+        assert shown_by(address) == first.certificate.read_bytes()
+    complaints = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert [re.sub(r".*tls.pem", "tls.pem", complaint) for complaint in complaints] == [
+        "tls.pem holds no certificate (PEM); the certificate read before stays in use",
+        "tls.pem cannot be read: No such file or directory; the certificate read before stays in use",
+    ]
+
+
+def test_authorities_of_clients_are_renewed_as_well(
+    authority: Authority, stranger: Authority, for_loopback: Issued, tmp_path: Path
+) -> None:
+    client_ca = tmp_path / "clients.pem"
+    client_ca.write_bytes(authority.ca.read_bytes())
+    theirs = stranger.issue("late", "extendedKeyUsage=clientAuth")
+    with secure(for_loopback, client_ca) as address:
+        assert outcome(address, authority.ca, theirs) is Code.UNAVAILABLE
+        client_ca.write_bytes(authority.ca.read_bytes() + stranger.ca.read_bytes())
+        assert outcome(address, authority.ca, theirs) is Code.OK
+
+
+def test_files_that_cannot_be_used_at_the_start_are_an_error(
+    authority: Authority, for_loopback: Issued, tmp_path: Path
+) -> None:
+    for files in (
+        TlsFiles(tmp_path / "none", for_loopback.key),
+        TlsFiles(for_loopback.certificate, authority.issue("other").key),
+        TlsFiles(for_loopback.certificate, for_loopback.key, for_loopback.key),
+    ):
+        with pytest.raises(CertificateError):
+            server_credentials(files)
