@@ -50,6 +50,7 @@ SAMPLE = (
             "dynamic_batching { preferred_batch_size: 16 }",
             "dynamic_batching.preferred_batch_size: 16 is over what the model takes, 8 rows",
         ),
+        ("instance_group { kind: KIND_MODEL }", "only a Python model chooses for itself where it runs"),
         ("sequence_batching { }", "the model keeps nothing from one request to the next"),
         (SAMPLE.format("", "xx", "TYPE_FP32", "3"), "the model has no input 'xx'; did you mean x?"),
         (SAMPLE.format("", "xx", "TYPE_FP32", "3"), "input 'x' is missing from the sample"),

@@ -114,10 +114,9 @@ def _declaration(config: ModelConfig, findings: Findings) -> Declaration:
 def _settings(
     config: ModelConfig, declaration: Declaration, folder: Path, findings: Findings
 ) -> ModelSettings:
-    is_program = declaration.platform == platforms.PYTHON
     return replace(
         batching(config, findings),
-        instances=instances(config.instance_group, is_program=is_program, findings=findings),
+        instances=instances(config.instance_group, findings),
         is_decoupled=declaration.is_decoupled,
         labels=labels(config.output, folder, findings),
         sequences=sequences(config, findings),

@@ -50,19 +50,19 @@ the CPU has no such way, so whatever is said of it holds."""
 _ON_CPU: Final = "models run on the CPU here: remove it"
 _HINTS: Final = {
     "runtime": "name what runs the model by `backend`",
-    "input.is_shape_tensor": "shape tensors belong to TensorRT",
+    "input.is_shape_tensor": "shape tensors belong to TensorRT: remove it",
     "input.allow_ragged_batch": "only requests of equal shapes share a batch: remove it",
-    "input.is_non_linear_format_io": "non-linear formats belong to TensorRT",
-    "output.is_shape_tensor": "shape tensors belong to TensorRT",
-    "output.is_non_linear_format_io": "non-linear formats belong to TensorRT",
+    "input.is_non_linear_format_io": "non-linear formats belong to TensorRT: remove it",
+    "output.is_shape_tensor": "shape tensors belong to TensorRT: remove it",
+    "output.is_non_linear_format_io": "non-linear formats belong to TensorRT: remove it",
     "batch_input": "a Python model can make such an input itself",
     "batch_output": "a Python model can split such an output itself",
-    "optimization.graph": "ONNX Runtime optimises graphs as far as it can",
+    "optimization.graph": "ONNX Runtime optimises graphs as far as it can: remove it",
     "optimization.priority": "all models have the same priority: remove it",
     "optimization.cuda": _ON_CPU,
     "optimization.execution_accelerators.gpu_execution_accelerator": _ON_CPU,
     "optimization.execution_accelerators.cpu_execution_accelerator": "ONNX Runtime's own kernels for the "
-    "CPU run the model; `headrace build` can quantise it",
+    "CPU run the model: remove it; `headrace build` can make the model faster",
     "optimization.gather_kernel_buffer_threshold": _ON_CPU,
     "optimization.eager_batching": "batches are assembled when the engine is free: remove it",
     "sequence_batching.oldest": "use the strategy `direct`",
@@ -72,14 +72,14 @@ _HINTS: Final = {
     "instance_group.gpus": _ON_CPU,
     "instance_group.rate_limiter": "instances are not limited: remove it",
     "instance_group.secondary_devices": _ON_CPU,
-    "instance_group.profile": "profiles belong to TensorRT",
+    "instance_group.profile": "profiles belong to TensorRT: remove it",
     "instance_group.passive": "every instance takes requests: remove the group",
     "instance_group.host_policy": "bind the server's process instead, with taskset or numactl",
     "cc_model_filenames": _ON_CPU,
-    "model_operations": "operators of one's own cannot be loaded",
+    "model_operations": "operators of one's own cannot be loaded: export the model without them",
     "model_repository_agents": "put the model's files into the repository as they are to be served",
     "response_cache": "answers are not cached: say `enable: false`, or remove it",
-    "model_metrics": "the buckets of histograms are fixed",
+    "model_metrics": "the buckets of histograms are fixed: remove it",
 }
 
 

@@ -28,9 +28,12 @@ _UNSUPPORTED: Final = {
     "tensorrtllm": "call it from a Python model", "mlflow": _EXPORT, "custom": _PROGRAM, "identity": _PROGRAM,
     "repeat": _PROGRAM, "square": _PROGRAM,
 }  # fmt: skip
+_IN_FORCE: Final = {
+    "execution_mode": "0", "inter_op_thread_count": "1", "enable_mem_arena": "1", "enable_mem_pattern": "1",
+}  # fmt: skip
+"""Options of ONNX Runtime that have one value here, under the names that Triton's backend gives them."""
 _ONNX_OPTIONS: Final = (
-    "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", "level",
-    "memory.enable_memory_arena_shrinkage", "cudnn_conv_algo_search", "gpu_mem_limit",
+    "level", "memory.enable_memory_arena_shrinkage", "cudnn_conv_algo_search", "gpu_mem_limit",
     "arena_extend_strategy", "do_copy_in_default_stream", "use_device_id", "user_compute_stream",
 )  # fmt: skip
 _ONNX_PREFIXES: Final = ("session.", "optimization.", "ep.", "mlas.")
@@ -50,7 +53,8 @@ def platform(config: ModelConfig, findings: Findings) -> str:
 def _named(field: str, name: str, known: Mapping[str, str], findings: Findings) -> str:
     if not name or name in known:
         return known.get(name, "")
-    hint = _UNSUPPORTED.get(name) or did_you_mean(name, known) or f"there are: {', '.join(known)}"
+    served = [other for other in known if known[other] != TENSORRT]
+    hint = _UNSUPPORTED.get(name) or did_you_mean(name, known) or f"there are: {', '.join(served)}"
     findings.report(field, f"{name} is not supported", hint)
     return ""
 
@@ -65,7 +69,7 @@ def file_name(config: ModelConfig, named: str, findings: Findings) -> str:
 
 
 def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[str, str]:
-    """Return the parameters; those of Triton's backends that change nothing here are refused."""
+    """Return the parameters; options of Triton's backends that ask for what is not done are refused."""
     given = {key: config.parameters[key].string_value for key in config.parameters}
     for key, value in given.items():
         path = f'parameters["{key}"]'
@@ -73,8 +77,12 @@ def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[s
             if key == "EXECUTION_ENV_PATH":
                 findings.report(path, "is not supported", "install what the model needs beside the server")
         elif key == THREADS:
-            if not (value.isascii() and value.isdigit() and int(value) <= 1024):
+            if not (value.isascii() and value.isdigit() and len(value) <= 4 and int(value) <= 1024):
                 findings.report(path, f"{value!r} came, 0 (a thread for each core) to 1024 expected")
+        elif key in _IN_FORCE:
+            if value != _IN_FORCE[key]:
+                findings.report(path, f"{value!r} came, {_IN_FORCE[key]} is what is done here", "remove it")
         elif key in _ONNX_OPTIONS or key.startswith(_ONNX_PREFIXES):
-            findings.report(path, "this option of ONNX Runtime is not supported", f"only {THREADS} is")
+            text = "this option of ONNX Runtime is not supported"
+            findings.report(path, text, f"remove it; only {THREADS} can be set")
     return MappingProxyType(given)

@@ -83,7 +83,7 @@ def _policy(policy: config_pb.ModelQueuePolicy, path: str, findings: Findings) -
     )
 
 
-def instances(groups: Sequence[config_pb.ModelInstanceGroup], *, is_program: bool, findings: Findings) -> int:
+def instances(groups: Sequence[config_pb.ModelInstanceGroup], findings: Findings) -> int:
     """Return how many instances execute the model: those of all groups."""
     total = 0
     for position, group in enumerate(groups):
@@ -93,8 +93,6 @@ def instances(groups: Sequence[config_pb.ModelInstanceGroup], *, is_program: boo
             findings.report(f"{path}.count", f"{count} came, 1 or more expected")
         if group.kind == config_pb.ModelInstanceGroup.KIND_GPU:
             findings.report(f"{path}.kind", "there is no GPU to run on", "write KIND_CPU or KIND_AUTO")
-        elif group.kind == config_pb.ModelInstanceGroup.KIND_MODEL and not is_program:
-            findings.report(f"{path}.kind", "only a Python model chooses for itself", "write KIND_CPU")
         total += max(1, count)
     if total > _MOST_INSTANCES:
         findings.report("instance_group", f"{total} instances were asked for, the most is {_MOST_INSTANCES}")

@@ -8,6 +8,7 @@ from headrace_engines.engine import Engine
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_engines.steps import StepEngine
 from headrace_proto.tensors import datatype_of
+from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.settings import ModelSettings
 from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_problems import Findings, did_you_mean
@@ -23,6 +24,7 @@ def settle(given: GivenConfig, engine: Engine | StepEngine) -> GivenConfig:
     findings = Findings(given.file, given.lines)
     settings = _settled(given.settings, given, engine, findings)
     _check_sequences(settings, engine, findings)
+    _check_kinds(given.message, engine, findings)
     for position, sample in enumerate(given.warmups):
         _check_sample(sample, f"model_warmup[{position}]", engine.spec, findings)
     findings.end()
@@ -55,6 +57,13 @@ def _check_sequences(settings: ModelSettings, engine: Engine | StepEngine, findi
         if control.name in inputs:
             path = f"sequence_batching.control_input[{position}].name"
             findings.report(path, f"{control.name!r} is an input of the model, which callers fill")
+
+
+def _check_kinds(config: config_pb.ModelConfig, engine: Engine | StepEngine, findings: Findings) -> None:
+    for position, group in enumerate(config.instance_group):
+        if group.kind == config_pb.ModelInstanceGroup.KIND_MODEL and not isinstance(engine, StepEngine):
+            text = "only a Python model chooses for itself where it runs"
+            findings.report(f"instance_group[{position}].kind", text, "write KIND_CPU")
 
 
 def _check_sample(sample: Warmup, path: str, spec: ModelSpec, findings: Findings) -> None:
