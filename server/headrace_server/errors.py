@@ -32,7 +32,8 @@ class RegionExists(InferenceError):
 
 
 class Overloaded(InferenceError):
-    """The model's queue is full; `retry_after_seconds` is when it will probably have drained."""
+    """A limit is reached, of a model's queue or of the server; there will probably be room after
+    `retry_after_seconds`."""
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)

@@ -17,7 +17,7 @@ from headrace_proto import tensors
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import ModelFacts, Work
 from headrace_server.errors import InvalidInput
-from headrace_server.transport.classification import TooManyValues, top_classes
+from headrace_server.transport.classification import TooManyClasses, top_classes
 from headrace_server.transport.rendering import Classes
 from headrace_server.transport.shared_memory import Slice
 from headrace_server.transport.status import Status
@@ -102,7 +102,7 @@ def _classified(facts: ModelFacts, name: str, array: NDArray[Any], asked: Classe
     labels = facts.settings.labels.get(name, ())
     try:
         return top_classes(array, asked.count, labels, has_batch_axis=facts.spec.has_batch_axis)
-    except TooManyValues as error:
+    except TooManyClasses as error:
         raise InvalidInput(f"output {name!r}: {error}") from None
 
 

@@ -6,22 +6,23 @@ their indices, and no more entries than there are values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_VALUES: Final = 1_000_000
-"""In a row: each of them may become a text."""
+_MOST_CLASSES: Final = 1_000_000
+"""Of an answer: each is a text, and makes those wait that the engine answers next."""
 CLASSIFIABLE: Final = frozenset(
     map(np.dtype, ("<u1", "<u2", "<u4", "<u8", "<i1", "<i2", "<i4", "<i8", "<f4", "<f8"))
 )
 """What has an order, and one way to be written."""
 
 
-class TooManyValues(ValueError):
-    """A row is too long to be classified; the text says what came and what is allowed."""
+class TooManyClasses(ValueError):
+    """More is asked for than an answer can tell; the text says how much, and what is allowed."""
 
 
 def top_classes(
@@ -29,13 +30,15 @@ def top_classes(
 ) -> NDArray[np.object_]:
     """Return the `count` largest values of each row as text, of shape (rows, count) or (count,).
 
-    A class without a label is written without. Raises TooManyValues.
+    A class without a label is written without. Raises TooManyClasses.
     """
     rows = outputs.reshape(len(outputs), -1) if has_batch_axis else outputs.reshape(1, -1)
-    if rows.shape[1] > _MOST_VALUES:
-        raise TooManyValues(f"{rows.shape[1]} values in a row, at most {_MOST_VALUES} can be classified")
-    written = np.array([_written(row, count, labels) for row in rows], object)
-    written = written.reshape(len(rows), min(count, rows.shape[1]))
+    shape = (len(rows), min(count, rows.shape[1]))
+    if math.prod(shape) > _MOST_CLASSES:
+        raise TooManyClasses(
+            f"{shape[1]} classes of {shape[0]} rows were asked for, an answer tells at most {_MOST_CLASSES}"
+        )
+    written = np.array([_written(row, count, labels) for row in rows], object).reshape(shape)
     return written if has_batch_axis else written[0]
 
 

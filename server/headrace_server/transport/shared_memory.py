@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from headrace_server.errors import InvalidInput, NotSupported, RegionExists, RegionNotFound
+from headrace_server.errors import InvalidInput, NotSupported, Overloaded, RegionExists, RegionNotFound
 
 FLAG: Final = "--allow-client-shm"
 _FOLDER: Final = Path("/dev/shm")
 _MOST_REGIONS: Final = 4096
+_RETRY_AFTER_SECONDS: Final = 1.0
 _MOST_NAME_BYTES: Final = 255
 
 
@@ -76,11 +77,16 @@ class Slice:
 
     def read(self) -> bytes:
         """Return the bytes."""
+        parts = []
+        position, end = self.begin, self.begin + self.size_bytes
         with self._opened() as opened:
-            data = os.pread(opened.descriptor, self.size_bytes, self.begin)
-        if len(data) != self.size_bytes:
-            raise self._shrunk(self.begin + len(data))
-        return data
+            while position < end:  # the system reads at most 2 GiB at a time
+                part = os.pread(opened.descriptor, end - position, position)
+                if not part:
+                    raise self._shrunk(position)
+                parts.append(part)
+                position += len(part)
+        return b"".join(parts)
 
     def write(self, data: memoryview) -> None:
         """Write, from the slice's first byte on; data may be shorter than the slice, and not longer."""
@@ -140,10 +146,12 @@ class Regions:
             raise NotSupported(f"shared memory of clients is not allowed: start the server with {FLAG}")
 
     def register(self, name: str, key: str, offset: int, size_bytes: int) -> None:
-        """Add a region. Raises InvalidInput, RegionExists, NotSupported."""
+        """Add a region. Raises InvalidInput, RegionExists, Overloaded, NotSupported."""
         self.require()
         if not 0 < len(name.encode()) <= _MOST_NAME_BYTES:
-            raise InvalidInput(f"a region's name of {len(name.encode())} bytes came, 1 to 255 expected")
+            raise InvalidInput(
+                f"a region's name of {len(name.encode())} bytes came, 1 to {_MOST_NAME_BYTES} expected"
+            )
         if not size_bytes:
             raise InvalidInput(f"region {name!r}: byte_size is 0, at least 1 expected")
         region = _region(name, key, offset, size_bytes)
@@ -151,8 +159,9 @@ class Regions:
             if name in self._regions:
                 raise RegionExists(f"shared memory region {name!r} is registered already")
             if len(self._regions) >= _MOST_REGIONS:
-                raise InvalidInput(
-                    f"{_MOST_REGIONS} shared memory regions are registered, which is the limit"
+                raise Overloaded(
+                    f"{_MOST_REGIONS} shared memory regions are registered, which is the limit",
+                    _RETRY_AFTER_SECONDS,
                 )
             self._regions[name] = region
 
