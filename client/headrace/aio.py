@@ -149,7 +149,7 @@ class AsyncClient:
                 left = None if timeout is None else deadline - now()
                 return await method(slot.link.stub)(request, timeout=left)
             except grpc.aio.AioRpcError as error:
-                failure = failure_of(error)
+                failure = failure_of(error, is_secure=slot.link.is_secure)
                 at_fault = failure.server_at_fault
             except grpc.aio.UsageError:  # the connection was closed after it was picked
                 failure = CONNECTION_CLOSED

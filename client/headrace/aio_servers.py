@@ -36,8 +36,8 @@ class AioServers:
         self._watcher: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _connect(self, address: str) -> AioConnection:
-        return AioConnection(address, self._settings, self._credentials)
+    def _connect(self, endpoint: Endpoint) -> AioConnection:
+        return AioConnection(endpoint, self._settings, self._credentials)
 
     async def pick(self, tried: Collection[str], deadline: float) -> Slot[AioConnection]:
         """Choose a server for one call, which `done` has to end; `deadline` is the loop's time.

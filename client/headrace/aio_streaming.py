@@ -183,7 +183,7 @@ class AioStreamCall(Generic[Key]):
                 if failure is not None:
                     return failure
         except grpc.aio.AioRpcError as error:
-            return failure_of(error)
+            return failure_of(error, is_secure=slot.link.is_secure)
         finally:
             call.cancel()
         return None

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from headrace.config import Settings, Tls
+from headrace.endpoint import Endpoint
+from headrace_proto import socket_path
+from headrace_proto.certificates import read_authorities, read_identity
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # a type of the stub file alone
     from headrace_proto.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+logger = logging.getLogger(__name__)
 
 Options = list[tuple[str, int | str]]
 
@@ -28,33 +34,43 @@ MAX_RECONNECT_BACKOFF_MS: Final = 2000
 class Connection:
     """A channel to one server, and its calls."""
 
-    __slots__ = ("channel", "stub")
+    __slots__ = ("channel", "is_secure", "stub")
 
-    def __init__(self, address: str, settings: Settings, credentials: grpc.ChannelCredentials | None) -> None:
-        options = channel_options(address, settings)
-        if credentials is None:
-            self.channel = grpc.insecure_channel(address, options)
+    def __init__(
+        self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
+    ) -> None:
+        """`credentials` None means those that `endpoint` asks for: the system's authorities, or none."""
+        options = channel_options(endpoint.address, settings)
+        self.is_secure = credentials is not None or endpoint.tls
+        if self.is_secure:
+            chosen = credentials or grpc.ssl_channel_credentials()
+            self.channel = grpc.secure_channel(endpoint.address, chosen, options)
         else:
-            self.channel = grpc.secure_channel(address, credentials, options)
+            self.channel = grpc.insecure_channel(endpoint.address, options)
         self.stub = InferenceServiceStub(self.channel)
 
 
 class AioConnection:
     """A channel of the running event loop to one server, and its calls."""
 
-    __slots__ = ("channel", "stub")
+    __slots__ = ("channel", "is_secure", "stub")
 
-    def __init__(self, address: str, settings: Settings, credentials: grpc.ChannelCredentials | None) -> None:
-        options = channel_options(address, settings)
-        if credentials is None:
-            self.channel = grpc.aio.insecure_channel(address, options)
+    def __init__(
+        self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
+    ) -> None:
+        """`credentials` are `Connection`'s."""
+        options = channel_options(endpoint.address, settings)
+        self.is_secure = credentials is not None or endpoint.tls
+        if self.is_secure:
+            chosen = credentials or grpc.ssl_channel_credentials()
+            self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
         else:
-            self.channel = grpc.aio.secure_channel(address, credentials, options)
+            self.channel = grpc.aio.insecure_channel(endpoint.address, options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
 
 
 def channel_options(address: str, settings: Settings) -> Options:
-    """Return the options of a channel to `address` ("host:port")."""
+    """Return the options of a channel to `address` ("host:port" or "unix:path")."""
     options: Options = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -71,16 +87,19 @@ def channel_options(address: str, settings: Settings) -> Options:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-    if settings.tls is not None and settings.tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", settings.tls.server_name))
-    if _is_loopback(address):
+    is_socket = address.startswith(socket_path.PREFIX)
+    server_name = settings.tls.server_name if settings.tls is not None else None
+    if server_name or is_socket:
+        # No certificate is for a path, which is the name that gRPC would look for.
+        options.append(("grpc.ssl_target_name_override", server_name or "localhost"))
+    if is_socket or _is_loopback(address):
         options.append(("grpc.enable_http_proxy", 0))
     return options
 
 
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix:"):
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -89,15 +108,13 @@ def _is_loopback(address: str) -> bool:
 
 
 def read_credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
-    """Read the files of a TLS setting; OSError names the one that cannot be read."""
+    """Read the files of a TLS setting. Raises CertificateError, a ValueError that names the file."""
     if tls is None:
         return None
-    return grpc.ssl_channel_credentials(
-        root_certificates=_content(tls.ca_file),
-        private_key=_content(tls.key_file),
-        certificate_chain=_content(tls.certificate_file),
-    )
-
-
-def _content(file: Path | str | None) -> bytes | None:
-    return None if file is None else Path(file).read_bytes()
+    authorities = None if tls.ca_file is None else read_authorities(Path(tls.ca_file))
+    if tls.certificate_file is None or tls.key_file is None:
+        return grpc.ssl_channel_credentials(authorities)
+    identity = read_identity(Path(tls.certificate_file), Path(tls.key_file), of_client=True)
+    if identity.problem:
+        logger.warning("%s: servers will refuse it", identity.problem)
+    return grpc.ssl_channel_credentials(authorities, identity.key, identity.chain)

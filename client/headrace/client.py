@@ -39,9 +39,11 @@ Answer = TypeVar("Answer")
 class Client:
     """Predictions from the servers behind a target; one client serves any number of threads.
 
-    `target` is "host:port" (several with commas), "dns:///host:port", "consul:///service?tag=…&model=…"
-    or "consul://agent:8500/service"; an own `Lookup` is taken too. `timeout_seconds` is for a whole call
-    with its retries (None: no limit). A server is given up that leaves a ping unanswered, sent after
+    `target` is "host:port" or "unix:path" (several with commas), "dns:///host:port",
+    "consul:///service?tag=…&model=…" or "consul://agent:8500/service"; an own `Lookup` is taken too.
+    `timeout_seconds` is for a whole call with its retries (None: no limit). Without `tls` TLS is spoken
+    with servers alone that are registered so, and their certificates are held against the system's
+    authorities; with it TLS is spoken with all. A server is given up that leaves a ping unanswered, sent after
     `keepalive_seconds` of silence. Headrace permits that; many other servers, left as they come, end a
     connection with "too many pings" for it: give them None, no pings.
 
@@ -154,7 +156,7 @@ class Client:
                 left = None if timeout is None else deadline - monotonic()
                 return method(slot.link.stub)(request, timeout=left)
             except grpc.RpcError as error:
-                failure = failure_of(error)
+                failure = failure_of(error, is_secure=slot.link.is_secure)
                 at_fault = failure.server_at_fault
             except ValueError:  # gRPC's, when the connection was closed after it was picked
                 failure = CONNECTION_CLOSED

@@ -50,9 +50,10 @@ DEFAULT_KEEPALIVE_SECONDS: Final = 2.0
 class Tls:
     """How to prove who is at the other end, and who is at this one.
 
-    Every file is PEM. Without `ca_file` the system's authorities are trusted; `certificate_file` and
-    `key_file` go together and are for servers that ask their clients for a certificate;
-    `server_name` is the name in the server's certificate when it is not the host that is called.
+    Every file is PEM, and read once, when the client is made. Without `ca_file` the system's authorities
+    are trusted; `certificate_file` and `key_file` go together and are for servers that ask their clients
+    for a certificate; `server_name` is the name that the server's certificate must be for, by default the
+    host that is called, and `localhost` at a Unix socket.
     """
 
     ca_file: Path | str | None = None

@@ -21,8 +21,8 @@ class Status(Enum):
 class Endpoint:
     """One server as a look-up found it.
 
-    `address` is host:port, with an IPv6 host in brackets, as gRPC takes it. `weight` is the share of
-    calls it should get beside others. `id`, `tags` and `meta` are the registry's own.
+    `address` is host:port, with an IPv6 host in brackets, or unix:path, as gRPC takes it. `weight` is the
+    share of calls it should get beside others. `id`, `tags` and `meta` are the registry's own.
     """
 
     address: str
@@ -31,6 +31,11 @@ class Endpoint:
     id: str = ""
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the server is registered as one that speaks TLS."""
+        return self.meta.get("tls") == "1"
 
 
 def joined(host: str, port: int) -> str:

@@ -40,6 +40,7 @@ class Slot(Generic[Link]):
     address: str
     link: Link
     weight: int
+    tls: bool
     outstanding: int = 0
     failures: int = 0
     ejected_until: float = -math.inf
@@ -49,10 +50,10 @@ class Slot(Generic[Link]):
 class Pool(Generic[Link]):
     """The servers of one target.
 
-    `connect` makes the connection to an address; it must not block.
+    `connect` makes the connection to a server; it must not block.
     """
 
-    def __init__(self, connect: Callable[[str], Link], random: Random) -> None:
+    def __init__(self, connect: Callable[[Endpoint], Link], random: Random) -> None:
         self._connect = connect
         self._random = random
         self._slots: dict[str, Slot[Link]] = {}
@@ -68,15 +69,21 @@ class Pool(Generic[Link]):
         """Take over a complete set of servers; return the connections to close now.
 
         Servers in maintenance count as absent. Critical ones lose their connection at once, so that
-        calls hanging on them go elsewhere, unless nothing better is listed: then they are all used.
+        calls hanging on them go elsewhere, unless nothing better is listed: then they are all used. So do
+        servers that speak TLS now and did not before, or the reverse.
         """
         healthy = [e for e in endpoints if e.status in (Status.PASSING, Status.WARNING)]
         critical = [e for e in endpoints if e.status is Status.CRITICAL]
         wanted = {endpoint.address: endpoint for endpoint in healthy or critical}
-        for address, endpoint in wanted.items():
-            self._want(address, max(endpoint.weight, 1))
         dropped = {endpoint.address for endpoint in critical} - wanted.keys()
+        dropped |= {
+            slot.address
+            for slot in self._slots.values()
+            if slot.address in wanted and wanted[slot.address].tls is not slot.tls
+        }
         closing = [self._slots.pop(address).link for address in dropped if address in self._slots]
+        for endpoint in wanted.values():
+            self._want(endpoint)
         for address, slot in self._slots.items():
             if address not in wanted and slot.retired_at is None:
                 slot.retired_at = now
@@ -86,10 +93,12 @@ class Pool(Generic[Link]):
         self.listed = len(endpoints)
         return closing + self.sweep(now)
 
-    def _want(self, address: str, weight: int) -> None:
-        slot = self._slots.get(address)
+    def _want(self, endpoint: Endpoint) -> None:
+        weight = max(endpoint.weight, 1)
+        slot = self._slots.get(endpoint.address)
         if slot is None:
-            self._slots[address] = Slot(address, self._connect(address), weight)
+            link = self._connect(endpoint)
+            self._slots[endpoint.address] = Slot(endpoint.address, link, weight, endpoint.tls)
         else:
             slot.weight = weight
             slot.retired_at = None

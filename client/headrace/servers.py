@@ -67,8 +67,8 @@ class Servers:
         self._closed = False
         self._follower: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
-    def _connect(self, address: str) -> Connection:
-        return Connection(address, self._settings, self._credentials)
+    def _connect(self, endpoint: Endpoint) -> Connection:
+        return Connection(endpoint, self._settings, self._credentials)
 
     def pick(self, tried: Collection[str], deadline: float) -> Slot[Connection]:
         """Choose a server for one call, which `done` has to end.

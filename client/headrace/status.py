@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import RpcError, StatusCode
 
+from headrace.handshake import explained
 from headrace.retry import Failure
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -33,11 +34,11 @@ class _Ended(Protocol):
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
-def failure_of(error: RpcError) -> Failure:
-    """Return the facts in what a gRPC call raised."""
+def failure_of(error: RpcError, *, is_secure: bool) -> Failure:
+    """Return the facts in what a gRPC call raised; `is_secure` says whether TLS was to be spoken."""
     ended = cast("_Ended", error)
     code = ended.code()
-    message = ended.details() or "the server gave no reason"
+    message = explained(ended.details() or "the server gave no reason", is_secure=is_secure)
     if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
         return Failure(StatusCode.INVALID_ARGUMENT, message, too_large=True)
     if code is StatusCode.INTERNAL and message == CONNECTION_LOST:

@@ -183,7 +183,7 @@ class StreamCall(Generic[Key]):
                     call.cancel()
                     break
         except grpc.RpcError as error:
-            failure = failure_of(error)
+            failure = failure_of(error, is_secure=slot.link.is_secure)
         with self._lock:
             self._calls.discard(call)
             at_fault = bool(leg.unanswered) if failure is None else failure.server_at_fault

@@ -1,6 +1,7 @@
 """What a target string means.
 
 10.0.0.5:8001,10.0.0.6:8001          these servers
+unix:/run/headrace.sock              the server of this machine that listens at this socket
 dns:///inference.example:8001        whatever the name resolves to, followed over time
 consul:///inference?model=digits     whoever is registered in Consul, followed as it changes
 consul://10.0.0.2:8500/inference     the same, asking this agent
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from headrace.endpoint import joined
+from headrace_proto import socket_path
 
-EXPECTED = "expected host:port[,host:port...], dns:///host:port or consul:///service"
+EXPECTED = "expected host:port[,host:port...], unix:path, dns:///host:port or consul:///service"
 SCHEMES = ("consul", "dns")
 QUERY_KEYS = ("model", "tag")
 
@@ -25,7 +27,7 @@ _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\s\]]+)?)\]")
 
 @dataclass(frozen=True, slots=True)
 class StaticTarget:
-    """Servers named one by one, each as host:port."""
+    """Servers named one by one, each as host:port or unix:path."""
 
     addresses: tuple[str, ...]
 
@@ -58,7 +60,8 @@ def parse(target: str) -> Target:
     """Return what `target` says; ValueError tells what is wrong with it and what was expected."""
     if not target.strip():
         raise ValueError(f"the target is empty: {EXPECTED}")
-    if "://" not in target:
+    first = target.partition(",")[0].strip()
+    if "://" not in first or first.startswith(socket_path.PREFIX):
         return _static(target)
     parts = urlsplit(target)
     if parts.scheme == "consul":
@@ -85,13 +88,16 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _static(target: str) -> StaticTarget:
     addresses = []
-    for address in target.split(","):
-        if not address.strip():
+    for address in map(str.strip, target.split(",")):
+        if not address:
             raise ValueError(f"target {target!r} has an empty place between its commas: {EXPECTED}")
-        if address.strip().split(":")[0] in SCHEMES and not address.rpartition(":")[2].isdigit():
-            scheme = address.strip().split(":")[0]
+        if address.startswith(socket_path.PREFIX):
+            addresses.append(socket_path.PREFIX + socket_path.parse(address))
+            continue
+        scheme = address.split(":")[0]
+        if scheme in SCHEMES and not address.rpartition(":")[2].isdigit():
             raise ValueError(f"target {target!r}: a {scheme} target begins with {scheme}:///")
-        addresses.append(joined(*split_address(address.strip())))
+        addresses.append(joined(*split_address(address)))
     return StaticTarget(tuple(dict.fromkeys(addresses)))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from typing import Final
 
+from headrace_proto import socket_path
+
 EXPECTED: Final = "expected HOST:PORT or unix:PATH"
-LONGEST_SOCKET_PATH_BYTES: Final = 107
-"""What the kernel has room for, less the zero at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +22,14 @@ class ListenAddress:
     def __str__(self) -> str:
         """The address as gRPC and a person write it."""
         if self.path:
-            return f"unix:{self.path}"
+            return f"{socket_path.PREFIX}{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse(text: str) -> ListenAddress:
     """Return the address that a text says; ValueError tells what is wrong with it."""
-    if text.startswith("unix:"):
-        return ListenAddress(path=_path(text))
+    if text.startswith(socket_path.PREFIX):
+        return ListenAddress(path=socket_path.parse(text))
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError(f"{text!r} has no port: {EXPECTED}")
@@ -51,21 +50,3 @@ def _ipv6(text: str, host: str) -> str:
     except ValueError:
         raise ValueError(f"{text!r}: {host!r} is no IPv6 address: {EXPECTED}") from None
     return host
-
-
-def _path(text: str) -> str:
-    path = text.removeprefix("unix:")
-    if path.startswith("//"):
-        path = path.removeprefix("//")
-        if not path.startswith("/"):
-            raise ValueError(
-                f"{text!r}: after unix:// an absolute path is expected, as in unix:///run/it.sock"
-            )
-    if not path or path.endswith("/") or "\0" in path:
-        raise ValueError(f"{text!r} has no path of a socket: {EXPECTED}")
-    size = len(os.fsencode(path))
-    if size > LONGEST_SOCKET_PATH_BYTES:
-        raise ValueError(
-            f"{text!r}: the path has {size} bytes, a socket's may have {LONGEST_SOCKET_PATH_BYTES}"
-        )
-    return path

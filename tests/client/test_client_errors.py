@@ -12,7 +12,11 @@ from grpc import StatusCode
 import headrace
 from headrace.errors import HeadraceError, error_for
 from headrace.retry import Failure, error_of
-from headrace.status import failure_of
+from headrace.status import failure_of as facts_of
+
+
+def failure_of(error: grpc.RpcError) -> Failure:
+    return facts_of(error, is_secure=False)
 
 
 class Ended(grpc.RpcError):

@@ -13,8 +13,12 @@ from headrace.pool import Pool, Slot
 PASSING, WARNING, CRITICAL, MAINTENANCE = Status
 
 
+def upper(endpoint: Endpoint) -> str:
+    return endpoint.address.upper()
+
+
 def pool_of(*addresses: str, seed: int = 1) -> Pool[str]:
-    pool: Pool[str] = Pool(str.upper, Random(seed))
+    pool: Pool[str] = Pool(upper, Random(seed))
     pool.update([Endpoint(address) for address in addresses], 0.0)
     return pool
 
@@ -69,7 +73,7 @@ def test_nobody_to_pick(endpoints: list[Endpoint]) -> None:
 
 
 def test_unknown_until_the_first_set_even_an_empty_one() -> None:
-    pool: Pool[str] = Pool(str.upper, Random(1))
+    pool: Pool[str] = Pool(upper, Random(1))
     assert not pool.known
     pool.update([], 0.0)
     assert pool.known
@@ -187,7 +191,7 @@ def test_an_idle_absent_server_keeps_its_connection_for_a_second() -> None:
 
 def test_a_server_that_comes_back_in_time_keeps_its_connection() -> None:
     opened: list[str] = []
-    pool: Pool[str] = Pool(lambda address: opened.append(address) or address, Random(1))
+    pool: Pool[str] = Pool(lambda one: opened.append(one.address) or one.address, Random(1))
     for now, present in ((0.0, "ab"), (1.0, "a"), (1.5, "ab")):
         pool.update([Endpoint(address) for address in present], now)
     assert pool.sweep(9.0) == []
@@ -203,6 +207,17 @@ def test_a_critical_server_loses_its_connection_at_once() -> None:
     assert picked(pool, 1.0) == {"b"}
     pool.update([Endpoint("a"), Endpoint("b")], 2.0)
     assert picked(pool, 2.0) == {"a", "b"}
+
+
+def test_a_server_that_begins_to_speak_tls_gets_another_connection() -> None:
+    pool = pool_of("a", "b")
+    call = pick(pool, 0.0, ("b",))
+    secure = Endpoint("a", meta={"tls": "1"})
+    assert pool.update([secure, Endpoint("b")], 1.0) == ["A"]
+    assert pool.done(call, 1.0, failed=True) == []
+    assert pool.update([secure, Endpoint("b")], 1.0) == []
+    assert picked(pool, 1.0) == {"a", "b"}
+    assert pool.update([Endpoint("a"), Endpoint("b")], 1.0) == ["A"]
 
 
 def test_nothing_is_closed_when_all_turn_critical() -> None:
@@ -243,9 +258,9 @@ def test_whatever_happens(events: list[tuple[str, object]], seed: int) -> None:
     opened: Counter[str] = Counter()
     closed: Counter[str] = Counter()
 
-    def connect(address: str) -> str:
-        opened[address] += 1
-        return address
+    def connect(endpoint: Endpoint) -> str:
+        opened[endpoint.address] += 1
+        return endpoint.address
 
     pool: Pool[str] = Pool(connect, Random(seed))
     statuses: dict[str, Status] = {}
