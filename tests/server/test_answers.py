@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scripted_engines import Answers
+from works import work_of
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import DTYPES, to_raw
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.request import NO_DEADLINE, Work
+from headrace_server.core.request import Work
 from headrace_server.transport import answers
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.status import Status
@@ -58,7 +59,7 @@ def work_for(outputs: list[NDArray[Any]], wanted: tuple[int, ...], request_id: s
         for i in range(max(wanted) + 1)
     )
     model = Model(name, "3", ModelSpec((), tensors, 0), "scripted", Limits())
-    return Work(model, request_id, 1, (), None, wanted, NO_DEADLINE, Answers(), None, 0)
+    return work_of(model, Answers(), request_id, wanted=wanted)
 
 
 def datatype(array: NDArray[Any]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_engines import ROWS, Answers
+from works import work_of
 
 from headrace_server.core.batching import Batching, Decision
 from headrace_server.core.model import Limits, Model
@@ -27,10 +28,14 @@ class Waiting(NamedTuple):
     priority: int = 0
 
     def work(self) -> Work:
-        return Work(
-            MODEL, "", self.rows, (), None, (0,), self.deadline, SINK, None, int(self.came * 1e9),
+        return work_of(
+            MODEL,
+            SINK,
+            rows=self.rows,
+            deadline=self.deadline,
+            queued_ns=int(self.came * 1e9),
             priority=self.priority,
-        )  # fmt: skip
+        )
 
 
 def ones(count: int) -> list[Waiting]:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from scripted_engines import ROWS, Answers
+from works import work_of
 
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.queue import NEVER, QueueFull, Taken
@@ -27,8 +28,7 @@ def work(
     size_bytes: int = 8,
     shapes: Shapes = None,
 ) -> Work:
-    data = (bytes(size_bytes),)
-    return Work(MODEL, name, rows, data, shapes, (0,), deadline, SINK, name, 0)
+    return work_of(MODEL, SINK, name, rows=rows, size_bytes=size_bytes, shapes=shapes, deadline=deadline)
 
 
 def names(works: list[Work]) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from scripted_engines import ROWS, Answers
+from works import work_of
 
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.model import Limits, Model
@@ -50,9 +51,17 @@ def work(
 ) -> Work:
     """Return a request whose name tells its place: "(a" begins sequence a, "a" goes on, "a)" ends it."""
     turn = SequenceTurn(name.strip("()"), name.startswith("("), name.endswith(")"))
-    data = (bytes(size_bytes),)
-    queued_ns = int(at * 1e9)
-    return Work(MODEL, name, rows, data, shapes, (0,), deadline, SINK, name, queued_ns, sequence=turn)
+    return work_of(
+        MODEL,
+        SINK,
+        name,
+        rows=rows,
+        size_bytes=size_bytes,
+        shapes=shapes,
+        deadline=deadline,
+        queued_ns=int(at * 1e9),
+        sequence=turn,
+    )
 
 
 def pushed(waiting: SequenceQueue, names: str, *, at: float = 0.0) -> list[Work]:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from scripted_engines import ROWS, Answers
+from works import work_of
 
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.model import Limits, Model
@@ -53,9 +54,7 @@ class SequencesInAnyOrder(RuleBasedStateMachine):
     def push(self, sequence_id: int, start: bool, end: bool, patience: float) -> None:
         turn = SequenceTurn(sequence_id, start, end)
         queued_ns = int(self.now * 1e9)
-        one = Work(
-            MODEL, "", 1, (b"",), None, (0,), self.now + patience, SINK, None, queued_ns, sequence=turn
-        )
+        one = work_of(MODEL, SINK, deadline=self.now + patience, queued_ns=queued_ns, sequence=turn)
         try:
             self.queue.push(one)
         except QueueFull:

@@ -10,29 +10,19 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of, decode_bytes
-from headrace_server.core.request import Data, InputTensor, Request, Shapes
+from headrace_server.core.request import Admitted, InputTensor, Request
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
-from headrace_server.core.terms import Terms, TermsReader
+from headrace_server.core.terms import TermsReader
 from headrace_server.errors import InvalidInput
 
 _MOST_ELEMENTS = sys.maxsize // 8
-
-
-class Admitted(NamedTuple):
-    """The part of a checked request that its execution needs; inputs stand in the model's order."""
-
-    rows: int
-    data: Data
-    shapes: Shapes
-    wanted: tuple[int, ...]
-    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,7 @@ class Admission:
         self._spec = spec
         filled = {one.name for one in settings.sequences.controls} if settings.sequences else set()
         self._staged = spec.is_staged and not filled
+        self._has_batch_axis = spec.has_batch_axis
         self._places = len(spec.inputs)
         self._inputs = {
             tensor.name: _Expected(
@@ -71,7 +62,7 @@ class Admission:
         """
         inputs = request.inputs
         data: list[bytes | NDArray[Any] | None] = [None] * self._places
-        shapes: list[tuple[int, ...] | None] = [None] * self._places
+        size_bytes = 0
         for tensor in inputs:
             expected = self._inputs.get(tensor.name)
             if expected is None:
@@ -79,29 +70,29 @@ class Admission:
             if data[expected.position] is not None:
                 raise InvalidInput(f"input {tensor.name!r} came twice")
             self._check_form(tensor, expected)
-            data[expected.position] = self._contents(tensor, expected)
-            shapes[expected.position] = tensor.shape
+            data[expected.position] = contents = self._contents(tensor, expected)
+            size_bytes += len(contents)
         if len(inputs) != len(self._inputs):
             self._check_missing(data)
-        rows = self._rows(shapes) if self._spec.has_batch_axis else 1
+        rows = self._rows(inputs) if self._has_batch_axis else 1
         terms = self._usual_terms
         if request.parameters or terms is None:
             terms = self._terms.read(request.parameters)
         wanted = self._wanted(request.outputs) if request.outputs else self._all_outputs
-        return Admitted(rows, tuple(data), None if self._staged else tuple(shapes), wanted, terms)
+        if self._staged:
+            return Admitted(rows, tuple(data), None, size_bytes, wanted, terms)
+        return Admitted(rows, tuple(data), self._shapes(inputs), _size_bytes(data), wanted, terms)
 
     def _check_form(self, tensor: InputTensor, expected: _Expected) -> None:
-        if tensor.datatype != expected.datatype:
-            raise InvalidInput(
-                f"input {tensor.name!r}: datatype {tensor.datatype!r} came, {expected.datatype!r} expected"
-            )
-        shape = tensor.shape
+        name, datatype, shape, _ = tensor
+        if datatype != expected.datatype:
+            raise InvalidInput(f"input {name!r}: datatype {datatype!r} came, {expected.datatype!r} expected")
         dims = expected.spec.dims
-        rest = shape[1:] if self._spec.has_batch_axis else shape
+        rest = shape[1:] if self._has_batch_axis else shape
         fits = rest == dims if self._staged else _matches(rest, dims)
         if not fits:
             raise self._wrong_shape(tensor, expected)
-        if self._spec.has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
+        if self._has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
             raise self._wrong_batch(tensor)
 
     def _contents(self, tensor: InputTensor, expected: _Expected) -> bytes | NDArray[Any]:
@@ -127,19 +118,20 @@ class Admission:
             raise InvalidInput(f"input {tensor.name!r}: a BOOL is a byte 0 or 1, {most} came")
         return data
 
-    def _rows(self, shapes: Sequence[tuple[int, ...] | None]) -> int:
-        rows, first = 0, ""
-        for shape, tensor in zip(shapes, self._spec.inputs, strict=True):
-            if shape is None:
-                continue
-            if not first:
-                rows, first = shape[0], tensor.name
-            elif shape[0] != rows:
+    def _rows(self, inputs: Sequence[InputTensor]) -> int:
+        """Return the rows that all inputs have; a model that takes none from its callers executes one."""
+        rows = inputs[0].shape[0] if inputs else 1
+        for tensor in inputs:
+            if tensor.shape[0] != rows:
                 raise InvalidInput(
-                    f"input {tensor.name!r} has {shape[0]} rows and input {first!r} has {rows}: all inputs "
-                    f"of a request need the same number"
+                    f"input {tensor.name!r} has {tensor.shape[0]} rows and input {inputs[0].name!r} has "
+                    f"{rows}: all inputs of a request need the same number"
                 )
         return rows
+
+    def _shapes(self, inputs: Sequence[InputTensor]) -> tuple[tuple[int, ...] | None, ...]:
+        came = {tensor.name: tensor.shape for tensor in inputs}
+        return tuple([came.get(tensor.name) for tensor in self._spec.inputs])
 
     def _wanted(self, outputs: Sequence[str]) -> tuple[int, ...]:
         wanted: dict[int, None] = {}
@@ -177,6 +169,15 @@ class Admission:
             f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes 1 to "
             f"{self._spec.max_batch_size}"
         )
+
+
+def _size_bytes(data: Sequence[bytes | NDArray[Any] | None]) -> int:
+    """Bytes that wait with a request; strings count with what each costs beside its characters."""
+    return sum(
+        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size
+        for item in data
+        if item is not None
+    )
 
 
 def _strings(tensor: InputTensor, expected: int, *, takes_any_bytes: bool) -> NDArray[Any]:

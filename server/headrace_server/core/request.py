@@ -1,4 +1,5 @@
-"""What passes through the core: a request as a codec read it, and the work that it becomes."""
+"""What passes through the core: a request as a codec read it, what admission made of it, and the work that
+it becomes."""
 
 from __future__ import annotations
 
@@ -50,6 +51,30 @@ class Request(NamedTuple):
     outputs: Sequence[str] = ()
     parameters: Parameters = MappingProxyType({})
     rendering: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a request waits: see `Priorities` for the level and the times, which are microseconds or 0."""
+
+    priority: int = 0
+    """Its level: 1 is the most urgent; 0 where the model has no levels."""
+    timeout_us: int = 0
+    overdue_us: int = 0
+    sequence: SequenceTurn | None = None
+
+
+class Admitted(NamedTuple):
+    """The part of a checked request that its execution needs; inputs stand in the model's order."""
+
+    rows: int
+    data: Data
+    shapes: Shapes
+    size_bytes: int
+    """What waits with the request: its data, and what strings cost beside their characters."""
+    wanted: tuple[int, ...]
+    """Positions of the outputs that the caller asked for."""
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,60 +133,33 @@ class Work:
     def __init__(
         self,
         model: Holder,
-        request_id: str,
-        rows: int,
-        data: Data,
-        shapes: Shapes,
-        wanted: tuple[int, ...],
+        request: Request,
+        admitted: Admitted,
         deadline: float,
         sink: Sink,
         reply: Any,
         queued_ns: int,
-        *,
-        rendering: Any = None,
-        parameters: Parameters = MappingProxyType({}),
-        priority: int = 0,
-        sequence: SequenceTurn | None = None,
-        overdue_at: float = NO_DEADLINE,
     ) -> None:
+        """`deadline` is on the monotonic clock in seconds, `queued_ns` that clock in nanoseconds."""
+        _, _, self.id, _, _, self.parameters, self.rendering = request
+        self.rows, self.data, self.shapes, self.size_bytes, self.wanted, terms = admitted
         self.model = model
-        self.id = request_id
-        self.rows = rows
-        self.data = data
-        self.shapes = shapes
-        self.wanted = wanted
-        """Positions of the outputs that the caller asked for."""
+        self.priority = terms.priority
+        self.sequence = terms.sequence
         self.deadline = deadline
-        """On the monotonic clock, in seconds; it is never executed after that."""
-        self.overdue_at = overdue_at
-        """On that clock: it is then executed after everything of its level that is not overdue."""
+        """It is never executed after that."""
+        self.overdue_at = queued_ns * 1e-9 + terms.overdue_us * 1e-6 if terms.overdue_us else NO_DEADLINE
+        """On the deadline's clock: it is then executed after everything of its level that is not overdue."""
         self.is_overdue = False
         self.sink = sink
         self.reply = reply
         """The sink's own note of whom to answer."""
         self.queued_ns = queued_ns
-        self.rendering = rendering
-        """The codec's own note on how the outputs are to be written."""
-        self.parameters = parameters
-        self.priority = priority
-        """Its level: 1 is the most urgent; 0 where the model has no levels."""
-        self.sequence = sequence
         self.abandoned = False
         """Whether the caller has gone after the work was taken."""
         self.window: Window | None = None
         """Bounds the responses on their way; only while a model that gives several executes the work."""
-        staged: Any = data
-        self.size_bytes = sum(map(len, staged)) if shapes is None else _size_bytes(data)
         self.state = State.QUEUED
-
-
-def _size_bytes(data: Data) -> int:
-    """Bytes that wait with a request; strings count with what each costs beside its characters."""
-    return sum(
-        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size
-        for item in data
-        if item is not None
-    )
 
 
 class Sink(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace_server.core.catalogue import Catalogue, Entry, ModelControl, Override
 from headrace_server.core.model import Model
-from headrace_server.core.request import NO_DEADLINE, Request, Sink, Work
+from headrace_server.core.request import Request, Sink, Work
 from headrace_server.errors import (
     ControlDisabled,
     DeadlineMissed,
@@ -79,29 +79,13 @@ class Service:
                 raise NotSupported(
                     f"model {request.model!r} is decoupled: it is reached by streams (ModelStreamInfer) alone"
                 )
-            rows, data, shapes, wanted, terms = model.admission.admit(request)
+            admitted = model.admission.admit(request)
             now = now_ns * 1e-9
-            if terms.timeout_us:
-                deadline = min(deadline, now + terms.timeout_us * 1e-6)
+            if admitted.terms.timeout_us:
+                deadline = min(deadline, now + admitted.terms.timeout_us * 1e-6)
             if deadline <= now:
                 raise DeadlineMissed("the deadline had passed when the request came")
-            work = Work(
-                model,
-                request.id,
-                rows,
-                data,
-                shapes,
-                wanted,
-                deadline,
-                sink,
-                reply,
-                now_ns,
-                rendering=request.rendering,
-                parameters=request.parameters,
-                priority=terms.priority,
-                sequence=terms.sequence,
-                overdue_at=now + terms.overdue_us * 1e-6 if terms.overdue_us else NO_DEADLINE,
-            )
+            work = Work(model, request, admitted, deadline, sink, reply, now_ns)
             if work.rendering is not None:
                 work.rendering.check(work)
         except InferenceError as error:

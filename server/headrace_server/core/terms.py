@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.priorities import Priorities
-from headrace_server.core.request import Parameters
+from headrace_server.core.request import Parameters, Terms
 from headrace_server.core.settings import ModelSettings
 from headrace_server.errors import InvalidInput, NotSupported
 
@@ -15,16 +14,6 @@ _SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
 _OWN: Final = frozenset({*_SEQUENCE, _EMPTY_FINAL_RESPONSE, "priority", "timeout"})
 _MOST_ID_BYTES: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How a request waits: see `Priorities` for the level and the times, which are microseconds or 0."""
-
-    priority: int
-    timeout_us: int
-    overdue_us: int
-    sequence: SequenceTurn | None
 
 
 class TermsReader:
