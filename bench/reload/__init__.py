@@ -1,0 +1,1 @@
+"""What becomes of calls while models are loaded, unloaded and changed under them."""
