@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.engine import Engine
-from headrace_engines.errors import ExecutionError, ModelFileError
+from headrace_engines.errors import DeclarationError, Difference, ExecutionError
 from headrace_engines.python_model import DTYPES
 from headrace_engines.samples import accepted_recipe
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
@@ -27,20 +27,20 @@ _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 def agree(found: ModelSpec, declaration: Declaration) -> ModelSpec:
     """Return the spec to execute: what the file has, as it was declared, with the model's own dims.
 
-    `found` is the file's; its inputs that are `is_optional` may be left out. Raises ModelFileError
-    naming each tensor that differs, what the file has and what was declared.
+    `found` is the file's; its inputs that are `is_optional` may be left out. Raises DeclarationError
+    naming each tensor that differs, what the model has and what was declared.
     """
     spec = _with_batch_axis(found, declaration)
-    complaints: list[str] = []
-    inputs = _agreed("input", spec, spec.inputs, declaration.inputs, complaints)
-    outputs = _agreed("output", spec, spec.outputs, declaration.outputs, complaints)
-    if complaints:
-        raise ModelFileError("; ".join(complaints))
+    differences: list[Difference] = []
+    inputs = _agreed("input", spec, spec.inputs, declaration.inputs, differences)
+    outputs = _agreed("output", spec, spec.outputs, declaration.outputs, differences)
+    if differences:
+        raise DeclarationError(differences)
     return dataclasses.replace(spec, inputs=inputs, outputs=outputs)
 
 
 def check_answers(engine: Engine, declaration: Declaration) -> None:
-    """Execute a made-up row, and raise ModelFileError where an output has not the dims that were declared.
+    """Execute a made-up row, and raise DeclarationError where an output has not the dims that were declared.
 
     A model that executes none is believed, as is one of whose outputs nothing was said.
     """
@@ -56,10 +56,8 @@ def check_answers(engine: Engine, declaration: Declaration) -> None:
     for tensor, answer in zip(spec.outputs, answers, strict=True):
         dims = answer.shape[1:] if spec.has_batch_axis else answer.shape
         if not _fits(dims, tensor.dims):
-            raise ModelFileError(
-                f"output {tensor.name!r}: the model answers {list(dims)}, "
-                f"the configuration says {list(tensor.dims)}"
-            )
+            text = f"the model answers {list(dims)}, the configuration says {list(tensor.dims)}"
+            raise DeclarationError([Difference("output", text, tensor.name)])
 
 
 def _with_batch_axis(found: ModelSpec, declaration: Declaration) -> ModelSpec:
@@ -75,11 +73,12 @@ def _with_batch_axis(found: ModelSpec, declaration: Declaration) -> ModelSpec:
     fixed = [tensor for tensor in tensors if not tensor.dims or tensor.dims[0] != ANY]
     reason = "axis 0 does not count the rows of every tensor"
     if fixed:
-        reason = f"{fixed[0].name!r} is {list(fixed[0].dims)} in the file, whose axis 0 is not left open"
-    raise ModelFileError(
-        f"max_batch_size is {most} in the configuration, and the model has no batch axis: {reason}; "
+        reason = f"{fixed[0].name!r} is {list(fixed[0].dims)}, whose axis 0 is not left open"
+    text = (
+        f"the configuration says {most}, and the model has no batch axis: {reason}; "
         "write max_batch_size: 0, or export it with an axis 0 of any size"
     )
+    raise DeclarationError([Difference("max_batch_size", text)])
 
 
 def _are_whole(found: ModelSpec, declaration: Declaration) -> bool:
@@ -111,7 +110,7 @@ def _agreed(
     spec: ModelSpec,
     found: Sequence[TensorSpec],
     declared: Sequence[DeclaredTensor],
-    complaints: list[str],
+    differences: list[Difference],
 ) -> tuple[TensorSpec, ...]:
     """Return the tensors of one kind, in the file's order; outputs that were not declared are left out."""
     if not declared:
@@ -122,18 +121,20 @@ def _agreed(
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            complaints.append(f"{kind} {name!r}: the file has {', '.join(map(repr, names))} alone{hint}")
+            text = f"the model has {', '.join(map(repr, names))} alone{hint}"
+            differences.append(Difference(kind, text, name))
     agreed = []
     for tensor in found:
         if tensor.name in said:
-            agreed.append(_narrowed(kind, spec, tensor, said[tensor.name], complaints))
+            agreed.append(_narrowed(kind, spec, tensor, said[tensor.name], differences))
         elif kind == "input" and not tensor.is_optional:
-            complaints.append(f"input {tensor.name!r}: the file needs it, the configuration does not list it")
+            text = "the model needs it, the configuration does not list it"
+            differences.append(Difference(kind, text, tensor.name))
     return tuple(agreed)
 
 
 def _narrowed(
-    kind: str, spec: ModelSpec, found: TensorSpec, said: DeclaredTensor, complaints: list[str]
+    kind: str, spec: ModelSpec, found: TensorSpec, said: DeclaredTensor, differences: list[Difference]
 ) -> TensorSpec:
     """Return the tensor as it was declared, with the model's own dims."""
     dtype = found.dtype if said.dtype is None else said.dtype
@@ -142,14 +143,14 @@ def _narrowed(
     # A file need not tell the rank of an output, which is then taken for a scalar's.
     is_untold = kind == "output" and not found.dims and not spec.has_batch_axis
     if dtype != found.dtype or not (is_untold or _fits(dims, found.dims)):
-        complaints.append(
-            f"{kind} {found.name!r}: the file has {_told(found.dtype, found.dims)}, the configuration says "
+        text = (
+            f"the model has {_told(found.dtype, found.dims)}, the configuration says "
             f"{_told(dtype, dims)}{_hint(spec, found.dims, dims)}"
         )
+        differences.append(Difference(kind, text, found.name))
     if said.is_optional and not found.is_optional:
-        complaints.append(
-            f"{kind} {found.name!r}: it is optional in the configuration, and the file needs it"
-        )
+        text = "it is optional in the configuration, and the model needs it"
+        differences.append(Difference(kind, text, found.name))
     return TensorSpec(found.name, dtype, dims, said.is_optional)
 
 
@@ -171,7 +172,7 @@ def _hint(spec: ModelSpec, found: Sequence[int], said: Sequence[int]) -> str:
     if not spec.has_batch_axis and _fits(said, found[1:]):
         return "; without a max_batch_size, dims are the whole shape"
     if len(said) == len(found) and ANY in said:
-        return f"; the file fixes what {ANY} would leave open"
+        return f"; the model fixes what {ANY} would leave open"
     return ""
 
 

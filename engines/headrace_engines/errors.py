@@ -1,5 +1,8 @@
 """What can go wrong between a model's file and its answers."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 
 class EngineError(Exception):
     """Base of every failure that this package raises on purpose; its text is fit for a person to read."""
@@ -11,6 +14,30 @@ class FolderError(EngineError):
 
 class ModelFileError(EngineError):
     """A model's file is missing, damaged, or not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One setting in which a model is not what was declared of it.
+
+    `setting` is named as in a configuration; `tensor` names the one that an input or output is about.
+    """
+
+    setting: str
+    text: str
+    tensor: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.setting}{f' {self.tensor!r}' if self.tensor else ''}: {self.text}"
+
+
+class DeclarationError(ModelFileError):
+    """The model is not what was declared of it; `differences` are told one by one."""
+
+    def __init__(self, differences: Iterable[Difference], text: str = "") -> None:
+        """`text` stands for the differences where more is to be told than these."""
+        self.differences = tuple(differences)
+        super().__init__(text or "; ".join(map(str, self.differences)))
 
 
 class UnsupportedModelError(EngineError):

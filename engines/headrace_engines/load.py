@@ -29,7 +29,13 @@ from headrace_engines.candidates import (
 )  # fmt: skip
 from headrace_engines.declaration import NOTHING_DECLARED, Declaration
 from headrace_engines.engine import Engine
-from headrace_engines.errors import ModelFileError, UnsupportedModelError
+from headrace_engines.errors import (
+    DeclarationError,
+    Difference,
+    EngineError,
+    ModelFileError,
+    UnsupportedModelError,
+)
 from headrace_engines.manifest import Manifest
 from headrace_engines.reshaping import ReshapingEngine, reshapes
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
@@ -65,8 +71,8 @@ def load(
 
     `max_batch_size` stands where none was declared. Takes as long as reading the file and some thirty
     executions of small batches; a program takes as long as it likes. Raises ModelFileError saying what
-    was found and what was expected if nothing can be served, UnsupportedModelError for a program that
-    may not be executed.
+    was found and what was expected if nothing can be served, DeclarationError where that is because the
+    model is not what was declared, UnsupportedModelError for a program that may not be executed.
     """
     rows = declaration.max_batch_size or max_batch_size
     if file := program(folder, declaration):
@@ -76,11 +82,12 @@ def load(
     if declaration.platform == TENSORRT:
         raise UnsupportedModelError(f"{declaration.file or PLAN}: {NOT_SERVED[PLAN]}")
     if declaration.is_decoupled:
-        raise ModelFileError("decoupled: only a Python model answers a request other than once")
+        text = "only a Python model answers a request other than once"
+        raise DeclarationError([Difference("model_transaction_policy.decoupled", text)])
     version = _Version(folder, manifest.read(folder), declaration)
     chosen = version.first_that_batches(rows) or version.first_alone()
     if chosen is None:
-        raise ModelFileError(version.findings())
+        raise version.failure()
     version.warn(chosen)
     return chosen
 
@@ -102,6 +109,7 @@ class _Version:
         self._candidates = best_first(folder, described, declaration.file)
         self._against = dict(ruled_out(folder, described))
         self._refused: dict[str, str] = {}
+        self._differences: tuple[Difference, ...] = ()
         self._dependent: list[tuple[Candidate, str]] = []
 
     def first_that_batches(self, max_batch_size: int) -> Loaded | None:
@@ -116,7 +124,7 @@ class _Version:
                 self._against |= {other.file: f"not needed: {candidate.file} comes first" for other in rest}
                 return self._chosen(engine, candidate, candidate.merit)
             engine.close()
-            self._refuse(candidate, f"the rows of a batch would change each other: {finding.why}")
+            self._refused[candidate.file] = f"the rows of a batch would change each other: {finding.why}"
             self._dependent.append((candidate, finding.why))
         return None
 
@@ -128,7 +136,14 @@ class _Version:
                 return self._chosen(engine, candidate, f"served one row at a time: in a batch {why}")
         return None
 
-    def findings(self) -> str:
+    def failure(self) -> ModelFileError:
+        """Return an error that tells why nothing can be served."""
+        text = self._findings()
+        if self._declaration.file and not self._candidates:
+            return DeclarationError([Difference("default_model_filename", text)], text)
+        return DeclarationError(self._differences, text) if self._differences else ModelFileError(text)
+
+    def _findings(self) -> str:
         """Say what is wrong with each file; if there is none that could serve, what was expected."""
         found = "; ".join(f"{file}: {reason}" for file, reason in (self._against | self._refused).items())
         if self._refused:
@@ -152,7 +167,7 @@ class _Version:
                 manifest.verify(self._folder, candidate.described)
             engine = _onnx_engine(self._folder / candidate.file, max_batch_size, self._declaration)
         except (ModelFileError, UnsupportedModelError) as error:
-            self._refuse(candidate, str(error))
+            self._refuse(candidate, error)
             return None
         try:
             if candidate.described and self._manifest:
@@ -161,13 +176,15 @@ class _Version:
             memory.check_staging(engine.spec)
         except ModelFileError as error:
             engine.close()
-            self._refuse(candidate, str(error))
+            self._refuse(candidate, error)
             return None
         return ReshapingEngine(engine, self._declaration) if reshapes(self._declaration) else engine
 
-    def _refuse(self, candidate: Candidate, reason: str) -> None:
+    def _refuse(self, candidate: Candidate, error: EngineError) -> None:
         # What comes from below names the file itself.
-        self._refused[candidate.file] = reason.removeprefix(f"{candidate.file}: ")
+        self._refused[candidate.file] = str(error).removeprefix(f"{candidate.file}: ")
+        if isinstance(error, DeclarationError):
+            self._differences = self._differences or error.differences
 
     def _chosen(self, engine: Engine, candidate: Candidate, merit: str) -> Loaded:
         refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}

@@ -99,20 +99,20 @@ def test_what_was_declared_is_served(found: ModelSpec, declaration: Declaration,
         (
             BATCHED,
             Declaration((named("xx"),)),
-            "input 'xx': the file has 'x' alone; did you mean 'x'?; "
-            "input 'x': the file needs it, the configuration does not list it",
+            "input 'xx': the model has 'x' alone; did you mean 'x'?; "
+            "input 'x': the model needs it, the configuration does not list it",
         ),
-        (BATCHED, Declaration(outputs=(named("answer"),)), "output 'answer': the file has 'y', 'z' alone"),
+        (BATCHED, Declaration(outputs=(named("answer"),)), "output 'answer': the model has 'y', 'z' alone"),
         (
             BATCHED,
             Declaration((said("x", -1, 4, dtype=INT64),)),
-            "input 'x': the file has FP32 [-1, 4], the configuration says INT64 [-1, 4]",
+            "input 'x': the model has FP32 [-1, 4], the configuration says INT64 [-1, 4]",
         ),
         (
             BATCHED,
             Declaration((said("x", -1, 5),)),
-            "input 'x': the file has FP32 [-1, 4], the configuration says FP32 [-1, 5]; "
-            "the file fixes what -1 would leave open",
+            "input 'x': the model has FP32 [-1, 4], the configuration says FP32 [-1, 5]; "
+            "the model fixes what -1 would leave open",
         ),
         (
             BATCHED,
@@ -122,21 +122,21 @@ def test_what_was_declared_is_served(found: ModelSpec, declaration: Declaration,
         (
             BATCHED,
             Declaration(outputs=(said("y", 3),), max_batch_size=0),
-            "output 'y': the file has FP32 [-1, 3], the configuration says FP32 [3]; "
+            "output 'y': the model has FP32 [-1, 3], the configuration says FP32 [3]; "
             "without a max_batch_size, dims are the whole shape",
         ),
         (
             BATCHED,
             Declaration((named("x", is_optional=True),)),
-            "input 'x': it is optional in the configuration, and the file needs it",
+            "input 'x': it is optional in the configuration, and the model needs it",
         ),
         (
             FIXED,
             Declaration(max_batch_size=8),
-            "max_batch_size is 8 in the configuration, and the model has no batch axis: "
-            "'x' is [16, 3] in the file, whose axis 0 is not left open; write max_batch_size: 0",
+            "max_batch_size: the configuration says 8, and the model has no batch axis: "
+            "'x' is [16, 3], whose axis 0 is not left open; write max_batch_size: 0",
         ),
-        (FIXED, Declaration(max_batch_size=1), "max_batch_size is 1 in the configuration"),
+        (FIXED, Declaration(max_batch_size=1), "max_batch_size: the configuration says 1"),
         (
             WHOLE,
             Declaration(max_batch_size=2),
@@ -145,7 +145,7 @@ def test_what_was_declared_is_served(found: ModelSpec, declaration: Declaration,
         pytest.param(
             ModelSpec((tensor("x", 2), tensor("w", 2)), (tensor("y", 2),), 0),
             Declaration((said("x", 3), said("w", 4)), (said("y", 5),)),
-            "[3]; input 'w': the file has FP32 [2], the configuration says FP32 [4]; output 'y'",
+            "[3]; input 'w': the model has FP32 [2], the configuration says FP32 [4]; output 'y'",
             id="all at once",
         ),
     ],

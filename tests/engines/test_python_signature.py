@@ -82,7 +82,7 @@ def test_what_both_say_is_put_together(said: dict[str, Any], given: Declaration,
         (
             SAID,
             inputs(DeclaredTensor("x", INT64, (2,))),
-            r"inputs 'x': the class says FP32 \[2\], the configuration INT64 \[2\]: both must agree",
+            r"input 'x': the class says FP32 \[2\], the configuration INT64 \[2\]: both must agree",
         ),
         (SAID, inputs(DeclaredTensor("x", None, (3,))), r"the configuration FP32 \[3\]"),
         (SAID, inputs(DeclaredTensor("x", FP32, (1, 2), (2,))), "no reshape"),

@@ -83,7 +83,73 @@ def test_all_problems_of_all_models_are_told_at_once(shelf: Shelf) -> None:
         ("bad", 2),
     ]
     places = [str(trouble.path.relative_to(shelf.folder)) for trouble in checked.troubles]
-    assert places == ["bad/config.pbtxt"] * 2 + ["broken/1"] + ["cold/config.pbtxt"] * 2 + ["unfit/1"]
+    assert (
+        places
+        == ["bad/config.pbtxt"] * 2 + ["broken/1"] + ["cold/config.pbtxt"] * 2 + ["unfit/config.pbtxt"] * 2
+    )
+
+
+FAULTY = """max_batch: 8
+input {
+  name: "x"
+  data_type: TYPE_INT64
+  dims: 4
+}
+output {
+  name: "y"
+  dims: 2
+  label_filename: "no.txt"
+}
+instance_group { kind: GPU }
+model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 dims: 4 input_data_file: "row" } } }
+version_policy { specific { versions: [ 1, 5 ] } }
+"""
+
+
+def test_what_is_wrong_in_itself_and_for_the_model_is_told_at_once(shelf: Shelf) -> None:
+    shelf.put("m", FAULTY)
+    checked = shelf.checked()
+    assert [(trouble.line, trouble.field, trouble.text) for trouble in checked.troubles] == [
+        (1, "max_batch", "there is no such field"),
+        (2, "input[0]", "'x': the model has FP32 [4], the configuration says INT64 [4]"),
+        (7, "output[0]", "'y': the model has FP32 [3], the configuration says FP32 [2]"),
+        (10, "output[0].label_filename", "no.txt: no such file"),
+        (12, "instance_group[0].kind", "GPU is not one of KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"),
+        (13, 'model_warmup[0].inputs["x"].input_data_file', "row: no such file"),
+        (14, "version_policy.specific.versions[1]", "there is no version 5"),
+    ]
+    assert {trouble.path for trouble in checked.troubles} == {shelf.folder / "m" / "config.pbtxt"}
+    assert checked.servable == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("max_batch_size: x", "x is not a whole number; "),
+        (
+            'platform: "pytorch_libtorch"',
+            "pytorch_libtorch is not supported; export the model to ONNX and say",
+        ),
+        ('default_model_filename: "best.onnx"', "found model.onnx; expected best.onnx; "),
+        ("input {", "not protobuf's text format: the text ends where '}' is expected; "),
+        ('input { name: "x" dims: 0 }', "0 came, 1 or more, or -1 for any size, expected; "),
+        (
+            'input { name: "x" dims: 5 }',
+            "'x': the model has FP32 [4], the configuration says",
+        ),
+        (
+            "model_transaction_policy { decoupled: true }",
+            "only a Python model answers a request other than once",
+        ),
+    ],
+)
+def test_a_fault_is_told_once(shelf: Shelf, config: str, expected: str) -> None:
+    shelf.put("m", config)
+    name, line, text = told(shelf.checked())[0]
+    assert (name, line) == ("config.pbtxt", 1)
+    assert text.startswith(expected)
+    fields = [trouble.field for trouble in shelf.checked().troubles]
+    assert len(fields) == len(set(fields))
 
 
 @pytest.mark.parametrize(

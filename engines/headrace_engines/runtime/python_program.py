@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace_engines.declaration import Declaration
-from headrace_engines.errors import ModelFileError
+from headrace_engines.errors import DeclarationError, ModelFileError
 from headrace_engines.python_model import Context
 from headrace_engines.runtime.python_modules import forget, import_file
 from headrace_engines.runtime.python_signature import is_decoupled, spec_of
@@ -43,7 +43,10 @@ class Program:
             self.is_decoupled = is_decoupled(self._class, declaration)
         except ModelFileError as error:
             forget(self._module)
-            raise ModelFileError(f"{path}: {error}") from None
+            text = f"{path}: {error}"
+            if isinstance(error, DeclarationError):
+                raise DeclarationError(error.differences, text) from None
+            raise ModelFileError(text) from None
 
     def begin(self) -> Any:
         """Return a new instance of the class, loaded. Raises ModelFileError where it fails to load."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace_engines.declaration import Declaration, DeclaredTensor
-from headrace_engines.errors import ModelFileError
+from headrace_engines.errors import DeclarationError, Difference, ModelFileError
 from headrace_engines.python_model import DTYPES, Tensor
 from headrace_engines.spec import ModelSpec, TensorSpec
 
@@ -18,21 +18,23 @@ _DATATYPES: Final = {dtype: datatype for datatype, dtype in DTYPES.items()}
 def spec_of(model_class: type[Any], declaration: Declaration, most_rows: int) -> ModelSpec:
     """Return the model's spec, `most_rows` being the most that the server executes at once.
 
-    Raises ModelFileError naming the tensor or setting, what the class says and what was declared.
+    Raises ModelFileError saying what is wrong with the class, DeclarationError naming the setting in which
+    it differs from what was declared.
     """
-    inputs = _tensors("inputs", getattr(model_class, "inputs", ()), declaration.inputs)
-    outputs = _tensors("outputs", getattr(model_class, "outputs", ()), declaration.outputs)
+    inputs = _tensors("input", getattr(model_class, "inputs", ()), declaration.inputs)
+    outputs = _tensors("output", getattr(model_class, "outputs", ()), declaration.outputs)
     most = min(_max_batch_size(model_class, declaration), most_rows)
     return ModelSpec(inputs, outputs, most, takes_any_bytes=True)
 
 
 def is_decoupled(model_class: type[Any], declaration: Declaration) -> bool:
-    """Return whether a request may have none or many responses. Raises ModelFileError."""
+    """Return whether a request may have none or many responses. Raises ModelFileError, DeclarationError."""
     said = getattr(model_class, "decoupled", None)
     if said not in (None, True, False):
         raise ModelFileError(f"decoupled = {said!r}: True or False expected")
     if said is False and declaration.is_decoupled:
-        raise ModelFileError("decoupled: the class says False, the configuration True: both must agree")
+        text = "the class says False, the configuration True: both must agree"
+        raise DeclarationError([Difference("model_transaction_policy.decoupled", text)])
     return bool(said) or declaration.is_decoupled
 
 
@@ -42,26 +44,23 @@ def _max_batch_size(model_class: type[Any], declaration: Declaration) -> int:
     if said is not None and (not isinstance(said, int) or said < 0):
         raise ModelFileError(f"max_batch_size = {said!r}: a whole number expected, 0 for no batch axis")
     if None not in (said, given) and said != given:
-        raise ModelFileError(
-            f"max_batch_size: the class says {said}, the configuration {given}: both must agree"
-        )
+        text = f"the class says {said}, the configuration {given}: both must agree"
+        raise DeclarationError([Difference("max_batch_size", text)])
     return said if said is not None else given or 0
 
 
 def _tensors(kind: str, said: Any, given: Sequence[DeclaredTensor]) -> tuple[TensorSpec, ...]:
     if not isinstance(said, list | tuple) or not all(isinstance(tensor, Tensor) for tensor in said):
-        raise ModelFileError(f"{kind} = {said!r}: a list of Tensor expected")
+        raise ModelFileError(f"{kind}s = {said!r}: a list of Tensor expected")
     if not said and not given:
-        raise ModelFileError(f'no {kind}: {kind} = [Tensor("x", "FP32", [4])] expected in the class')
+        raise ModelFileError(f'no {kind}s: {kind}s = [Tensor("x", "FP32", [4])] expected in the class')
     names = [tensor.name for tensor in said or given]
     if len(set(names)) != len(names):
-        raise ModelFileError(f"{kind}: {', '.join(names)}: each name is expected once")
+        raise ModelFileError(f"{kind}s: {', '.join(names)}: each name is expected once")
     declared = {tensor.name: tensor for tensor in given}
     if said and given and set(names) != set(declared):
-        raise ModelFileError(
-            f"{kind}: the class has {', '.join(names)}, the configuration {', '.join(declared)}: "
-            "both must agree"
-        )
+        text = f"the class has {', '.join(names)}, the configuration {', '.join(declared)}: both must agree"
+        raise DeclarationError([Difference(kind, text)])
     if not said:
         return tuple(_declared(kind, tensor) for tensor in given)
     return tuple(_agreed(kind, tensor, declared.get(tensor.name)) for tensor in said)
@@ -70,7 +69,8 @@ def _tensors(kind: str, said: Any, given: Sequence[DeclaredTensor]) -> tuple[Ten
 def _declared(kind: str, given: DeclaredTensor) -> TensorSpec:
     _refuse_reshape(kind, given)
     if given.dtype is None or given.dims is None:
-        raise ModelFileError(f"{kind} {given.name!r}: neither the class nor the configuration says all of it")
+        text = "neither the class nor the configuration says all of it"
+        raise DeclarationError([Difference(kind, text, given.name)])
     return TensorSpec(given.name, given.dtype, given.dims, given.is_optional)
 
 
@@ -82,18 +82,18 @@ def _agreed(kind: str, said: Tensor, given: DeclaredTensor | None) -> TensorSpec
     dtype = spec.dtype if given.dtype is None else given.dtype
     dims = spec.dims if given.dims is None else given.dims
     if (dtype, dims) != (spec.dtype, spec.dims):
-        raise ModelFileError(
-            f"{kind} {said.name!r}: the class says {said.datatype} {list(spec.dims)}, the configuration "
+        text = (
+            f"the class says {said.datatype} {list(spec.dims)}, the configuration "
             f"{_datatype(dtype)} {list(dims)}: both must agree"
         )
+        raise DeclarationError([Difference(kind, text, said.name)])
     return TensorSpec(spec.name, spec.dtype, spec.dims, spec.is_optional or given.is_optional)
 
 
 def _refuse_reshape(kind: str, given: DeclaredTensor) -> None:
     if given.model_dims is not None and given.model_dims != given.dims:
-        raise ModelFileError(
-            f"{kind} {given.name!r}: a program takes the dims that its callers see: no reshape"
-        )
+        text = "a program takes the dims that its callers see: no reshape"
+        raise DeclarationError([Difference(kind, text, given.name)])
 
 
 def _datatype(dtype: np.dtype[Any]) -> str:

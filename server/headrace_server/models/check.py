@@ -7,25 +7,29 @@ would find is found here, for all models at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headrace_engines.load import load
 from headrace_engines.spec import ModelSpec
 from headrace_server.models import model_config
 from headrace_server.models.layout import FoundModel, RepositoryError, is_version, scan
 from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_platform import USUAL_FILES
-from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, did_you_mean
-from headrace_server.models.settlement import settle
+from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, Problem, did_you_mean
+from headrace_server.models.settlement import load_declared, settle
 from headrace_server.models.versions import LoadOptions
 from headrace_server.models.warmup import warm_up
 
 _logger = logging.getLogger(__name__)
 
 _NAMES_IN_A_MODEL: Final = (CONFIG_FILE, "warmup")
+_DECISIVE: Final = frozenset(("", "platform", "backend", "default_model_filename", "max_batch_size"))
+"""Fields without which nobody knows what to load; "" is a file that cannot be read to its end."""
+
+_APART: Final = (".label_filename", ".format")
+"""Fields of a tensor that do not make it another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,9 @@ class _Check:
                 example = repository / "mymodel" / "1" / USUAL_FILES["onnxruntime_onnx"]
                 self.troubles.append(Trouble(repository, "holds no model", suggestion=f"expected: {example}"))
         for name in sorted(found):
+            before = len(self.troubles)
             self._model(found[name])
+            self.troubles[before:] = sorted(self.troubles[before:], key=lambda one: (one.path, one.line))
 
     def _is_readable(self, repository: Path) -> bool:
         try:
@@ -111,35 +117,42 @@ class _Check:
             return
         self.troubles.extend(_stray(found.folder, found.versions))
         try:
-            given = model_config.read(found.folder, found.name)
+            given, problems = model_config.examine(found.folder, found.name)
         except ConfigError as error:
-            self._tell(found.folder, error)
+            self._tell(found.folder, error.problems)
+            return
+        self._tell(found.folder, problems)
+        if any(problem.field in _DECISIVE for problem in problems):
             return
         for number in given.version_policy.chosen(found.versions):
-            self._version(found, number, given)
+            self._version(found, number, given, is_faultless=not problems)
 
-    def _version(self, found: FoundModel, number: int, given: GivenConfig) -> None:
+    def _version(self, found: FoundModel, number: int, given: GivenConfig, *, is_faultless: bool) -> None:
+        """Load a version; one whose configuration has faults only to find the others."""
         self._on_version(f"{found.name} version {number}")
         folder = found.versions[number].folder
         try:
-            self.servable.append(self._servable(found.name, number, folder, given))
+            servable = self._servable(found.name, number, folder, given, is_faultless=is_faultless)
+            self.servable += [servable] if is_faultless else []
         except ConfigError as error:
-            self._tell(found.folder, error)
+            self._tell(found.folder, error.problems)
         except Exception as error:  # whatever a library makes of a broken file must not end the check
             _logger.debug("%s: %s", folder, error, exc_info=True)
             self.troubles.append(Trouble(folder, str(error) or type(error).__name__))
 
-    def _servable(self, name: str, number: int, folder: Path, given: GivenConfig) -> Servable:
-        loaded = load(
+    def _servable(
+        self, name: str, number: int, folder: Path, given: GivenConfig, *, is_faultless: bool
+    ) -> Servable:
+        loaded = load_declared(
             folder,
+            given,
             max_batch_size=self._options.max_batch_size,
-            declaration=given.declaration,
             allow_python=self._options.allow_python,
         )
         engine = loaded.engine
         try:
             given = settle(given, engine)
-            warm_up(engine, given.warmups, given.settings.sequences)
+            warm_up(engine, given.warmups if is_faultless else (), given.settings.sequences)
             return Servable(
                 name,
                 str(number),
@@ -153,13 +166,21 @@ class _Check:
         finally:
             engine.close()
 
-    def _tell(self, folder: Path, error: ConfigError) -> None:
-        for problem in error.problems:
-            trouble = Trouble(
-                folder / problem.file, problem.text, problem.line, problem.field, problem.suggestion
-            )
-            if trouble not in self.troubles:  # which every version of a model would tell of
-                self.troubles.append(trouble)
+    def _tell(self, folder: Path, problems: Iterable[Problem]) -> None:
+        """Note what was not told of the same fields: each version of a model would find it again."""
+        path = folder / CONFIG_FILE
+        told = {trouble.field for trouble in self.troubles if trouble.path == path}
+        for problem in problems:
+            if not _is_among(problem.field, told):
+                self.troubles.append(
+                    Trouble(path, problem.text, problem.line, problem.field, problem.suggestion)
+                )
+
+
+def _is_among(field: str, told: Collection[str]) -> bool:
+    """Whether the field, or one in it that may be the cause, is among those that were told of."""
+    within = (f"{field}.", f"{field}[")
+    return any(other == field or (other.startswith(within) and not other.endswith(_APART)) for other in told)
 
 
 def _stray(folder: Path, versions: Collection[int]) -> Iterator[Trouble]:

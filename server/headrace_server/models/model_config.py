@@ -50,15 +50,29 @@ class GivenConfig:
 
 def read(folder: Path, name: str) -> GivenConfig:
     """Read the `config.pbtxt` in a model's folder; without one, nothing was said. Raises ConfigError."""
+    return _faultless(*examine(folder, name))
+
+
+def examine(folder: Path, name: str) -> tuple[GivenConfig, tuple[Problem, ...]]:
+    """Return the same with the problems that were found, as far as it can be read despite them.
+
+    Raises ConfigError for a file that is no text.
+    """
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
-        return GivenConfig()
+        return GivenConfig(), ()
     return _given(read_text(_text(path), CONFIG_FILE), folder, name)
 
 
 def from_json(text: str, folder: Path, name: str) -> GivenConfig:
     """Read a ModelConfig in JSON, with the names of the .proto or in camel case. Raises ConfigError."""
-    return _given(read_json(text), folder, name)
+    return _faultless(*_given(read_json(text), folder, name))
+
+
+def _faultless(given: GivenConfig, problems: tuple[Problem, ...]) -> GivenConfig:
+    if problems:
+        raise ConfigError(problems)
+    return given
 
 
 def _text(path: Path) -> str:
@@ -79,8 +93,8 @@ def _text(path: Path) -> str:
     raise ConfigError([Problem(path.name, 0, "", reason)])
 
 
-def _given(document: Document, folder: Path, name: str) -> GivenConfig:
-    """Check everything, then raise or return."""
+def _given(document: Document, folder: Path, name: str) -> tuple[GivenConfig, tuple[Problem, ...]]:
+    """Check everything; return what was said and what is wrong with it."""
     config = document.message
     findings = Findings(document.file, document.lines, document.problems)
     refuse_unhonoured(config, findings)
@@ -90,9 +104,9 @@ def _given(document: Document, folder: Path, name: str) -> GivenConfig:
     policy = version_policy(config.version_policy, folder, findings)
     settings = _settings(config, declaration, folder, findings)
     samples = warmups(config, folder, findings)
-    findings.end()
     lines = MappingProxyType(document.lines)
-    return GivenConfig(declaration, settings, policy, samples, config, document.file, lines)
+    given = GivenConfig(declaration, settings, policy, samples, config, document.file, lines)
+    return given, findings.problems
 
 
 def _declaration(config: ModelConfig, findings: Findings) -> Declaration:

@@ -58,6 +58,11 @@ class Findings:
         """Note a problem at the line of the field, or of what encloses it if that field was not given."""
         self._problems.append(Problem(self._file, self._line(field), field, text, suggestion))
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was reported until now."""
+        return tuple(self._problems)
+
     def end(self) -> None:
         """Raise ConfigError if anything was reported."""
         if self._problems:

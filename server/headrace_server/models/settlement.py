@@ -1,18 +1,54 @@
-"""A configuration once its model is loaded: what only the loaded model can prove right or tell."""
+"""A configuration and its model: loaded as declared, and what only the loaded model can prove or tell."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from headrace_engines.engine import Engine
+from headrace_engines.errors import DeclarationError, Difference
+from headrace_engines.load import Loaded, load
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_engines.steps import StepEngine
 from headrace_proto.tensors import datatype_of
 from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.settings import ModelSettings
 from headrace_server.models.model_config import GivenConfig
-from headrace_server.models.model_config_problems import Findings, did_you_mean
+from headrace_server.models.model_config_problems import ConfigError, Findings, did_you_mean
+from headrace_server.models.model_config_tensors import Tensor
 from headrace_server.models.model_config_warmup import Warmup, WarmupInput
+
+
+def load_declared(
+    folder: Path, given: GivenConfig, *, max_batch_size: int, allow_python: bool = False
+) -> Loaded:
+    """Load a version as `headrace_engines.load` does; where the model is not as declared, tell the lines.
+
+    Raises ConfigError, EngineError.
+    """
+    try:
+        return load(
+            folder,
+            max_batch_size=max_batch_size,
+            declaration=given.declaration,
+            allow_python=allow_python,
+        )
+    except DeclarationError as error:
+        findings = Findings(given.file, given.lines)
+        for difference in error.differences:
+            named = f"{difference.tensor!r}: " if difference.tensor else ""
+            findings.report(_place(difference, given.message), named + difference.text)
+        raise ConfigError(findings.problems) from error
+
+
+def _place(difference: Difference, config: config_pb.ModelConfig) -> str:
+    """Return the path of what was declared; of all the inputs or outputs where a tensor was left out."""
+    tensors: Sequence[Tensor] = config.input if difference.setting == "input" else config.output
+    for position, tensor in enumerate(tensors):
+        if difference.tensor and tensor.name == difference.tensor:
+            return f"{difference.setting}[{position}]"
+    return difference.setting
 
 
 def settle(given: GivenConfig, engine: Engine | StepEngine) -> GivenConfig:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from headrace_engines.engine import Engine
-from headrace_engines.load import load
 from headrace_engines.memory import staging_bytes
 from headrace_engines.steps import StepEngine
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.workers import EngineWorker, worker_for
 from headrace_server.models.effective import effective
 from headrace_server.models.plan import Origin, Source
-from headrace_server.models.settlement import settle
+from headrace_server.models.settlement import load_declared, settle
 from headrace_server.models.warmup import warm_up
 
 _logger = logging.getLogger(__name__)
@@ -71,10 +70,10 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
     begun = time.monotonic()
     version = str(source.number)
     given = source.given
-    loaded = load(
+    loaded = load_declared(
         source.folder,
+        given,
         max_batch_size=options.max_batch_size,
-        declaration=given.declaration,
         allow_python=options.allow_python and source.upload is None,
     )
     for line in loaded.why:
