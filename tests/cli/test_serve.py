@@ -43,3 +43,17 @@ def test_a_file_of_settings_is_read_and_flags_go_before_it(
     assert f"grpc_port in {file}: 'seven'" in capsys.readouterr().err
     assert run(["serve", "--config", str(file), "--grpc-port", "0"]) == 2
     assert f"max_batch_size in {file}: 0 is out of range" in capsys.readouterr().err
+
+
+def test_the_settings_are_shown_with_their_origins_and_nothing_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "geheim")
+    nowhere = tmp_path / "nowhere"
+    assert run(["serve", "--show-config", "--model-repository", str(nowhere), "--grpc-port", "7"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"grpc_port +│ 7 +│ --grpc-port ", shown)
+    assert re.search(r"max_batch_size +│ 64 +│ default ", shown)
+    assert "CONSUL_HTTP_TOKEN" in shown
+    assert "geheim" not in shown
+    assert run(["serve", "--show-config", "--grpc-port", "70000"]) == 2

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from headrace_cli import console, specs
+from headrace_cli import console, settings, specs
 from headrace_cli.failure import ExitCode, needs, quiet
 from headrace_cli.server_options import SECRETS_EPILOG, configured, server_options
 from headrace_proto.tensors import datatype_of
-from headrace_server.config import OPTIONS, Loaded
+from headrace_server.config import Loaded
 
 if TYPE_CHECKING:
     from headrace_engines.spec import TensorSpec
     from headrace_server.models.check import Checked, Servable, Trouble
-
-_HIDDEN = "(hidden)"
 
 
 @click.command(name="check", epilog=SECRETS_EPILOG)
@@ -49,7 +47,7 @@ def command(
         flags["model_repository"] = tuple(map(str, repositories))
     loaded = configured(flags, file)
     if show_config:
-        _show_config(loaded, as_json=as_json)
+        settings.show(loaded, as_json=as_json)
         return ExitCode.OK
     checked = _checked(loaded)
     if as_json:
@@ -134,30 +132,3 @@ def _document(checked: Checked) -> dict[str, object]:
             for servable in checked.servable
         ],
     }
-
-
-def _show_config(loaded: Loaded, *, as_json: bool) -> None:
-    values = {option.name: getattr(loaded.config, option.name) for option in OPTIONS}
-    for option in OPTIONS:
-        if option.secret and values[option.name]:
-            values[option.name] = _HIDDEN
-    if as_json:
-        settings = {
-            name: {"value": _plain(value), "origin": loaded.origins[name]} for name, value in values.items()
-        }
-        click.echo(json.dumps(settings, indent=2))
-        return
-    rows = [(name, _told(value), loaded.origins[name]) for name, value in values.items()]
-    console.results().print(console.table(("Setting", "Value", "From"), rows))
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting's value as JSON has it."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _told(value: Any) -> str:
-    """Return a setting's value as the file of settings has it."""
-    return json.dumps(_plain(value), ensure_ascii=False)

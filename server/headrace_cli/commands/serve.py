@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
-from headrace_cli.failure import needs
+from headrace_cli import settings
+from headrace_cli.failure import ExitCode, needs
 from headrace_cli.server_options import SECRETS_EPILOG, configured, server_options
 from headrace_server.config import prepare_grpc
 
 
 @click.command(name="serve", epilog=SECRETS_EPILOG)
+@click.option("--show-config", is_flag=True, help="Show each setting and where it comes from, and end.")
 @server_options
-def command(file: Path | None, **flags: Any) -> int:
+def command(show_config: bool, file: Path | None, **flags: Any) -> int:
     """Serve a folder of models over gRPC.
 
     Models stand in the folder as MODEL/VERSION/model.onnx. When all are loaded and warmed up, one JSON
@@ -27,8 +29,11 @@ def command(file: Path | None, **flags: Any) -> int:
       headrace serve --model-repository models --host 0.0.0.0 --advertise 10.0.0.7 --consul
       HEADRACE_LOG_FORMAT=json headrace serve --config headrace.toml
     """
-    config = configured(flags, file).config
+    loaded = configured(flags, file)
+    if show_config:
+        settings.show(loaded)
+        return ExitCode.OK
     prepare_grpc()
     with needs("cpu"):
         from headrace_server import app
-    return app.run(config)
+    return app.run(loaded.config)
