@@ -131,6 +131,26 @@ TIMEOUT_WITHOUT_POLICY: Final = Difference(
     "who sends it means it",
     Code.OK,
 )
+DECOUPLED_FAILURE: Final = Difference(
+    "statistics of a request that had an error among its several answers",
+    "counted as failed",
+    "counted as succeeded",
+    "an operator looks for failures there",
+)
+STATUS_AT_ONCE: Final = Difference(
+    "`triton_grpc_error` on a stream, and a request that is refused before its model sees it",
+    "the stream ends with its status",
+    "an error in the stream, which goes on; only errors of the model end it",
+    "who asks for statuses gets one for every error",
+    Code.OK,
+)
+MESSAGE_TOO_LARGE: Final = Difference(
+    "a message that is larger than `--max-message-bytes` (64 MiB), as it came or unpacked",
+    "RESOURCE_EXHAUSTED",
+    "taken up to 2 GiB",
+    "what one caller can have the server hold has a bound; raise it for larger tensors",
+    Code.OK,
+)
 CONTROL_DISABLED: Final = Difference(
     "load or unload where models are not controlled so",
     "FAILED_PRECONDITION",

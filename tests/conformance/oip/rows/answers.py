@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
+from oip import differences
 from oip.build import infer, raw, tensors
 from oip.case import Case, Code, Earlier, ask, case
 from oip.wire import Outcome
@@ -35,6 +36,10 @@ def _id(request_id: str) -> Case:
     )
 
 
+def _bare(outcome: Outcome, _earlier: Earlier) -> None:
+    assert not outcome.answer.parameters
+
+
 def _has_id(request_id: str) -> Any:
     def check(outcome: Outcome, _earlier: Earlier) -> None:
         assert outcome.answer.id == request_id
@@ -44,6 +49,33 @@ def _has_id(request_id: str) -> Any:
 
 CASES: Final[list[Case]] = [
     *map(_id, ("", "7", "a b", "Grüße, 世界", "x" * 10_000)),
+    case(
+        "an answer to a call has no parameters",
+        ask("ModelInfer", infer("told", raw("x", "FP32", [[1]])), gives=_bare),
+    ),
+    case(
+        "a string of 8 MiB",
+        ask(
+            "ModelInfer",
+            infer("identity_BYTES", raw("x", "BYTES", [[b"x" * (8 << 20), b"", b"a"]])),
+            gives=tensors(y=("BYTES", [[b"x" * (8 << 20), b"", b"a"]])),
+        ),
+    ),
+    *(
+        case(
+            f"a message of 80 MiB{label}",
+            ask(
+                "ModelInfer",
+                infer("identity_BYTES", raw("x", "BYTES", [[b"x" * (80 << 20), b"", b"a"]])),
+                Code.RESOURCE_EXHAUSTED,
+                "larger than max",
+                differs=differences.MESSAGE_TOO_LARGE,
+                compression=compression,
+            ),
+            ask("ModelInfer", infer("identity_FP32", _X), gives=_Y),
+        )
+        for label, compression in (("", None), (" that is compressed", grpc.Compression.Gzip))
+    ),
     case(
         "an answer names the model and the version that gave it",
         ask(

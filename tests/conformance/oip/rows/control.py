@@ -75,11 +75,14 @@ def _indexed(**expected: list[tuple[str, str]]) -> Step:
     return act(settled, gives=index(**expected))
 
 
-def _reason(name: str) -> Step:
+def _reason(name: str, expected: str = "") -> Step:
+    """Expect why it does not serve: these words, or any."""
+
     def has_reason(outcome: Outcome, _earlier: Earlier) -> None:
-        (entry,) = [one for one in outcome.answer.models if one.name == name]
-        assert entry.state == "UNAVAILABLE"
-        assert entry.reason
+        reasons = [(one.state, one.reason) for one in outcome.answer.models if one.name == name]
+        ((state, reason),) = reasons
+        assert state == "UNAVAILABLE"
+        assert reason == expected if expected else reason
 
     return ask("RepositoryIndex", pb.RepositoryIndexRequest(), gives=has_reason)
 
@@ -159,7 +162,7 @@ CASES: Final[list[Case]] = [
         _load("spare"),
         _unload("spare"),
         _indexed(spare=[("2", "UNAVAILABLE")]),
-        _reason("spare"),
+        _reason("spare", "unloaded"),
         _is_ready("spare", False),
         ask("ModelInfer", infer("spare", _X), Code.UNAVAILABLE, "spare", differs=differences.NEVER_LOADED),
         ask("ModelInfer", infer("spare", _X, version="2"), Code.UNAVAILABLE, "spare"),

@@ -9,6 +9,7 @@ from oip import differences
 from oip.case import Case, Check, Code, Earlier, ask, case
 from oip.wire import Outcome
 
+from headrace_proto.tensors import DTYPES
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1 import model_config_pb2 as config
 
@@ -46,6 +47,10 @@ def _config(name: str, what: str, expected: config.ModelConfig) -> Case:
 
 def _dims(*tensors: tuple[str, config.DataType.ValueType, list[int]]) -> list[Any]:
     return [config.ModelInput(name=name, data_type=kind, dims=dims) for name, kind, dims in tensors]
+
+
+def _kind(datatype: str) -> str:
+    return "STRING" if datatype == "BYTES" else datatype
 
 
 def _unknown(method: str, request: Callable[..., Any]) -> list[Case]:
@@ -86,6 +91,11 @@ def index(**expected: list[tuple[str, str]]) -> Check:
     return check
 
 
+def _no_reasons(outcome: Outcome, _earlier: Earlier) -> None:
+    assert outcome.answer.models
+    assert {(one.state, one.reason) for one in outcome.answer.models} == {("READY", "")}
+
+
 def _given_as_written(outcome: Outcome, _earlier: Earlier) -> None:
     given = outcome.answer.config
     assert given.WhichOneof("scheduling_choice") == "sequence_batching"
@@ -95,6 +105,7 @@ def _given_as_written(outcome: Outcome, _earlier: Earlier) -> None:
 
 _ALL: Final = config.ModelVersionPolicy(all=config.ModelVersionPolicy.All())
 _CHOSEN: Final = config.ModelVersionPolicy(specific=config.ModelVersionPolicy.Specific(versions=[1, 3]))
+_ONE_BACKEND: Final = "on Triton all of these models run in its Python backend"
 _READY: Final = [("1", "READY")]
 
 CASES: Final[list[Case]] = [
@@ -107,8 +118,7 @@ CASES: Final[list[Case]] = [
     _metadata("variable", [("x", "FP32", [-1, -1])], [("y", "FP32", [-1, -1])]),
     _metadata("reshaped", [("x", "FP32", [-1, 4])], [("y", "FP32", [-1, 4])]),
     _metadata("optional", [("x", "FP32", [-1, 1]), ("bonus", "FP32", [-1, 1])], [("y", "FP32", [-1, 1])]),
-    _metadata("identity_BYTES", [("x", "BYTES", [-1, 3])], [("y", "BYTES", [-1, 3])]),
-    _metadata("identity_BF16", [("x", "BF16", [-1, 3])], [("y", "BF16", [-1, 3])]),
+    *(_metadata(f"identity_{name}", [("x", name, [-1, 3])], [("y", name, [-1, 3])]) for name in DTYPES),
     _metadata("repeat", [("x", "INT32", [-1])], [("y", "INT32", [1])]),
     _metadata("running_sum", [("x", "INT32", [-1, 1])], [("y", "INT32", [-1, 1]), ("id", "UINT64", [-1, 1])]),
     _metadata("every_version", [("x", "FP32", [-1, 1])], [("y", "FP32", [-1, 1])], "1", "2", "3"),
@@ -125,6 +135,18 @@ CASES: Final[list[Case]] = [
             ),
         ),
     ),
+    *(
+        case(
+            f"the platform of {name}",
+            ask(
+                "ModelMetadata",
+                pb.ModelMetadataRequest(name=name),
+                gives=pb.ModelMetadataResponse(platform=platform),
+            ),
+            only_ours=_ONE_BACKEND,
+        )
+        for name, platform in (("simple", "onnxruntime_onnx"), ("repeat", "python"))
+    ),
     *_unknown("ModelMetadata", pb.ModelMetadataRequest),
     _config(
         "simple",
@@ -135,8 +157,16 @@ CASES: Final[list[Case]] = [
             input=_dims(("INPUT0", config.TYPE_INT32, [16]), ("INPUT1", config.TYPE_INT32, [16])),
         ),
     ),
-    _config("identity_BYTES", "strings", config.ModelConfig(input=_dims(("x", config.TYPE_STRING, [3])))),
-    _config("identity_BF16", "BF16", config.ModelConfig(input=_dims(("x", config.TYPE_BF16, [3])))),
+    *(
+        _config(
+            f"identity_{name}",
+            "its datatype",
+            config.ModelConfig(
+                max_batch_size=8, input=_dims(("x", config.DataType.Value(f"TYPE_{_kind(name)}"), [3]))
+            ),
+        )
+        for name in DTYPES
+    ),
     _config(
         "alone",
         "no batch axis",
@@ -262,6 +292,10 @@ CASES: Final[list[Case]] = [
     case(
         "the index has the name of a model that was never loaded",
         ask("RepositoryIndex", pb.RepositoryIndexRequest(), gives=index(never_asked=[("", "")])),
+    ),
+    case(
+        "the index gives no reason for what is ready",
+        ask("RepositoryIndex", pb.RepositoryIndexRequest(ready=True), gives=_no_reasons),
     ),
     case(
         "the index of what is ready leaves out what is not",

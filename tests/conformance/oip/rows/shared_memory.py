@@ -22,6 +22,7 @@ _FLOATS: Final = np.arange(2048, dtype=np.float32)
 _X: Final = raw("x", "FP32", [[1, 2, 3]])
 _ALWAYS: Final = "Triton 2.51 always allows it"
 _DONE: Final = Outcome([], Code.OK, "")
+_STRINGS: Final = data("BYTES", [[b"a", b"", b"words"]])
 
 
 def _create(_wire: Wire, _earlier: Earlier) -> Outcome:
@@ -123,6 +124,19 @@ def _empty_output(outcome: Outcome, _earlier: Earlier) -> None:
     (output,) = outcome.answer.outputs
     assert (output.datatype, list(output.shape)) == ("FP32", [1, 3])
     assert list(outcome.answer.raw_output_contents) == [b""]
+
+
+def _second_in_raw_contents(outcome: Outcome, _earlier: Earlier) -> None:
+    came = dict(
+        zip((one.name for one in outcome.answer.outputs), outcome.answer.raw_output_contents, strict=True)
+    )
+    assert came == {"OUTPUT0": b"", "OUTPUT1": data("INT32", [2] * 16)}
+
+
+def _write_strings(_wire: Wire, _earlier: Earlier) -> Outcome:
+    with _OBJECT.open("r+b") as opened:
+        opened.write(_STRINGS)
+    return _DONE
 
 
 def _with_more(**fields: Any) -> pb.ModelInferRequest:
@@ -229,6 +243,35 @@ CASES: Final[list[Case]] = [
         ),
     ),
     _row(
+        "an output beside one in raw contents",
+        _register("r", 256),
+        ask(
+            "ModelInfer",
+            infer(
+                "simple",
+                raw("INPUT0", "INT32", [[3] * 16]),
+                raw("INPUT1", "INT32", [[1] * 16]),
+                outputs=(("OUTPUT0", _where(size=64)), "OUTPUT1"),
+            ),
+            gives=_second_in_raw_contents,
+        ),
+        _holds(0, data("INT32", [4] * 16)),
+    ),
+    _row(
+        "strings through a region",
+        act(_write_strings),
+        _register("r", 256),
+        ask(
+            "ModelInfer",
+            infer(
+                "identity_BYTES",
+                Given("x", "BYTES", (1, 3), None, None, _where(size=len(_STRINGS))),
+                outputs=(("y", _where(offset=100, size=100)),),
+            ),
+        ),
+        _holds(100, _STRINGS),
+    ),
+    _row(
         "raw contents beside a region are nobody's",
         _register("r", 256),
         ask(
@@ -300,12 +343,16 @@ CASES: Final[list[Case]] = [
         "registering CUDA shared memory",
         ask("CudaSharedMemoryRegister", _CUDA, Code.UNIMPLEMENTED, "CUDA", differs=differences.CUDA_MEMORY),
     ),
+    case("no CUDA region at first", ask("CudaSharedMemoryStatus", b"", gives=_regions())),
     case(
-        "the state of CUDA shared memory",
-        ask("CudaSharedMemoryStatus", b""),
+        "a CUDA region that nobody registered",
+        ask("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(name="r"), Code.NOT_FOUND, "'r'"),
     ),
-    case(
-        "forgetting CUDA shared memory",
-        ask("CudaSharedMemoryUnregister", b""),
+    *(
+        case(
+            f"forgetting {what}",
+            ask("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest(name=name)),
+        )
+        for what, name in (("all CUDA regions", ""), ("a CUDA region that nobody registered", "r"))
     ),
 ]

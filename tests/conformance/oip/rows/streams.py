@@ -65,7 +65,8 @@ def _short(answer: Any) -> Any:
     return value if not is_final else ("final", value)
 
 
-def _repeat(request_id: str, *values: int, ends: bool = False) -> pb.ModelInferRequest:
+def repeat(request_id: str, *values: int, ends: bool = False) -> pb.ModelInferRequest:
+    """Ask for each of these values as an answer of its own; a negative one is an error."""
     parameters = {"triton_enable_empty_final_response": True} if ends else {}
     return infer("repeat", raw("x", "INT32", list(values)), id=request_id, parameters=parameters)
 
@@ -195,37 +196,56 @@ CASES: Final[list[Case]] = [
         only_ours="Triton 2.51 dies of it now and then",
     ),
     case(
+        "a refusal as the call's own status",
+        talk(
+            infer("simpel", _X, id="e"),
+            code=Code.NOT_FOUND,
+            says="simpel",
+            metadata=_AS_STATUS,
+            differs=differences.STATUS_AT_ONCE,
+        ),
+        talk(infer("identity_FP32", _X), gives=answers(_Y)),
+    ),
+    case(
+        "no wish for a status, in so many words",
+        talk(
+            infer("simpel", _X, id="e"),
+            gives=_says_its_model,
+            metadata=(("triton_grpc_error", "false"),),
+        ),
+    ),
+    case(
         "without errors the wish for a status changes nothing",
         talk(infer("identity_FP32", _X), gives=answers(_Y), metadata=_AS_STATUS),
     ),
-    case("two answers to one request", talk(_repeat("r", 5, 6), gives=_by_id(r=[5, 6]))),
-    case("no answer to a request", talk(_repeat("r"), gives=_by_id())),
+    case("two answers to one request", talk(repeat("r", 5, 6), gives=_by_id(r=[5, 6]))),
+    case("no answer to a request", talk(repeat("r"), gives=_by_id())),
     case(
         "two answers, and an empty final one",
-        talk(_repeat("r", 5, 6, ends=True), gives=_by_id(r=[5, 6, "end"])),
+        talk(repeat("r", 5, 6, ends=True), gives=_by_id(r=[5, 6, "end"])),
     ),
-    case("no answer, and an empty final one", talk(_repeat("r", ends=True), gives=_by_id(r=["end"]))),
+    case("no answer, and an empty final one", talk(repeat("r", ends=True), gives=_by_id(r=["end"]))),
     case(
-        "a hundred answers", talk(_repeat("r", *range(100), ends=True), gives=_by_id(r=[*range(100), "end"]))
+        "a hundred answers", talk(repeat("r", *range(100), ends=True), gives=_by_id(r=[*range(100), "end"]))
     ),
     case(
         "several requests with several answers each",
         talk(
-            *(_repeat(f"r{number}", *range(number), ends=True) for number in range(6)),
+            *(repeat(f"r{number}", *range(number), ends=True) for number in range(6)),
             gives=_by_id(**{f"r{number}": [*range(number), "end"] for number in range(6)}),
         ),
     ),
     case(
         "an error after an answer",
-        talk(_repeat("r", 1, -1, 2), _repeat("s", 3), gives=_by_id(r=[1, "error"], s=[3])),
+        talk(repeat("r", 1, -1, 2), repeat("s", 3), gives=_by_id(r=[1, "error"], s=[3])),
     ),
     case(
         "a request for a decoupled model beside one for another",
-        talk(_repeat("r", 7), infer("identity_FP32", _X, id="a"), gives=_two_kinds),
+        talk(repeat("r", 7), infer("identity_FP32", _X, id="a"), gives=_two_kinds),
     ),
     case(
         "a decoupled model is not reached by unary calls",
-        ask("ModelInfer", _repeat("r", 1), Code.UNIMPLEMENTED, "decoupled"),
+        ask("ModelInfer", repeat("r", 1), Code.UNIMPLEMENTED, "decoupled"),
     ),
     case(
         "a final answer is asked for where each request has one answer anyway",

@@ -108,6 +108,11 @@ CASES: Final[list[Case]] = [
         tensors(y=("FP32", np.empty((1, 0)))),
     ),
     _given(
+        "no typed elements of any number",
+        infer("variable", Given("x", "FP32", (2, 0), None, pb.InferTensorContents())),
+        tensors(y=("FP32", np.empty((2, 0)))),
+    ),
+    _given(
         "a reshaped input",
         infer("reshaped", raw("x", "FP32", [[1, 2, 3, 4]])),
         tensors(y=("FP32", [[1, 2, 3, 4]])),
