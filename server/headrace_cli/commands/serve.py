@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from headrace_cli import settings
 from headrace_cli.failure import ExitCode, needs
 from headrace_cli.server_options import SECRETS_EPILOG, configured, server_options
 from headrace_server.config import prepare_grpc
@@ -31,6 +30,8 @@ def command(show_config: bool, file: Path | None, **flags: Any) -> int:
     """
     loaded = configured(flags, file)
     if show_config:
+        from headrace_cli import settings  # with it come libraries that neither the help nor a server needs
+
         settings.show(loaded)
         return ExitCode.OK
     prepare_grpc()
