@@ -43,9 +43,9 @@ class Client:
     "consul:///service?tag=…&model=…" or "consul://agent:8500/service"; an own `Lookup` is taken too.
     `timeout_seconds` is for a whole call with its retries (None: no limit). Without `tls` TLS is spoken
     with servers alone that are registered so, and their certificates are held against the system's
-    authorities; with it TLS is spoken with all. A server is given up that leaves a ping unanswered, sent after
-    `keepalive_seconds` of silence. Headrace permits that; many other servers, left as they come, end a
-    connection with "too many pings" for it: give them None, no pings.
+    authorities; with it TLS is spoken with all. A server is given up that leaves a ping unanswered, sent
+    after `keepalive_seconds` of silence. Headrace permits that; many other servers, left as they come, end
+    a connection with "too many pings" for it: give them None, no pings.
 
     Nothing is connected before the first call. Errors are `HeadraceError`s.
     """

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace_cli.failure import ExitCode, failing
+from headrace_cli.tls_options import tls_options
 
 if TYPE_CHECKING:
-    from headrace import Client
+    from headrace import Client, Tls
 
 TARGET_HELP = """\b
 TARGET is one of:
   127.0.0.1:8001                  a server, or several with commas between
+  unix:/run/headrace.sock         a server of this machine
   consul:///inference             all that Consul knows, followed as they change
   consul:///inference?model=NAME  of those, the ones with this model
   dns:///host:8001                every address of a name
@@ -28,8 +30,9 @@ _LONGEST_WAIT_SECONDS = 86_400.0
 
 
 def target_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add TARGET, MODEL and the options that go with them."""
+    """Add TARGET, MODEL and the options that go with them; the function takes `tls`, a Tls or None."""
     for decorate in (
+        tls_options,
         click.option(
             "--timeout", "timeout_seconds", type=float, callback=_wait, default=30.0,
             show_default=True, metavar="SECONDS", help="Longest wait for an answer.",
@@ -66,14 +69,14 @@ def input_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def connected(target: str, timeout_seconds: float) -> Iterator[Client]:
+def connected(target: str, timeout_seconds: float, tls: Tls | None) -> Iterator[Client]:
     """Open a client; its failures become errors of the command."""
     from headrace import Client, HeadraceError, NotSupported
 
     with (
         failing(HeadraceError),
         failing(ValueError, NotSupported, exit_code=ExitCode.USAGE),
-        Client(target, timeout_seconds=timeout_seconds) as client,
+        Client(target, timeout_seconds=timeout_seconds, tls=tls) as client,
     ):
         yield client
 

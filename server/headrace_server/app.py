@@ -8,6 +8,7 @@ is answered → engines closed. A second signal ends the process at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -282,11 +283,12 @@ def _transport_options(config: ServerConfig) -> TransportOptions:
     )
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] | None:
     if not config.tls_cert:
         return None
     client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-    return server_credentials(TlsFiles(Path(config.tls_cert), Path(config.tls_key), client_ca))
+    files = TlsFiles(Path(config.tls_cert), Path(config.tls_key), client_ca)
+    return functools.partial(server_credentials, files)
 
 
 def _repository_options(config: ServerConfig) -> RepositoryOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ PATIENCE_SECONDS = 10.0
 @contextmanager
 def served(shown: Issued | None, client_ca: Path | None = None, listen: str = "127.0.0.1:0") -> Iterator[str]:
     """Serve with a certificate, or without TLS; give the address."""
-    credentials = server_credentials(TlsFiles(shown.certificate, shown.key, client_ca)) if shown else None
+    credentials = None
+    if shown:
+        credentials = functools.partial(server_credentials, TlsFiles(shown.certificate, shown.key, client_ca))
     with (
         serving(ScriptedEngine(rows_spec())) as models,
         hosted(models.service, credentials=credentials, listen=[listen]) as it,

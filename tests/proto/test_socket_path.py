@@ -11,11 +11,10 @@ from headrace_proto import socket_path
 def test_a_path_is_read_as_it_is_written_or_refused(path: str) -> None:
     try:
         read = socket_path.parse(f"unix:{path}")
-    except ValueError as error:
-        assert f"'unix:{path}'" in str(error)
-    else:
-        assert read in (path, path.removeprefix("//"))
-        assert socket_path.parse(f"unix:{read}") == read
+    except ValueError:
+        return
+    assert read in (path, path.removeprefix("//"))
+    assert socket_path.parse(f"unix:{read}") == read
 
 
 @pytest.mark.parametrize("path", ["", "/", "/run/", "a\0b", "/" + "a" * 107])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace_server.config import OPTIONS, ServerConfig, load
+from headrace_server.config import OPTIONS, ServerConfig, load, prepare_grpc
 from headrace_server.options import ConfigError, Option
 
 
@@ -100,7 +100,7 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("tls_cert", "cert.pem", "--tls-cert and --tls-key belong together; only one is set"),
         ("load_model", "m", "--load-model: it needs --model-control-mode explicit as well"),
         ("listen", ["0.0.0.0"], "--listen: '0.0.0.0' has no port: expected HOST:PORT or unix:PATH"),
-        ("listen", "127.0.0.1:1,unix:", "--listen: 'unix:' has no path of a socket: expected HOST:PORT or"),
+        ("listen", "127.0.0.1:1,unix:", "--listen: 'unix:' has no path of a socket: expected unix:PATH"),
         ("trace_rate", 0, "--trace-rate: 0 is out of range; the least is 1"),
         ("grpc_keepalive_time", 999, "--grpc-keepalive-time: 999 is out of range; the least is 1000"),
         ("repository_poll_secs", 0, "--repository-poll-secs: 0.0 is out of range; the least is 0.1"),
@@ -164,3 +164,11 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, contents: bytes) -> N
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         load({}, {}, tmp_path / "none.toml")
+
+
+def test_what_is_chosen_for_grpcs_core_gives_way_to_what_the_person_chose() -> None:
+    environ = {"GRPC_VERBOSITY": "INFO"}
+    prepare_grpc(environ)
+    assert environ == {"GRPC_VERBOSITY": "INFO", "GRPC_EXPERIMENTS": "-event_engine_listener"}
+    prepare_grpc(environ := {})
+    assert environ["GRPC_VERBOSITY"] == "NONE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import socket
@@ -27,15 +28,22 @@ PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
-def secure(shown: Issued, client_ca: Path | None = None) -> Iterator[str]:
-    """Serve with a certificate while the block runs; give the address."""
+def secure_at(listen: list[str], shown: Issued, client_ca: Path | None = None) -> Iterator[list[str]]:
+    """Serve with a certificate at several addresses while the block runs; give them."""
     files = TlsFiles(shown.certificate, shown.key, client_ca)
-    credentials = server_credentials(files)
+    credentials = functools.partial(server_credentials, files)
     with (
         serving(ScriptedEngine(rows_spec())) as served,
-        hosted(served.service, credentials=credentials) as it,
+        hosted(served.service, credentials=credentials, listen=listen) as it,
     ):
-        yield it.address
+        yield it.addresses
+
+
+@contextmanager
+def secure(shown: Issued, client_ca: Path | None = None) -> Iterator[str]:
+    """Serve with a certificate while the block runs; give the address."""
+    with secure_at(["127.0.0.1:0"], shown, client_ca) as addresses:
+        yield addresses[0]
 
 
 def outcome(address: str, ca: Path | None, shown: Issued | None = None, name: str = "") -> Code:
@@ -148,6 +156,48 @@ def test_files_that_are_renewed_are_shown_to_new_connections_and_broken_ones_are
         "tls.pem holds no certificate (PEM); the certificate read before stays in use",
         "tls.pem cannot be read: No such file or directory; the certificate read before stays in use",
     ]
+
+
+def test_every_address_has_the_certificate_and_its_renewals(authority: Authority, tmp_path: Path) -> None:
+    names = "subjectAltName=IP:127.0.0.1,DNS:headrace.test"
+    shown = Issued(tmp_path / "tls.pem", tmp_path / "tls.key")
+    authority.expired("old-everywhere", names).copy_to(shown)
+    listen = ["127.0.0.1:0", "127.0.0.1:0", f"unix:{tmp_path}/it.sock"]
+    with secure_at(listen, shown) as addresses:
+        for address in addresses:
+            assert outcome(address, authority.ca, name="headrace.test") is Code.UNAVAILABLE
+        authority.issue("new-everywhere", names).copy_to(shown)
+        for address in addresses:
+            assert outcome(address, authority.ca, name="headrace.test") is Code.OK
+
+
+@pytest.mark.parametrize(
+    ("version", "spoken"),
+    [
+        (ssl.TLSVersion.TLSv1, False),
+        (ssl.TLSVersion.TLSv1_1, False),
+        (ssl.TLSVersion.TLSv1_2, True),
+        (ssl.TLSVersion.TLSv1_3, True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_versions_of_tls_before_1_2_are_refused(
+    plain_tls: str, version: ssl.TLSVersion, spoken: bool
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # else this end would not offer the old ones
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    host, port = plain_tls.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), PATIENCE_SECONDS) as plain:
+        if spoken:
+            with context.wrap_socket(plain) as connection:
+                assert connection.selected_alpn_protocol() == "h2"
+        else:
+            with pytest.raises(ssl.SSLError, match="EOF occurred"):
+                context.wrap_socket(plain)
 
 
 def test_authorities_of_clients_are_renewed_as_well(

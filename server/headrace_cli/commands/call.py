@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from headrace_cli.target import TARGET_HELP, connected, input_options, target_arguments
+
+if TYPE_CHECKING:
+    from headrace import Tls
 
 
 @click.command(name="call", epilog=TARGET_HELP)
@@ -20,6 +25,7 @@ def command(
     model: str,
     version: str,
     timeout_seconds: float,
+    tls: Tls | None,
     assignments: tuple[str, ...],
     filling: str | None,
     rows: int,
@@ -34,11 +40,12 @@ def command(
     Examples:
       headrace call 127.0.0.1:8001 digits --zeros
       headrace call 127.0.0.1:8001 digits --input image=@image.npy --json
+      headrace call example.org:8001 digits --zeros --tls-ca ca.pem
       headrace call consul:///inference sums --input a='[[1, 2]]' --input b='[[3, 4]]'
     """
     from headrace_cli import tensor_input, tensor_output
 
-    with connected(target, timeout_seconds) as client:
+    with connected(target, timeout_seconds, tls) as client:
         declared = client.metadata(model, version=version).inputs
         inputs = tensor_input.fit(tensor_input.gather(assignments, filling, declared, rows), declared)
         outputs = client.infer(model, inputs, version=version, outputs=wanted or None)

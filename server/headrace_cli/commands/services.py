@@ -47,7 +47,8 @@ def command(name: str, consul: str | None, model: str, tags: tuple[str, ...], as
         return
     console.results().print(
         console.table(
-            ("Address", "Status", "Models", "Tags", "Id", "Version"), [_row(endpoint) for endpoint in found]
+            ("Address", "Status", "TLS", "Models", "Tags", "Id", "Version"),
+            [_row(endpoint) for endpoint in found],
         )
     )
 
@@ -57,6 +58,7 @@ def _row(endpoint: Endpoint) -> tuple[console.Cell, ...]:
     return (
         endpoint.address,
         Text(status, _STYLES[status]),
+        "yes" if endpoint.tls else "",
         endpoint.meta.get("models", ""),
         " ".join(endpoint.tags),
         endpoint.id,

@@ -13,7 +13,7 @@ from headrace_cli.failure import ExitCode
 from headrace_cli.target import TARGET_HELP, connected, input_options, target_arguments
 
 if TYPE_CHECKING:
-    from headrace import HeadraceError
+    from headrace import HeadraceError, Tls
     from headrace.messages import Arrays
 
 
@@ -37,6 +37,7 @@ def command(
     model: str,
     version: str,
     timeout_seconds: float,
+    tls: Tls | None,
     assignments: tuple[str, ...],
     filling: str | None,
     rows: int,
@@ -57,7 +58,7 @@ def command(
     """
     from headrace_cli import tensor_input
 
-    with connected(target, timeout_seconds) as client:
+    with connected(target, timeout_seconds, tls) as client:
         declared = client.metadata(model, version=version).inputs
         requests = list(enumerate(tensor_input.requests(assignments, filling, declared, rows)))
         began = time.perf_counter()

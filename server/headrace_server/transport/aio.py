@@ -51,8 +51,8 @@ class TransportOptions:
     addresses: tuple[ListenAddress, ...]
     inference: InferenceLimits
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
-    credentials: grpc.ServerCredentials | None = None
-    """With them every address speaks TLS."""
+    credentials: Callable[[], grpc.ServerCredentials] | None = None
+    """Makes what an address speaks TLS with; none does without."""
     allow_client_shm: bool = False
 
 
@@ -96,7 +96,10 @@ class AioServer:
             add_channelz_servicer(self._server)
 
     async def start(self) -> tuple[ListenAddress, ...]:
-        """Listen, and return the addresses with the ports that they got. Raises PortError."""
+        """Listen, and return the addresses with the ports that they got.
+
+        Raises PortError, and what making the credentials raises.
+        """
         bound = self._listening.open(self._server)
         await self._server.start()
         return bound

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +26,11 @@ class Listening:
     """Addresses of one server, all of which speak TLS if there are credentials, and none otherwise."""
 
     def __init__(
-        self, addresses: Sequence[ListenAddress], credentials: grpc.ServerCredentials | None = None
+        self,
+        addresses: Sequence[ListenAddress],
+        credentials: Callable[[], grpc.ServerCredentials] | None = None,
     ) -> None:
+        """`credentials` is asked once for each address: gRPC renews certificates of one alone by each."""
         self._addresses = addresses
         self._credentials = credentials
         self._sockets: dict[Path, int] = {}
@@ -52,7 +55,7 @@ class Listening:
             if self._credentials is None:
                 port = server.add_insecure_port(str(address))
             else:
-                port = server.add_secure_port(str(address), self._credentials)
+                port = server.add_secure_port(str(address), self._credentials())
         except RuntimeError:
             port = 0
         if not port:
