@@ -52,6 +52,10 @@ class ExecutionError(EngineError):
     """The runtime failed on one batch; the engine is good for the next one."""
 
 
+class MemoryExhausted(ExecutionError):
+    """There was not enough memory for one batch; a smaller one may fit."""
+
+
 class InputError(ExecutionError):
     """A program does not take these values: the fault is the caller's, who is told in this text."""
 

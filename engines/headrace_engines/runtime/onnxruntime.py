@@ -26,7 +26,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from headrace_engines import files
 from headrace_engines.agreement import agree
 from headrace_engines.declaration import NOTHING_DECLARED, Declaration
-from headrace_engines.errors import ExecutionError, ModelFileError, UnsupportedModelError
+from headrace_engines.errors import (
+    ExecutionError,
+    MemoryExhausted,
+    ModelFileError,
+    UnsupportedModelError,
+)
 from headrace_engines.runtime.signature import Declared, model_spec
 from headrace_engines.spec import ModelSpec, TensorSpec
 
@@ -51,6 +56,8 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _ALIGNMENT_BYTES: Final = 64
 _LOG_FATAL: Final = 4
+_OUT_OF_MEMORY: Final = "Failed to allocate memory for requested buffer of size"
+"""ONNX Runtime has no status code for this."""
 
 # Each status code of the native library has an exception class of its own, without a common base.
 _NATIVE_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -240,6 +247,9 @@ def _as_text(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _fail(error: Exception) -> NoReturn:
+    if _OUT_OF_MEMORY in (text := str(error)):
+        needed = text.partition(_OUT_OF_MEMORY)[2].strip()
+        raise MemoryExhausted(f"ONNX Runtime: not enough memory: {needed} bytes were asked for") from error
     raise ExecutionError(f"ONNX Runtime: {_reason(error)}") from error
 
 

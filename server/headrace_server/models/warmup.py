@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
-from headrace_engines.errors import DeviceError, EngineError, ExecutionError
+from headrace_engines.errors import DeviceError, EngineError, ExecutionError, MemoryExhausted
 from headrace_engines.samples import Floats, Recipe, accepted_recipe
 from headrace_engines.spec import ModelSpec, TensorSpec
 from headrace_engines.steps import Call, SequenceTurn, StepEngine
@@ -32,7 +32,7 @@ def warm_up(
 
     A model that takes no made-up rows says so in the log. A program gets the samples alone, since its
     executions may have effects; where it has `sequences`, each sample is one. Raises EngineError
-    naming a sample that fails, DeviceError if the engine is lost.
+    naming a sample that fails, or where memory does not suffice, DeviceError if the engine is lost.
     """
     if not isinstance(engine, StepEngine):
         _execute_made_up_rows(engine)
@@ -61,6 +61,10 @@ def _execute_made_up_rows(engine: Engine) -> None:
                     engine.submit(slot, size)
                     engine.wait(slot)
     except ExecutionError as error:
+        # Where the sizes are the model's own, those of callers will fare no better.
+        if isinstance(error, MemoryExhausted) and all(tensor.is_fixed for tensor in spec.inputs):
+            most = max(1, spec.max_batch_size)
+            raise EngineError(f"warm-up with batches of up to {most} rows failed: {error}") from error
         _logger.warning("the model takes no made-up rows, and is served without a warm-up: %s", error)
 
 
