@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from headrace_server.core.failures import report
-from headrace_server.core.request import State, Work
+from headrace_server.core.request import ENDED, Work
 from headrace_server.errors import InferenceError
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def deliver(answers: Answers) -> None:
     """Hand each sink its answers, in one call. A sink that fails costs the others nothing."""
     by_sink: dict[int, list[tuple[Work, bytes | InferenceError]]] = {}
     for answer in answers:
-        answer[0].state = State.ENDED
+        answer[0].state = ENDED
         answer[0].data = ()
         by_sink.setdefault(id(answer[0].sink), []).append(answer)
     for mine in by_sink.values():

@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Iterator
 from typing import Final
 
-from headrace_server.core.request import Shapes, State, Work
+from headrace_server.core.request import QUEUED, Shapes, Work
 
 Entry = tuple[int, float, int, Work]
 """Rank, place in the rank, number of the arrival. An odd rank is for work that is overdue."""
@@ -24,7 +24,7 @@ _SPARE_HEADS: Final = 64
 def is_gone(entry: Entry) -> bool:
     """Whether the work is not to be executed from here: it has ended, or stands at another rank."""
     work = entry[3]
-    return work.state is not State.QUEUED or (work.is_overdue and not entry[0] & 1)
+    return work.state is not QUEUED or (work.is_overdue and not entry[0] & 1)
 
 
 class Lanes:

@@ -18,7 +18,7 @@ from headrace_server.core.delivery import Answers, deliver
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
 from headrace_server.core.queue import NEVER, Queue, QueueFull, Taken
-from headrace_server.core.request import ModelFacts, State, Work
+from headrace_server.core.request import ENDED, QUEUED, ModelFacts, Work
 from headrace_server.core.request_queue import RequestQueue
 from headrace_server.core.sequence_controls import SequenceControls
 from headrace_server.core.sequences import SequenceQueue
@@ -76,7 +76,8 @@ class Model:
         self._queue = _queue(name, spec, settings, limits)
         self._ordering = Ordering() if settings.preserve_ordering else None
         self._deliver = deliver if self._ordering is None else self._ordering.deliver
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         # Work of a sequence is for one instance alone, so that each has to look.
         self._wake = self._changed.notify if settings.sequences is None else self._changed.notify_all
         self._idle = 0
@@ -119,7 +120,7 @@ class Model:
         With `hold` no engine is woken for it until `release`: the caller knows that more is coming. What
         a closed model refuses is not counted: another version may answer it.
         """
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise ShuttingDown(f"model {self.facts.name!r} is being closed")
             try:
@@ -145,17 +146,17 @@ class Model:
 
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""
-        with self._changed:
+        with self._lock:
             self._released = True
             self._wake()
 
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
-        with self._changed:
+        with self._lock:
             work.abandoned = True
             if work.window is not None:
                 work.window.open()
-            if work.state is not State.QUEUED:
+            if work.state is not QUEUED:
                 return
             orphans = self._discard(work)
         self._forget([work])
@@ -163,8 +164,8 @@ class Model:
 
     def expire(self, work: Work) -> None:
         """Answer the work with DeadlineMissed if it still waits."""
-        with self._changed:
-            if work.state is not State.QUEUED:
+        with self._lock:
+            if work.state is not QUEUED:
                 return
             orphans = self._discard(work)
         self._refuse(orphans)
@@ -177,7 +178,7 @@ class Model:
         is lost, or is closing and everything that it had accepted has been taken.
         """
         while True:
-            with self._changed:
+            with self._lock:
                 taken = self._next(wait, instance)
             if taken is None:
                 return None
@@ -234,7 +235,7 @@ class Model:
 
     def finished(self, works: Sequence[Work]) -> None:
         """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""
-        with self._changed:
+        with self._lock:
             self._queue.finished(works, time.monotonic())
 
     def executed(self, answers: Answers, execution: Execution) -> None:
@@ -255,7 +256,7 @@ class Model:
     def drop(self, works: Sequence[Work]) -> None:
         """End work that was taken, whose caller has gone, without an answer."""
         for work in works:
-            work.state = State.ENDED
+            work.state = ENDED
             work.data = ()
         self._forget(works)
 
@@ -267,7 +268,7 @@ class Model:
     def lose(self, reason: str, taken: Sequence[Work]) -> None:
         """Stop for good because an instance's device is gone: what waits, or that instance had `taken`, is
         answered with DeviceLost. What the other instances have in hand is still answered by them."""
-        with self._changed:
+        with self._lock:
             is_first = self._lost is None
             self._lost = self._lost or reason
             works = [*taken, *self._queue.clear()]
@@ -278,7 +279,7 @@ class Model:
 
     def close(self, *, drain: bool) -> None:
         """Accept nothing more. With `drain` what waits is still executed, else answered ShuttingDown."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             works = [] if drain else self._queue.clear()
             self._released = self._queue.requests > 0

@@ -20,7 +20,7 @@ from headrace_server.core.batching import Batching
 from headrace_server.core.lanes import Entry, Lane, Lanes, is_gone
 from headrace_server.core.priorities import Priorities
 from headrace_server.core.queue import QueueFull, Taken
-from headrace_server.core.request import NO_DEADLINE, State, Work
+from headrace_server.core.request import ENDED, NO_DEADLINE, QUEUED, TAKEN, Work
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 
 _SWEEP_AT_LEAST: Final = 64
@@ -75,9 +75,10 @@ class RequestQueue:
 
     def push(self, work: Work) -> None:
         """Let the work wait. Raises QueueFull; a request of any size may wait alone."""
-        if self.requests >= self._max_requests:
-            raise QueueFull(f"{self.requests} requests wait, which is the limit", self.rows)
-        if self.requests and self.size_bytes + work.size_bytes > self._max_bytes:
+        requests = self.requests
+        if requests >= self._max_requests:
+            raise QueueFull(f"{requests} requests wait, which is the limit", self.rows)
+        if requests and self.size_bytes + work.size_bytes > self._max_bytes:
             raise QueueFull(f"{self.size_bytes} bytes wait, the limit is {self._max_bytes}", self.rows)
         if self._levels is not None:
             self._check_level(self._levels, work.priority)
@@ -94,7 +95,7 @@ class RequestQueue:
 
     def discard(self, work: Work) -> Sequence[Work]:
         """End work that still waits; nothing depends on it."""
-        work.state = State.ENDED
+        work.state = ENDED
         work.data = ()
         self._count(work, -1)
         self._quiet_until = 0.0
@@ -179,14 +180,14 @@ class RequestQueue:
 
     def _expect_overdue(self, work: Work, arrival: int) -> None:
         if len(self._overdue) > 2 * self.requests + _SWEEP_AT_LEAST:
-            self._overdue = [one for one in self._overdue if one[2].state is State.QUEUED]
+            self._overdue = [one for one in self._overdue if one[2].state is QUEUED]
             heapq.heapify(self._overdue)
         heapq.heappush(self._overdue, (work.overdue_at, arrival, work))
 
     def _put_behind_what_is_overdue(self, now: float) -> None:
         while self._overdue and self._overdue[0][0] <= now:
             _, arrival, work = heapq.heappop(self._overdue)
-            if work.state is State.QUEUED:
+            if work.state is QUEUED:
                 work.is_overdue = True
                 self._gone += 1
                 self._lanes.add((2 * work.priority + 1, work.deadline, arrival, work))
@@ -201,7 +202,7 @@ class RequestQueue:
     def _leave(self, works: Sequence[Work]) -> None:
         rows = size_bytes = 0
         for work in works:
-            work.state = State.TAKEN
+            work.state = TAKEN
             rows += work.rows
             size_bytes += work.size_bytes
         self.requests -= len(works)

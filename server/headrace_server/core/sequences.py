@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.queue import NEVER, QueueFull, Taken
-from headrace_server.core.request import State, Work
+from headrace_server.core.request import ENDED, TAKEN, Work
 from headrace_server.core.sequence_controls import SequenceControls
 from headrace_server.core.settings import Sequences
 from headrace_server.errors import InvalidInput
@@ -127,7 +127,7 @@ class SequenceQueue:
         """End work that still waits, and return its orphans, which have left the queue."""
         orphans = self._remove(self._known[_turn(work).id], work)
         self._count(work, -1)
-        work.state = State.ENDED
+        work.state = ENDED
         work.data = ()
         return orphans
 
@@ -270,7 +270,7 @@ class SequenceQueue:
             raise QueueFull(f"{self.size_bytes} bytes wait, the limit is {self._max_bytes}", self.rows)
 
     def _leave(self, work: Work) -> None:
-        work.state = State.TAKEN
+        work.state = TAKEN
         self._count(work, -1)
 
     def _count(self, work: Work, by: int) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from headrace_server.errors import DeadlineMissed, DeviceLost, EngineFailed, InferenceError, Overloaded
@@ -19,7 +20,8 @@ from headrace_server.errors import DeadlineMissed, DeviceLost, EngineFailed, Inf
 SECONDS_BOUNDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-_NS_BOUNDS: Final = tuple(round(bound * 1e9) for bound in SECONDS_BOUNDS)
+_NS_BOUNDS: Final = (*(round(bound * 1e9) for bound in SECONDS_BOUNDS), 1 << 63)
+"""With one for what is above all others."""
 ROWS_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
@@ -54,10 +56,6 @@ class Duration:
         self.count += count
         self.ns += ns
 
-    def copy(self) -> Duration:
-        """Return one that stays as this is now."""
-        return Duration(self.count, self.ns)
-
 
 class Histogram(NamedTuple):
     """How many values lie at or below each of `bounds` and above the one before; `counts` has one place
@@ -66,21 +64,6 @@ class Histogram(NamedTuple):
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
-
-
-@dataclass(slots=True)
-class BatchSizeStatistics:
-    """The executions of one batch size."""
-
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-
-    def copy(self) -> BatchSizeStatistics:
-        """Return figures that stay as these are now."""
-        return BatchSizeStatistics(
-            self.compute_input.copy(), self.compute_infer.copy(), self.compute_output.copy()
-        )
 
 
 @dataclass(slots=True)
@@ -93,17 +76,6 @@ class ResponseStatistics:
     fail: Duration = field(default_factory=Duration)
     empty_response: Duration = field(default_factory=Duration)
     cancel: Duration = field(default_factory=Duration)
-
-    def copy(self) -> ResponseStatistics:
-        """Return figures that stay as these are now."""
-        return ResponseStatistics(
-            self.compute_infer.copy(),
-            self.compute_output.copy(),
-            self.success.copy(),
-            self.fail.copy(),
-            self.empty_response.copy(),
-            self.cancel.copy(),
-        )
 
 
 class Execution(NamedTuple):
@@ -124,24 +96,47 @@ class Execution(NamedTuple):
     """Its answers were encoded."""
     goes_on: bool = False
 
-    @property
-    def input_ns(self) -> int:
-        """What filling the inputs took."""
-        return self.started_ns - self.begun_ns
+
+@dataclass(slots=True)
+class Compute:
+    """How often something was executed, and what the three parts of executing took together."""
+
+    count: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
 
     @property
-    def infer_ns(self) -> int:
-        """What computing took."""
-        return self.computed_ns - self.started_ns
+    def compute_input(self) -> Duration:
+        """Filling the inputs."""
+        return Duration(self.count, self.input_ns)
 
     @property
-    def output_ns(self) -> int:
-        """What handing out the rows took."""
-        return self.ended_ns - self.computed_ns
+    def compute_infer(self) -> Duration:
+        """Computing."""
+        return Duration(self.count, self.infer_ns)
+
+    @property
+    def compute_output(self) -> Duration:
+        """Handing out the rows."""
+        return Duration(self.count, self.output_ns)
+
+    @property
+    def ns(self) -> int:
+        """All three."""
+        return self.input_ns + self.infer_ns + self.output_ns
+
+    def add(self, count: int, execution: Execution) -> None:
+        """Count an execution `count` times."""
+        _, begun_ns, started_ns, computed_ns, ended_ns, _ = execution
+        self.count += count
+        self.input_ns += count * (started_ns - begun_ns)
+        self.infer_ns += count * (computed_ns - started_ns)
+        self.output_ns += count * (ended_ns - computed_ns)
 
 
 def _no_times() -> list[int]:
-    return [0] * (len(_NS_BOUNDS) + 1)
+    return [0] * len(_NS_BOUNDS)
 
 
 def _no_failures() -> dict[FailReason, int]:
@@ -154,18 +149,15 @@ class Statistics:
 
     last_inference_ms: int = 0
     """Wall clock, milliseconds since the epoch; 0 before the first."""
-    inference_count: int = 0
-    """Rows."""
-    execution_count: int = 0
-    success: Duration = field(default_factory=Duration)
+    queue_ns: int = 0
+    """What the requests that were answered with rows had waited."""
+    compute: Compute = field(default_factory=Compute)
+    """Each of these requests counts as an execution of its own."""
+    by_batch_size: dict[int, Compute] = field(default_factory=dict)
+    """Executions by their rows."""
+    failures: dict[FailReason, int] = field(default_factory=_no_failures)
     fail: Duration = field(default_factory=Duration)
     cancel: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-    by_batch_size: dict[int, BatchSizeStatistics] = field(default_factory=dict)
-    failures: dict[FailReason, int] = field(default_factory=_no_failures)
     responses: dict[str, ResponseStatistics] = field(default_factory=dict)
     """By the response's number, of a model that may give several to a request."""
     queue_times: list[int] = field(default_factory=_no_times)
@@ -174,27 +166,61 @@ class Statistics:
     request_times: list[int] = field(default_factory=_no_times)
 
     @property
+    def inference_count(self) -> int:
+        """Rows."""
+        return sum(rows * executions.count for rows, executions in self.by_batch_size.items())
+
+    @property
+    def execution_count(self) -> int:
+        """Batches."""
+        return sum(executions.count for executions in self.by_batch_size.values())
+
+    @property
+    def success(self) -> Duration:
+        """Requests that were answered with rows, from their acceptance to their answers."""
+        return Duration(self.compute.count, self.queue_ns + self.compute.ns)
+
+    @property
+    def queue(self) -> Duration:
+        """What these had waited."""
+        return Duration(self.compute.count, self.queue_ns)
+
+    @property
+    def compute_input(self) -> Duration:
+        """What filling the inputs took, for each of these requests; the next two likewise."""
+        return self.compute.compute_input
+
+    @property
+    def compute_infer(self) -> Duration:
+        """What computing took."""
+        return self.compute.compute_infer
+
+    @property
+    def compute_output(self) -> Duration:
+        """What handing out the rows took."""
+        return self.compute.compute_output
+
+    @property
     def queue_seconds(self) -> Histogram:
         """How long each request waited that was answered with rows."""
-        return _of_seconds(self.queue_times, self.queue.ns)
+        return _of_seconds(self.queue_times, self.queue_ns)
 
     @property
     def compute_seconds(self) -> Histogram:
         """How long filling the inputs, computing and handing out took, for each of these requests."""
-        ns = self.compute_input.ns + self.compute_infer.ns + self.compute_output.ns
-        return _of_seconds(self.compute_times, ns)
+        return _of_seconds(self.compute_times, self.compute.ns)
 
     @property
     def request_seconds(self) -> Histogram:
         """How long each of these requests took from acceptance to its answer."""
-        return _of_seconds(self.request_times, self.success.ns)
+        return _of_seconds(self.request_times, self.queue_ns + self.compute.ns)
 
     @property
     def batch_size(self) -> Histogram:
         """The rows of each execution."""
         counts = [0] * (len(ROWS_BOUNDS) + 1)
         for rows, executions in self.by_batch_size.items():
-            counts[bisect_left(ROWS_BOUNDS, rows)] += executions.compute_infer.count
+            counts[bisect_left(ROWS_BOUNDS, rows)] += executions.count
         return Histogram(ROWS_BOUNDS, tuple(counts), self.inference_count)
 
     def executed(self, execution: Execution, queued_ns: Sequence[int], now_ms: int) -> None:
@@ -202,35 +228,22 @@ class Statistics:
 
         Compute time counts once for each request that shared it.
         """
-        n = len(queued_ns)
-        rows, begun_ns, started_ns, computed_ns, ended_ns, goes_on = execution
-        input_ns, infer_ns, output_ns = (
-            started_ns - begun_ns,
-            computed_ns - started_ns,
-            ended_ns - computed_ns,
-        )
-        accepted_ns = sum(queued_ns)
+        rows, begun_ns, _, _, ended_ns, goes_on = execution
         self.last_inference_ms = now_ms
-        self.success.add(n, n * ended_ns - accepted_ns)
-        self.queue.add(n, n * begun_ns - accepted_ns)
-        self.compute_input.add(n, n * input_ns)
-        self.compute_infer.add(n, n * infer_ns)
-        self.compute_output.add(n, n * output_ns)
-        queue_times, request_times = self.queue_times, self.request_times
-        for one_ns in queued_ns:
-            queue_times[bisect_left(_NS_BOUNDS, begun_ns - one_ns)] += 1
-            request_times[bisect_left(_NS_BOUNDS, ended_ns - one_ns)] += 1
-        self.compute_times[bisect_left(_NS_BOUNDS, ended_ns - begun_ns)] += n
+        if queued_ns:
+            moments_ns = sorted(queued_ns)
+            requests = len(moments_ns)
+            self.queue_ns += requests * begun_ns - sum(moments_ns)
+            self.compute.add(requests, execution)
+            _count_times(self.queue_times, moments_ns, begun_ns)
+            _count_times(self.request_times, moments_ns, ended_ns)
+            self.compute_times[bisect_left(_NS_BOUNDS, ended_ns - begun_ns)] += requests
         if goes_on:
             return
-        self.inference_count += rows
-        self.execution_count += 1
         size = self.by_batch_size.get(rows)
         if size is None:
-            size = self.by_batch_size[rows] = BatchSizeStatistics()
-        size.compute_input.add(1, input_ns)
-        size.compute_infer.add(1, infer_ns)
-        size.compute_output.add(1, output_ns)
+            size = self.by_batch_size[rows] = Compute()
+        size.add(1, execution)
 
     def failed(self, reason: FailReason, ns: int) -> None:
         """Count a request that ended without rows, `ns` after it had been accepted."""
@@ -239,24 +252,29 @@ class Statistics:
 
     def copy(self) -> Statistics:
         """Return figures that stay as these are now."""
-        return Statistics(
-            last_inference_ms=self.last_inference_ms,
-            inference_count=self.inference_count,
-            execution_count=self.execution_count,
-            success=self.success.copy(),
-            fail=self.fail.copy(),
-            cancel=self.cancel.copy(),
-            queue=self.queue.copy(),
-            compute_input=self.compute_input.copy(),
-            compute_infer=self.compute_infer.copy(),
-            compute_output=self.compute_output.copy(),
-            by_batch_size={rows: one.copy() for rows, one in self.by_batch_size.items()},
-            failures=self.failures.copy(),
-            responses={number: one.copy() for number, one in self.responses.items()},
-            queue_times=self.queue_times.copy(),
-            compute_times=self.compute_times.copy(),
-            request_times=self.request_times.copy(),
+        return replace(
+            self,
+            compute=replace(self.compute),
+            by_batch_size={rows: replace(executions) for rows, executions in self.by_batch_size.items()},
+            failures=dict(self.failures),
+            fail=replace(self.fail),
+            cancel=replace(self.cancel),
+            responses=deepcopy(self.responses),
+            queue_times=list(self.queue_times),
+            compute_times=list(self.compute_times),
+            request_times=list(self.request_times),
         )
+
+
+def _count_times(counts: list[int], from_ns: Sequence[int], until_ns: int) -> None:
+    """Count the times from these moments, which are ascending, to one: a batch has few buckets, or one."""
+    rest = len(from_ns)
+    while rest:
+        bucket = bisect_left(_NS_BOUNDS, until_ns - from_ns[rest - 1])
+        first_ns = until_ns - _NS_BOUNDS[bucket]
+        earlier = bisect_left(from_ns, first_ns, 0, rest) if from_ns[0] < first_ns else 0
+        counts[bucket] += rest - earlier
+        rest = earlier
 
 
 def _of_seconds(counts: Sequence[int], ns: int) -> Histogram:

@@ -53,6 +53,7 @@ class Worker:
         self._model = model
         self._engine = engine
         self._instance = instance
+        self._has_batch_axis = engine.spec.has_batch_axis
         self._slots = collections.deque(range(engine.slots))
         self._staging = _staging(engine)
         self._flights: collections.deque[_Flight] = collections.deque()
@@ -135,7 +136,7 @@ class Worker:
 
     def _collect(self, flight: _Flight) -> _Arrays:
         outputs = flight.collect()
-        if self._engine.spec.has_batch_axis and any(len(output) != flight.rows for output in outputs):
+        if self._has_batch_axis and any(len(output) != flight.rows for output in outputs):
             came = ", ".join(str(len(output)) for output in outputs)
             raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
         return outputs
@@ -175,7 +176,7 @@ class Worker:
 
     def _encode(self, works: Sequence[Work], outputs: _Arrays) -> list[tuple[Work, bytes | InferenceError]]:
         answers: list[tuple[Work, bytes | InferenceError]] = []
-        shared = self._engine.spec.has_batch_axis
+        shared = self._has_batch_axis
         start = 0
         for work in works:
             end = start + work.rows
