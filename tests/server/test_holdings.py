@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engines import Answers, rows_spec
+from works import work_of
 
+from headrace_server.core.model import Limits, Model
 from headrace_server.errors import Overloaded
-from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 
 
 def test_bytes_count_until_their_call_is_released() -> None:
@@ -25,6 +28,23 @@ def test_a_request_larger_than_the_limit_may_be_alone() -> None:
     holdings.admit(Call(), 500)
     with pytest.raises(Overloaded):
         holdings.admit(Call(), 1)
+
+
+def test_what_a_request_turns_out_to_take_is_refused_unless_it_is_alone() -> None:
+    holdings, call = Holdings(100), Call()
+    holdings.admit(call, 80)
+    holdings.admit(call, 500, own_bytes=80)
+    assert holdings.size_bytes == 580
+    with pytest.raises(Overloaded):
+        holdings.admit(call, 1, own_bytes=500)
+    assert call.size_bytes == 580
+
+
+@pytest.mark.parametrize(("size_bytes", "more"), [(0, 0), (4096 + 16, 0), (4096 + 17, 1), (1 << 20, 1044464)])
+def test_answers_count_beyond_what_was_foreseen_of_their_rows(size_bytes: int, more: int) -> None:
+    work = work_of(Model("m", "1", rows_spec(), "scripted", Limits()), Answers(), rows=2)
+    assert foreseen_bytes(work) == 16
+    assert unforeseen_bytes(work, bytes(size_bytes)) == more
 
 
 def test_a_stream_has_room_for_a_sixteenth() -> None:

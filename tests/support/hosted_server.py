@@ -140,3 +140,10 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < give_up, f"in vain: {what}"
         time.sleep(0.002)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the loop turn until something holds that nothing announces."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not holds():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0)

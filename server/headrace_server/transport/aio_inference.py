@@ -17,7 +17,7 @@ from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, Overloaded
 from headrace_server.transport.aio_stream import Stream
 from headrace_server.transport.answers import Encoder
-from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.status import status_of
@@ -135,13 +135,15 @@ class Inference:
             if work is None:
                 work = await self._intake.take_slowly(message, limit, reply)
                 self._holdings.add(call, work.size_bytes)
-            self._holdings.add(call, work.rows * work.model.facts.answer_row_bytes)
+            self._holdings.add(call, foreseen_bytes(work))
             try:
                 answer = await reply.future
             except asyncio.CancelledError:
                 self._intake.abandon(work)
                 raise
             if isinstance(answer, bytes):
+                if more_bytes := unforeseen_bytes(work, answer):
+                    self._holdings.admit(call, more_bytes, call.size_bytes)
                 return answer
             return await refuse(context, answer)
         except (grpc.aio.AbortError, asyncio.CancelledError):

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from headrace_server.core.request import Work
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, ShuttingDown
+from headrace_server.errors import InferenceError, Overloaded, ShuttingDown
 from headrace_server.transport import answers, outline
-from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.status import status_of
 
@@ -36,7 +36,7 @@ class _Outgoing(NamedTuple):
     message: bytes
     held_bytes: int
     window: Window | None = None
-    part_bytes: int = 0
+    """Of a request with several responses, of which this one is not the last."""
 
 
 class Stream:
@@ -112,7 +112,7 @@ class Stream:
     def _left(self, outgoing: _Outgoing) -> None:
         self._holdings.add(self._call, -outgoing.held_bytes)
         if outgoing.window is not None:
-            outgoing.window.written(outgoing.part_bytes)
+            outgoing.window.written(outgoing.held_bytes)
         self._room.set()
 
     def _let_go(self) -> None:
@@ -149,7 +149,7 @@ class Stream:
                 work = await self._intake.take_slowly(message, self._limit, reply, takes_many=True)
                 held_bytes += work.size_bytes
             self._working[number] = work
-            held_bytes += work.rows * work.model.facts.answer_row_bytes
+            held_bytes += foreseen_bytes(work)
             self._holdings.add(self._call, held_bytes - reply.held_bytes)
             reply.held_bytes = held_bytes
         except Exception as error:  # the edge: one bad request ends alone
@@ -163,7 +163,7 @@ class Stream:
         if not isinstance(answer, bytes):
             self._fail(answer, work.id, reply.held_bytes)
         elif answer:
-            self._send(_Outgoing(answers.stream_answer(answer), reply.held_bytes))
+            self._send_last(reply, work, answer)
         elif work.parameters.get(_WANTS_END) is True:
             self._send(_Outgoing(answers.stream_end(work), reply.held_bytes))
         else:
@@ -171,14 +171,28 @@ class Stream:
             self._changed.set()
 
     def answer_part(self, reply: _Reply, answer: bytes, window: Window | None) -> None:
-        """Take one response of several."""
+        """Take one response of several; the request ends where there is no room for it."""
         if reply.number not in self._working:
             if window is not None:
                 window.written(len(answer))
             return
-        self._holdings.add(self._call, len(answer))
-        message = answers.stream_answer(answer, is_final=False)
-        self._send(_Outgoing(message, len(answer), window, len(answer)))
+        try:
+            self._holdings.admit(self._call, len(answer), reply.held_bytes)
+        except Overloaded as error:
+            work = self._working.pop(reply.number)
+            self._intake.abandon(work)
+            self._fail(error, work.id, reply.held_bytes)
+        else:
+            self._send(_Outgoing(answers.stream_answer(answer, is_final=False), len(answer), window))
+
+    def _send_last(self, reply: _Reply, work: Work, answer: bytes) -> None:
+        more_bytes = unforeseen_bytes(work, answer)
+        try:
+            self._holdings.admit(self._call, more_bytes, reply.held_bytes)
+        except Overloaded as error:
+            self._fail(error, work.id, reply.held_bytes)
+        else:
+            self._send(_Outgoing(answers.stream_answer(answer), reply.held_bytes + more_bytes))
 
     def _fail(self, error: Exception, request_id: str, held_bytes: int) -> None:
         if not self._ends_with_error:

@@ -39,13 +39,13 @@ class Aside:
         self._holdings = holdings
         self._threads = ThreadPoolExecutor(_THREADS, "large-request")
 
-    async def run(self, size_bytes: int, function: Callable[[], T]) -> T:
+    async def run(self, size_bytes: int, function: Callable[[], T], own_bytes: int = 0) -> T:
         """Return what the function returns, or raise what it raises; it has `size_bytes` in hand.
 
-        Raises Overloaded where too much is held already.
+        `own_bytes` are held for the same request already. Raises Overloaded where too much is held.
         """
         held = Call()
-        self._holdings.admit(held, size_bytes)
+        self._holdings.admit(held, size_bytes, own_bytes)
         job = _Job(function)
         done = self._loop.run_in_executor(self._threads, job)
 

@@ -1,17 +1,20 @@
 """Bytes of requests and answers that a transport holds, so that no client can fill the memory.
 
-A request counts from its arrival until its answer has been sent, with its own bytes and those that its
-answer will have, as far as the sizes of the model's outputs are fixed.
+A request counts from its arrival until its answer has been sent: with its own bytes, with those that its
+answer will have as far as the sizes of the model's outputs are fixed, and with the rest of them once they
+are known.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from headrace_server.core.request import Work
 from headrace_server.errors import Overloaded
 
 _RETRY_AFTER_SECONDS: Final = 1.0
 _STREAM_SHARE: Final = 16
+_NAMES_BYTES: Final = 4096
 
 
 class Call:
@@ -32,9 +35,12 @@ class Holdings:
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
         self.size_bytes = 0
 
-    def admit(self, call: Call, size_bytes: int) -> None:
-        """Count a request that arrived, or raise Overloaded; one of any size may be alone."""
-        if self.size_bytes and self.size_bytes + size_bytes > self.most_bytes:
+    def admit(self, call: Call, size_bytes: int, own_bytes: int = 0) -> None:
+        """Count further bytes of a request, which has `own_bytes` so far, or raise Overloaded.
+
+        A request of any size may be alone.
+        """
+        if self.size_bytes > own_bytes and self.size_bytes + size_bytes > self.most_bytes:
             raise Overloaded(
                 f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}",
                 _RETRY_AFTER_SECONDS,
@@ -57,3 +63,13 @@ class Holdings:
         self.size_bytes -= call.size_bytes
         call.size_bytes = 0
         call.is_over = True
+
+
+def foreseen_bytes(work: Work) -> int:
+    """Return the bytes that the rows of the answer will at least have."""
+    return work.rows * work.model.facts.answer_row_bytes
+
+
+def unforeseen_bytes(work: Work, answer: bytes) -> int:
+    """Return what an answer has beyond those, and beyond a few names and shapes."""
+    return max(len(answer) - foreseen_bytes(work) - _NAMES_BYTES, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from typing import Final, Protocol
 
@@ -23,6 +24,10 @@ from headrace_server.transport.shared_memory import Regions
 
 _QUICK_BYTES: Final = 1 << 20
 """Of shared memory: as many are read in less time than another thread takes to begin."""
+_STRING_BYTES: Final = 64
+"""What a string takes beside its characters, once it is an object."""
+_LENGTH_BYTES: Final = 4
+"""What a string takes at least in raw contents."""
 
 
 class Reply(Protocol):
@@ -93,19 +98,18 @@ class Intake:
         self, message: bytes, limit: float, reply: Reply, *, takes_many: bool = False
     ) -> Work:
         """Submit a request that takes its time. Raises InferenceError."""
+        own_bytes = len(message)
         is_quick = not outline.is_slow(message)
-        held_bytes = len(message)
         decode = functools.partial(codec.decode, message, self._regions)
-        request = decode() if is_quick else await self._aside.run(held_bytes, decode)
-        if request.rendering is not None:
-            fetched_bytes = request.rendering.input_bytes
-            self._check_size(fetched_bytes)
-            is_quick = is_quick and fetched_bytes <= _QUICK_BYTES
-            held_bytes += fetched_bytes
+        request = decode() if is_quick else await self._aside.run(own_bytes, decode, own_bytes)
+        made_bytes = self._fetched_bytes(request) + _string_bytes(request)
+        is_quick = is_quick and made_bytes <= _QUICK_BYTES
         prepare = functools.partial(self._prepare, request, limit, reply, takes_many=takes_many)
         refused: Holder | None = None
         while True:
-            work = prepare() if is_quick else await self._aside.run(held_bytes, prepare)
+            work = (
+                prepare() if is_quick else await self._aside.run(own_bytes + made_bytes, prepare, own_bytes)
+            )
             try:
                 work.model.submit(work, hold=True)
             except ShuttingDown:
@@ -141,9 +145,25 @@ class Intake:
             timer = self._loop.call_later(seconds, work.model.expire, work)
             work.reply = _TimedReply(timer, reply)
 
-    def _check_size(self, fetched_bytes: int) -> None:
-        if fetched_bytes > self._holdings.most_bytes:
+    def _fetched_bytes(self, request: Request) -> int:
+        """Return what is to be read from shared memory. Raises InvalidInput where it could never be held."""
+        if request.rendering is None:
+            return 0
+        size_bytes: int = request.rendering.input_bytes
+        if size_bytes > self._holdings.most_bytes:
             raise InvalidInput(
-                f"the inputs take {fetched_bytes} bytes of shared memory; at most "
+                f"the inputs take {size_bytes} bytes of shared memory; at most "
                 f"{self._holdings.most_bytes} can be in flight"
             )
+        return size_bytes
+
+
+def _string_bytes(request: Request) -> int:
+    """Return what the strings of a request take as objects, beside their characters, at the most."""
+    slices = request.rendering.inputs if request.rendering is not None else {}
+    strings = 0
+    for place, tensor in enumerate(request.inputs):
+        if tensor.datatype == "BYTES":
+            raw_bytes = slices[place].size_bytes if place in slices else len(tensor.data)
+            strings += max(min(math.prod(tensor.shape), raw_bytes // _LENGTH_BYTES), 0)
+    return strings * _STRING_BYTES
