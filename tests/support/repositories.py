@@ -14,13 +14,17 @@ from headrace_server.core.catalogue import ModelState
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.service import Service
 from headrace_server.models.repository import Mode, Repository, RepositoryOptions
+from headrace_server.models.versions import LoadOptions
 
 ALL_VERSIONS = "version_policy { all {} }"
 
 
 @contextmanager
-def serving(*folders: Path, mode: Mode = Mode.NONE, load: tuple[str, ...] = ()) -> Iterator[Repository]:
-    repository = Repository(RepositoryOptions(folders, mode, load))
+def serving(
+    *folders: Path, mode: Mode = Mode.NONE, load: tuple[str, ...] = (), allow_python: bool = False
+) -> Iterator[Repository]:
+    options = LoadOptions(allow_python=allow_python)
+    repository = Repository(RepositoryOptions(folders, mode, load, load=options))
     repository.open()
     repository.load_all()
     try:
