@@ -91,13 +91,17 @@ class RequestQueue:
                 self._expect_overdue(work, arrival)
         if self._quiet_until and (is_head or work.deadline <= self._quiet_until):
             self._quiet_until = 0.0
-        self._count(work, 1)
+        self.requests = requests + 1
+        self.rows += work.rows
+        self.size_bytes += work.size_bytes
+        if self._levels is not None:
+            self._levels[work.priority].add(work, 1)
 
     def discard(self, work: Work) -> Sequence[Work]:
         """End work that still waits; nothing depends on it."""
+        self._leave((work,))
         work.state = ENDED
         work.data = ()
-        self._count(work, -1)
         self._quiet_until = 0.0
         self._gone += 1
         if self._gone >= _SWEEP_AT_LEAST and self._gone > self.requests:
@@ -161,7 +165,7 @@ class RequestQueue:
             while lane:
                 entry = lane[0]
                 work = entry[3]
-                if is_gone(entry):
+                if work.state is not QUEUED or (work.is_overdue and is_gone(entry)):
                     self._gone -= 1
                 elif work.deadline <= now:
                     missed.append(work)
@@ -200,21 +204,11 @@ class RequestQueue:
             raise QueueFull(f"{requests} requests of priority {priority} wait, its limit is {limit}", rows)
 
     def _leave(self, works: Sequence[Work]) -> None:
-        rows = size_bytes = 0
+        self.requests -= len(works)
         for work in works:
             work.state = TAKEN
-            rows += work.rows
-            size_bytes += work.size_bytes
-        self.requests -= len(works)
-        self.rows -= rows
-        self.size_bytes -= size_bytes
+            self.rows -= work.rows
+            self.size_bytes -= work.size_bytes
         if self._levels is not None:
             for work in works:
                 self._levels[work.priority].add(work, -1)
-
-    def _count(self, work: Work, by: int) -> None:
-        self.requests += by
-        self.rows += by * work.rows
-        self.size_bytes += by * work.size_bytes
-        if self._levels is not None:
-            self._levels[work.priority].add(work, by)

@@ -52,21 +52,23 @@ def decode(message: bytes, regions: Regions = NO_REGIONS) -> Request:
 def _inputs(message: pb.ModelInferRequest, regions: Regions) -> tuple[list[InputTensor], dict[int, Slice]]:
     inputs: list[InputTensor] = []
     slices: dict[int, Slice] = {}
-    if len(message.inputs) > _MOST_PARTS:
-        raise _too_many(message.inputs, "inputs")
+    came = message.inputs
+    if len(came) > _MOST_PARTS:
+        raise _too_many(came, "inputs")
     raw = message.raw_input_contents
     used = 0
-    for tensor in message.inputs:
+    for tensor in came[:]:  # a list is read in a third of the time of protobuf's own sequences
         name = tensor.name
-        if len(tensor.shape) > MOST_DIMENSIONS:
+        shape = tuple(tensor.shape[:])
+        if len(shape) > MOST_DIMENSIONS:
             raise InvalidInput(
-                f"input {name!r}: {len(tensor.shape)} dimensions came, at most {MOST_DIMENSIONS} expected"
+                f"input {name!r}: {len(shape)} dimensions came, at most {MOST_DIMENSIONS} expected"
             )
         data: bytes | NDArray[Any]
         if tensor.parameters and (part := input_slice(tensor, regions)) is not None:
             slices[len(inputs)] = part
             data = b""
-        elif tensor.HasField("contents"):
+        elif tensor.HasField("contents") and not (raw and _is_empty(tensor.contents)):
             if raw:
                 raise InvalidInput(
                     f"input {name!r} has typed contents and the request has raw_input_contents: "
@@ -78,11 +80,15 @@ def _inputs(message: pb.ModelInferRequest, regions: Regions) -> tuple[list[Input
             used += 1
         else:
             raise InvalidInput(
-                f"input {name!r} has no data: {len(raw)} raw_input_contents came for "
-                f"{len(message.inputs)} inputs"
+                f"input {name!r} has no data: {len(raw)} raw_input_contents came for {len(came)} inputs"
             )
-        inputs.append(InputTensor(name, tensor.datatype, tuple(tensor.shape), data))
+        inputs.append(InputTensor(name, tensor.datatype, shape, data))
     return inputs, slices
+
+
+def _is_empty(contents: pb.InferTensorContents) -> bool:
+    """Whether they are there and hold nothing: MLServer's client sends such ones beside raw contents."""
+    return not contents.ByteSize()
 
 
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes | NDArray[Any]:
