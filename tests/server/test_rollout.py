@@ -167,6 +167,34 @@ def test_many_who_ask_for_one_model_load_it_once(tmp_path: Path) -> None:
         assert answer(stage.repository) == 1
 
 
+def test_an_unload_that_comes_during_a_load_has_its_turn_after_it(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    with staged(tmp_path) as stage:
+        loading = stage.begin(stage.repository.load_model, "m")
+        eventually(lambda: program.loads == 1, "it is being loaded")
+        unloading = stage.begin(stage.repository.unload_model, "m")
+        program.open()
+        for call in (loading, unloading):
+            call.result(PATIENCE_SECONDS)
+        assert states(stage.repository) == {("m", "1"): ModelState.UNAVAILABLE}
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-m-")]
+
+
+def test_loads_and_unloads_of_one_model_at_once_leave_it_as_the_last_one_said(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with staged(tmp_path) as stage:
+        control = (stage.repository.load_model, stage.repository.unload_model)
+        for call in [stage.begin(control[place % 2], "m") for place in range(24)]:
+            call.result(PATIENCE_SECONDS)
+        ready = states(stage.repository)["m", "1"] is ModelState.READY
+        engines = [thread for thread in threading.enumerate() if thread.name.startswith("engine-m-")]
+        assert len(engines) == ready, "what does not serve is closed"
+        stage.repository.load_model("m")
+        assert answer(stage.repository) == 1
+
+
 def test_versions_that_are_kept_answer_while_others_are_loaded(tmp_path: Path, models: Models) -> None:
     put(tmp_path, "m", models.adding(1))
     (tmp_path / "m" / "config.pbtxt").write_text(ALL_VERSIONS)

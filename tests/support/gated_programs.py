@@ -54,6 +54,11 @@ class GatedProgram:
             self._pipe.unlink()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was let through."""
+        return not self._pipe.exists()
+
+    @property
     def loads(self) -> int:
         """How often it was loaded."""
         return len(self._loads.read_text()) if self._loads.exists() else 0
