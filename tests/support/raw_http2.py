@@ -33,6 +33,7 @@ class RawConnection:
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), _PATIENCE_SECONDS)
         self._rest = b""
+        self.answers_pings = True
         payload = b"".join(struct.pack(">HI", *item) for item in (settings or {}).items())
         self._socket.sendall(_PREFACE)
         self.send(SETTINGS, 0, 0, payload)
@@ -69,7 +70,8 @@ class RawConnection:
         if payload is None:
             return None
         frame = Frame(head[3], head[4], int.from_bytes(head[5:]), payload)
-        if frame.kind in (SETTINGS, PING) and not frame.flags & ACK:
+        answered = (SETTINGS, PING) if self.answers_pings else (SETTINGS,)
+        if frame.kind in answered and not frame.flags & ACK:
             self.send(frame.kind, ACK, 0, frame.payload if frame.kind == PING else b"")
         return frame
 

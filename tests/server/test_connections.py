@@ -1,0 +1,157 @@
+"""What connections are granted, as a client sees it frame by frame: sizes, compression, pings and ages."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hosted_server import HostedServer, connected, hosted, infer_request
+from raw_http2 import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawConnection
+from scripted_engines import ScriptedEngine, rows_spec, serving
+
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.transport.connections import Compression
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+LIMIT_BYTES = 1 << 20
+FRAME_BYTES = 1 << 14
+LARGEST_FIRST_BYTES = 65_535 - 5
+"""What may be sent before the server has said that it takes more."""
+PATIENCE_SECONDS = 10.0
+ROWS = infer_request("m", ("x", "INT64", (8, 1), bytes(64)), id="padding " * 200)
+
+
+@contextmanager
+def server(**options: Any) -> Iterator[HostedServer]:
+    with serving(ScriptedEngine(rows_spec())) as served, hosted(served.service, **options) as it:
+        yield it
+
+
+@pytest.mark.parametrize("compression", Compression)
+@pytest.mark.parametrize("accepted", ["identity", "identity,gzip", "identity,deflate,gzip"])
+def test_answers_are_compressed_where_it_was_chosen_for_clients_that_accept_it(
+    compression: Compression, accepted: str
+) -> None:
+    with server(compression=compression) as it, RawConnection(it.address) as client:
+        client.call(1, INFER, ROWS.SerializeToString(), grpc_accept_encoding=accepted)
+        payload = client.await_frame(DATA, 1).payload
+    flag, message = payload[0], payload[5:]
+    assert flag == int(compression is not Compression.NONE and "gzip" in accepted)
+    if flag and "deflate" not in accepted:
+        message = gzip.decompress(message)
+    if not flag or "deflate" not in accepted:
+        answer = pb.ModelInferResponse.FromString(message)
+        assert np.frombuffer(answer.raw_output_contents[0], np.int64).tolist() == [1] * 8
+
+
+@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_requests_may_be_compressed_in_calls_and_streams(algorithm: grpc.Compression) -> None:
+    with server() as it, connected(it.address) as stub:
+        answer = stub.ModelInfer(ROWS, compression=algorithm, timeout=PATIENCE_SECONDS)
+        assert answer.id == ROWS.id
+        (streamed,) = stub.ModelStreamInfer(iter([ROWS]), compression=algorithm, timeout=PATIENCE_SECONDS)
+        assert streamed.infer_response.raw_output_contents == answer.raw_output_contents
+
+
+def refused(stub: Any, message: pb.ModelInferRequest, algorithm: grpc.Compression) -> str:
+    with pytest.raises(grpc.RpcError) as ended:
+        stub.ModelInfer(message, compression=algorithm, timeout=PATIENCE_SECONDS)
+    assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return str(ended.value.details())
+
+
+def test_a_message_over_the_limit_is_refused_with_the_limit() -> None:
+    with server(max_message_bytes=LIMIT_BYTES) as it, connected(it.address) as stub:
+        message = infer_request("m", ("x", "INT64", (1, 1), bytes(LIMIT_BYTES)))
+        told = refused(stub, message, grpc.Compression.NoCompression)
+        assert f"larger than max ({message.ByteSize()} vs. {LIMIT_BYTES})" in told
+        assert stub.ModelInfer(ROWS, timeout=PATIENCE_SECONDS).id == ROWS.id
+
+
+@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_message_that_is_over_the_limit_once_it_is_inflated_is_refused(algorithm: grpc.Compression) -> None:
+    with server(max_message_bytes=LIMIT_BYTES) as it, connected(it.address) as stub:
+        message = infer_request("m", ("x", "INT64", (1, 1), bytes(LIMIT_BYTES)))
+        assert "larger than max" in refused(stub, message, algorithm)
+        assert stub.ModelInfer(ROWS, timeout=PATIENCE_SECONDS).id == ROWS.id
+
+
+def peak_bytes() -> int:
+    (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.parametrize(("encoding", "window_bits"), [("gzip", 31), ("deflate", 15)])
+def test_invariant_4_a_bomb_is_not_inflated_beyond_the_limit(encoding: str, window_bits: int) -> None:
+    packer = zlib.compressobj(9, wbits=window_bits)
+    packed = b"".join([*(packer.compress(bytes(LIMIT_BYTES)) for _ in range(60)), packer.flush()])
+    assert len(packed) < LARGEST_FIRST_BYTES
+    framed = b"\1" + len(packed).to_bytes(4) + packed
+    with server(max_message_bytes=LIMIT_BYTES) as it, RawConnection(it.address) as client:
+        client.call(1, LIVE)
+        client.await_frame(DATA, 1)
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = peak_bytes()
+        client.call(3, INFER, None, grpc_encoding=encoding)
+        pieces = [framed[start : start + FRAME_BYTES] for start in range(0, len(framed), FRAME_BYTES)]
+        for piece in pieces:
+            client.send(DATA, END_STREAM if piece is pieces[-1] else 0, 3, piece)
+        client.await_frame(HEADERS, 3)
+        assert peak_bytes() - before < 16 * LIMIT_BYTES
+        client.call(5, LIVE)
+        client.await_frame(DATA, 5)
+
+
+def test_a_connection_is_asked_to_end_at_its_age_and_calls_go_on_elsewhere() -> None:
+    with server(max_age_ms=50, max_age_grace_ms=60_000) as it:
+        with RawConnection(it.address) as client:
+            client.call(1, LIVE)
+            client.await_frame(DATA, 1)
+            client.await_frame(GOAWAY, 0)
+            while client.read() is not None:
+                pass
+        with connected(it.address) as stub:
+            answers = [stub.ModelInfer(ROWS, timeout=PATIENCE_SECONDS) for _ in range(300)]
+    assert {answer.id for answer in answers} == {ROWS.id}
+
+
+def test_calls_have_the_grace_to_end_on_a_connection_that_is_too_old() -> None:
+    with (
+        server(max_age_ms=50, max_age_grace_ms=50) as it,
+        RawConnection(it.address) as client,
+    ):
+        client.call(1, STREAM, None)
+        client.await_frame(GOAWAY, 0)
+        while client.read() is not None:
+            pass
+
+
+def test_a_client_that_says_nothing_is_pinged_and_given_up_if_it_is_gone() -> None:
+    with (
+        server(keepalive_time_ms=1000, keepalive_timeout_ms=100) as it,
+        RawConnection(it.address) as client,
+    ):
+        client.answers_pings = False
+        client.call(1, STREAM, None)
+        client.await_frame(PING, 0)
+        while client.read() is not None:
+            pass
+
+
+def test_a_client_that_pings_more_than_is_allowed_is_cut_off() -> None:
+    with server(min_ping_interval_ms=60_000) as it, RawConnection(it.address) as client:
+        for _ in range(4):
+            client.send(PING, 0, 0, b"too many")
+        assert b"too_many_pings" in client.await_frame(GOAWAY, 0).payload
+    with server(min_ping_interval_ms=0) as it, RawConnection(it.address) as client:
+        for _ in range(4):
+            client.synchronise()
