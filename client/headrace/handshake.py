@@ -1,7 +1,7 @@
 """Why a connection did not come about, in words that say what to change.
 
 gRPC tells of a handshake what OpenSSL and the socket told it. The texts that it is recognised by are those of
-grpcio 1.76 to 1.85; one that is not known is passed on as it is.
+grpcio 1.83 to 1.85; one that is not known is passed on as it is.
 """
 
 from __future__ import annotations
