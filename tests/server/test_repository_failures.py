@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hosted_server import eventually
 from model_folders import put
 from onnx import TensorProto, helper
 from onnx_models import Models
@@ -162,4 +163,9 @@ def test_invariant_7_what_fails_leaves_the_old_serving_and_tells_why(
         put(tmp_path, "m", models.adding(5), 3)
         assert act() == ""
         assert answer(repository) == 5
-        assert {entry.version: entry.reason for entry in repository.index()} == {"3": ""}
+        eventually(lambda: told_of(repository) == {"3": ""}, "the old version is drained, and forgotten")
+
+
+def told_of(repository: Repository) -> dict[str, str]:
+    """Return the reasons by version."""
+    return {entry.version: entry.reason for entry in repository.index()}
