@@ -91,6 +91,13 @@ def test_typed_strings_are_read_and_raw_ones_left_as_they_are() -> None:
     assert as_typed.data.tolist() == elements
 
 
+def test_typed_contents_that_are_empty_leave_the_place_to_raw_ones() -> None:
+    inputs = [typed("a"), untyped("b")]
+    assert inputs[0].HasField("contents")
+    request = codec.decode(message(inputs=inputs, raw_input_contents=[b"1", b"2"]).SerializeToString())
+    assert [(one.name, one.data) for one in request.inputs] == [("a", b"1"), ("b", b"2")]
+
+
 def test_raw_contents_belong_to_inputs_in_their_order_and_more_are_ignored() -> None:
     inputs = [untyped("a"), untyped("b")]
     request = codec.decode(message(inputs=inputs, raw_input_contents=[b"1", b"2", b"3"]).SerializeToString())

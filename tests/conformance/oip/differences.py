@@ -54,6 +54,13 @@ NARROW_VALUE: Final = Difference(
     "another number would be computed with, and nobody would know",
     Code.OK,
 )
+EMPTY_CONTENTS: Final = Difference(
+    "an input whose typed contents are there and empty, beside raw contents",
+    "the raw contents are taken",
+    "INVALID_ARGUMENT",
+    "MLServer's client sends requests so, and they can mean but one thing",
+    Code.INVALID_ARGUMENT,
+)
 VERSION_TOO_LARGE: Final = Difference(
     "a version of more than 64 bits",
     "NOT_FOUND",

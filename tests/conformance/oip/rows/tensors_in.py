@@ -53,8 +53,8 @@ def _with_raw(request: pb.ModelInferRequest, *contents: bytes) -> pb.ModelInferR
     return request
 
 
-def _with_empty_contents() -> pb.ModelInferRequest:
-    request = _with_raw(infer("identity_FP32", _X))
+def _with_empty_contents(*raw_contents: bytes) -> pb.ModelInferRequest:
+    request = _with_raw(infer("identity_FP32", _X), *raw_contents)
     request.inputs[0].contents.SetInParent()
     return request
 
@@ -145,6 +145,15 @@ CASES: Final[list[Case]] = [
         "INPUT1",
     ),
     _refused("typed contents that are empty", _with_empty_contents(), "input 'x'"),
+    case(
+        "typed contents that are empty beside raw ones",
+        ask(
+            "ModelInfer",
+            _with_empty_contents(_X.raw or b""),
+            gives=_Y,
+            differs=differences.EMPTY_CONTENTS,
+        ),
+    ),
     _refused(
         "too few bytes",
         infer("identity_FP32", Given("x", "FP32", (1, 3), bytes(8))),
