@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import grpc
 import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from hosted_server import hosted
+from scripted_engines import ScriptedEngine, rows_spec, serving
 
 from headrace_proto.names import INFERENCE_SERVICE, SERVICES, TRITON_SERVICE
-from headrace_server.transport.reflection import descriptions
+from headrace_server.transport.reflection import REFLECTION_V1, descriptions
+
+REFLECTION_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 @pytest.mark.parametrize(
@@ -36,3 +43,33 @@ def test_nested_messages_are_found_under_the_name_that_tritons_clients_know() ->
     )
     config = descriptions().FindMessageTypeByName("inference.ModelConfigResponse")
     assert config.fields_by_name["config"].message_type.full_name == "inference.ModelConfig"
+
+
+def services(channel: grpc.Channel, reflection: str) -> set[str]:
+    call = channel.stream_stream(
+        f"/{reflection}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = call(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
+    return {service.name for service in answer.list_services_response.service}
+
+
+@pytest.mark.parametrize("channelz", [False, True])
+def test_both_versions_tell_the_services_and_channelz_where_it_is_on(channelz: bool) -> None:
+    with (
+        serving(ScriptedEngine(rows_spec())) as served,
+        hosted(served.service, channelz=channelz) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        for reflection in (REFLECTION_V1, REFLECTION_V1ALPHA):
+            names = services(channel, reflection)
+            assert names >= {*SERVICES, "grpc.health.v1.Health", REFLECTION_V1, REFLECTION_V1ALPHA}
+            assert ("grpc.channelz.v1.Channelz" in names) is channelz
+        statistics = channelz_pb2_grpc.ChannelzStub(channel)
+        if channelz:
+            assert statistics.GetServers(channelz_pb2.GetServersRequest(), timeout=10).server
+        else:
+            with pytest.raises(grpc.RpcError) as refused:
+                statistics.GetServers(channelz_pb2.GetServersRequest(), timeout=10)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
