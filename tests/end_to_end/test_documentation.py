@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from digits import PACKAGES
+from digits import PACKAGES, BuiltRepository
 
 from headrace_cli.main import COMMANDS, run
 
@@ -30,12 +30,15 @@ def name(value: object) -> str | None:
 
 
 @pytest.mark.parametrize(("page", "line", "code"), [*blocks("python")], ids=name)
-def test_the_code_runs(page: Path, line: int, code: str, digits_server: str) -> None:
+def test_the_code_runs(
+    page: Path, line: int, code: str, digits_server: str, digits_repository: BuiltRepository
+) -> None:
     if "tritonclient" in code:
         pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     program = f"import sys; sys.path[:0] = {PACKAGES!r}\n" + code.replace(SHOWN_ADDRESS, digits_server)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
+        cwd=digits_repository.folder.parent,
         capture_output=True,
         text=True,
         timeout=60,

@@ -52,7 +52,15 @@ def digits_server(
 ) -> Iterator[str]:
     """The address of a server process that serves the digits."""
     folder = tmp_path_factory.mktemp("server")
-    with serving(digits_repository.folder, folder, ("--trace-file", str(folder / "trace.json"))) as address:
+    flags = (
+        "--model-control-mode",
+        "explicit",
+        "--load-model",
+        "digits",
+        "--trace-file",
+        str(folder / "trace.json"),
+    )
+    with serving(digits_repository.folder, folder, flags) as address:
         yield address
 
 
