@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.terms import TermsReader
 from headrace_server.errors import InvalidInput
 
-_MOST_ELEMENTS = sys.maxsize // 8
+_MOST_ELEMENTS: Final = sys.maxsize // 8
+_STRING_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Admission:
 
         Inputs that the server fills, to tell a program of its sequences, are not the caller's to send.
         """
-        inputs = request.inputs
+        _, _, _, inputs, outputs, parameters, _ = request
         data: list[bytes | NDArray[Any] | None] = [None] * self._places
         size_bytes = 0
         for tensor in inputs:
@@ -71,17 +72,16 @@ class Admission:
                 raise InvalidInput(f"input {tensor.name!r} came twice")
             self._check_form(tensor, expected)
             data[expected.position] = contents = self._contents(tensor, expected)
-            size_bytes += len(contents)
+            size_bytes += len(contents) if isinstance(contents, bytes) else _strings_bytes(contents)
         if len(inputs) != len(self._inputs):
             self._check_missing(data)
         rows = self._rows(inputs) if self._has_batch_axis else 1
         terms = self._usual_terms
-        if request.parameters or terms is None:
-            terms = self._terms.read(request.parameters)
-        wanted = self._wanted(request.outputs) if request.outputs else self._all_outputs
-        if self._staged:
-            return Admitted(rows, tuple(data), None, size_bytes, wanted, terms)
-        return Admitted(rows, tuple(data), self._shapes(inputs), _size_bytes(data), wanted, terms)
+        if parameters or terms is None:
+            terms = self._terms.read(parameters)
+        wanted = self._wanted(outputs) if outputs else self._all_outputs
+        shapes = None if self._staged else self._shapes(inputs)
+        return Admitted(rows, tuple(data), shapes, size_bytes, wanted, terms)
 
     def _check_form(self, tensor: InputTensor, expected: _Expected) -> None:
         name, datatype, shape, _ = tensor
@@ -97,8 +97,7 @@ class Admission:
 
     def _contents(self, tensor: InputTensor, expected: _Expected) -> bytes | NDArray[Any]:
         """Return the tensor's data, of just the size that its shape needs."""
-        shape = tensor.shape
-        data = tensor.data
+        _, _, shape, data = tensor
         if self._staged:
             size = shape[0] * expected.row_bytes
         else:
@@ -121,7 +120,7 @@ class Admission:
     def _rows(self, inputs: Sequence[InputTensor]) -> int:
         """Return the rows that all inputs have; a model that takes none from its callers executes one."""
         rows = inputs[0].shape[0] if inputs else 1
-        for tensor in inputs:
+        for tensor in inputs[1:]:
             if tensor.shape[0] != rows:
                 raise InvalidInput(
                     f"input {tensor.name!r} has {tensor.shape[0]} rows and input {inputs[0].name!r} has "
@@ -171,13 +170,9 @@ class Admission:
         )
 
 
-def _size_bytes(data: Sequence[bytes | NDArray[Any] | None]) -> int:
-    """Bytes that wait with a request; strings count with what each costs beside its characters."""
-    return sum(
-        len(item) if isinstance(item, bytes) else sum(map(len, item)) + 64 * item.size
-        for item in data
-        if item is not None
-    )
+def _strings_bytes(strings: NDArray[Any]) -> int:
+    """Bytes of memory that strings take, with what each costs beside its characters."""
+    return sum(map(len, strings)) + _STRING_BYTES * strings.size
 
 
 def _strings(tensor: InputTensor, expected: int, *, takes_any_bytes: bool) -> NDArray[Any]:

@@ -9,20 +9,13 @@ each success.
 from __future__ import annotations
 
 import enum
-from bisect import bisect_left
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from headrace_server.core.histogram import Histogram, count_time, count_times, no_times, of_sizes, of_times
 from headrace_server.errors import DeadlineMissed, DeviceLost, EngineFailed, InferenceError, Overloaded
-
-SECONDS_BOUNDS: Final = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-_NS_BOUNDS: Final = (*(round(bound * 1e9) for bound in SECONDS_BOUNDS), 1 << 63)
-"""With one for what is above all others."""
-ROWS_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class FailReason(enum.Enum):
@@ -55,15 +48,6 @@ class Duration:
         """Count something that happened `count` times and took `ns` in all."""
         self.count += count
         self.ns += ns
-
-
-class Histogram(NamedTuple):
-    """How many values lie at or below each of `bounds` and above the one before; `counts` has one place
-    more, for those above all of them. `sum` is of the values themselves."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum: float
 
 
 @dataclass(slots=True)
@@ -135,10 +119,6 @@ class Compute:
         self.output_ns += count * (ended_ns - computed_ns)
 
 
-def _no_times() -> list[int]:
-    return [0] * len(_NS_BOUNDS)
-
-
 def _no_failures() -> dict[FailReason, int]:
     return dict.fromkeys(FailReason, 0)
 
@@ -160,10 +140,10 @@ class Statistics:
     cancel: Duration = field(default_factory=Duration)
     responses: dict[str, ResponseStatistics] = field(default_factory=dict)
     """By the response's number, of a model that may give several to a request."""
-    queue_times: list[int] = field(default_factory=_no_times)
+    queue_times: list[int] = field(default_factory=no_times)
     """Successes by the time that they waited, in the buckets of `queue_seconds`; the next two likewise."""
-    compute_times: list[int] = field(default_factory=_no_times)
-    request_times: list[int] = field(default_factory=_no_times)
+    compute_times: list[int] = field(default_factory=no_times)
+    request_times: list[int] = field(default_factory=no_times)
 
     @property
     def inference_count(self) -> int:
@@ -203,25 +183,22 @@ class Statistics:
     @property
     def queue_seconds(self) -> Histogram:
         """How long each request waited that was answered with rows."""
-        return _of_seconds(self.queue_times, self.queue_ns)
+        return of_times(self.queue_times, self.queue_ns)
 
     @property
     def compute_seconds(self) -> Histogram:
         """How long filling the inputs, computing and handing out took, for each of these requests."""
-        return _of_seconds(self.compute_times, self.compute.ns)
+        return of_times(self.compute_times, self.compute.ns)
 
     @property
     def request_seconds(self) -> Histogram:
         """How long each of these requests took from acceptance to its answer."""
-        return _of_seconds(self.request_times, self.queue_ns + self.compute.ns)
+        return of_times(self.request_times, self.queue_ns + self.compute.ns)
 
     @property
     def batch_size(self) -> Histogram:
         """The rows of each execution."""
-        counts = [0] * (len(ROWS_BOUNDS) + 1)
-        for rows, executions in self.by_batch_size.items():
-            counts[bisect_left(ROWS_BOUNDS, rows)] += executions.count
-        return Histogram(ROWS_BOUNDS, tuple(counts), self.inference_count)
+        return of_sizes({rows: executions.count for rows, executions in self.by_batch_size.items()})
 
     def executed(self, execution: Execution, queued_ns: Sequence[int], now_ms: int) -> None:
         """Add a batch: `queued_ns` says when each request that it answered with rows was accepted.
@@ -235,9 +212,9 @@ class Statistics:
             requests = len(moments_ns)
             self.queue_ns += requests * begun_ns - sum(moments_ns)
             self.compute.add(requests, execution)
-            _count_times(self.queue_times, moments_ns, begun_ns)
-            _count_times(self.request_times, moments_ns, ended_ns)
-            self.compute_times[bisect_left(_NS_BOUNDS, ended_ns - begun_ns)] += requests
+            count_times(self.queue_times, moments_ns, begun_ns)
+            count_times(self.request_times, moments_ns, ended_ns)
+            count_time(self.compute_times, ended_ns - begun_ns, requests)
         if goes_on:
             return
         size = self.by_batch_size.get(rows)
@@ -264,18 +241,3 @@ class Statistics:
             compute_times=list(self.compute_times),
             request_times=list(self.request_times),
         )
-
-
-def _count_times(counts: list[int], from_ns: Sequence[int], until_ns: int) -> None:
-    """Count the times from these moments, which are ascending, to one: a batch has few buckets, or one."""
-    rest = len(from_ns)
-    while rest:
-        bucket = bisect_left(_NS_BOUNDS, until_ns - from_ns[rest - 1])
-        first_ns = until_ns - _NS_BOUNDS[bucket]
-        earlier = bisect_left(from_ns, first_ns, 0, rest) if from_ns[0] < first_ns else 0
-        counts[bucket] += rest - earlier
-        rest = earlier
-
-
-def _of_seconds(counts: Sequence[int], ns: int) -> Histogram:
-    return Histogram(SECONDS_BOUNDS, tuple(counts), ns * 1e-9)

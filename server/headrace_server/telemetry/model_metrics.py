@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Metric
 
+from headrace_server.core.histogram import Histogram
 from headrace_server.core.model import Model
-from headrace_server.core.statistics import Histogram, Statistics
+from headrace_server.core.statistics import Statistics
 from headrace_server.telemetry.exposition import number
 
 
