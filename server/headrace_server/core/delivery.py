@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +33,12 @@ def encode(work: Work, outputs: Sequence[NDArray[Any]]) -> bytes | InferenceErro
 
 def deliver(answers: Answers) -> None:
     """Hand each sink its answers, in one call. A sink that fails costs the others nothing."""
-    by_sink: dict[int, list[tuple[Work, bytes | InferenceError]]] = {}
+    by_sink: defaultdict[int, list[tuple[Work, bytes | InferenceError]]] = defaultdict(list)
     for answer in answers:
-        answer[0].state = ENDED
-        answer[0].data = ()
-        by_sink.setdefault(id(answer[0].sink), []).append(answer)
+        work = answer[0]
+        work.state = ENDED
+        work.data = ()
+        by_sink[id(work.sink)].append(answer)
     for mine in by_sink.values():
         try:
             mine[0][0].sink.deliver(mine)

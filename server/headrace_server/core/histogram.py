@@ -42,7 +42,10 @@ def count_times(counts: list[int], from_ns: Sequence[int], until_ns: int) -> Non
     while rest:
         bucket = bisect_left(_NS_BOUNDS, until_ns - from_ns[rest - 1])
         first_ns = until_ns - _NS_BOUNDS[bucket]
-        earlier = bisect_left(from_ns, first_ns, 0, rest) if from_ns[0] < first_ns else 0
+        if from_ns[0] >= first_ns:
+            counts[bucket] += rest
+            return
+        earlier = bisect_left(from_ns, first_ns, 0, rest)
         counts[bucket] += rest - earlier
         rest = earlier
 

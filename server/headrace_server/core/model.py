@@ -79,7 +79,7 @@ class Model:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         # Work of a sequence is for one instance alone, so that each has to look.
-        self._wake = self._changed.notify if settings.sequences is None else self._changed.notify_all
+        self._notify = self._changed.notify if settings.sequences is None else self._changed.notify_all
         self._idle = 0
         """Instances that wait for work."""
         self._released = False
@@ -132,8 +132,7 @@ class Model:
             if self._ordering is not None:
                 self._ordering.expect(work)
             if not hold:
-                self._released = True
-                self._wake()
+                self._release()
 
     def _refusal(self, reason: QueueFull | InferenceError) -> InferenceError:
         """Count a request that is not accepted, and return what its caller is told."""
@@ -147,8 +146,12 @@ class Model:
     def release(self) -> None:
         """Let the engine have what was submitted to be held."""
         with self._lock:
-            self._released = True
-            self._wake()
+            self._release()
+
+    def _release(self) -> None:
+        self._released = True
+        if self._idle:
+            self._notify()
 
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
@@ -216,7 +219,7 @@ class Model:
     def _wake_others(self) -> None:
         """Let other instances have what is left, or end with the model that is closing."""
         if self._released:
-            self._wake()
+            self._notify()
         elif self._closing:
             self._changed.notify_all()
 
