@@ -15,6 +15,8 @@ BIN := .venv/bin
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
 PROTO_STAMP := .venv-proto/.installed
+# What Node.js's package manager writes last.
+NODE_STAMP := tests/clients/node/node_modules/.package-lock.json
 PROTOC = PATH="$(CURDIR)/.venv-proto/bin:$$PATH" python -m grpc_tools.protoc -I. --python_out=. --mypy_out=.
 # Someone without Consul waits no longer than this for an attempt to fetch it.
 CONSUL_FETCH_SECONDS := 90
@@ -69,10 +71,17 @@ bench: $(DEV_STAMP) ## Measure the server beside a bare echo and the core alone 
 consul: ## Fetch a Consul agent into .tools/consul for the tests and the demo
 	tools/install-consul.sh
 
+.PHONY: clients
+clients: perf_analyzer grpcurl .venv-kserve/.installed .venv-mlserver/.installed $(NODE_STAMP) ## Fetch clients that others wrote, for the slow tests
+
+.PHONY: perf_analyzer grpcurl
+perf_analyzer grpcurl: $(RUN_STAMP)
+	PYTHON=$(BIN)/python tools/install-client.sh $@
+
 .PHONY: clean
 clean: ## Remove all that these targets made
 	rm -rf .venv .venv-* .tools .cache build dist .coverage* .hypothesis .import_linter_cache \
-		.mypy_cache .pytest_cache .ruff_cache
+		.mypy_cache .pytest_cache .ruff_cache tests/clients/node/node_modules
 	find proto engines server client tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_STAMP): pyproject.toml
@@ -84,3 +93,14 @@ $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
 # Stubs of newer tools refuse older grpcio and protobuf, so these versions are exact.
 $(PROTO_STAMP): Makefile
 	@tools/venv.sh .venv-proto $@ grpcio-tools==1.76.0 mypy-protobuf==5.1.0
+
+# Clients of other servers want environments of their own: each has its own bounds on what it shares with us.
+.venv-kserve/.installed: Makefile
+	@tools/venv.sh .venv-kserve $@ kserve==0.21.0
+
+.venv-mlserver/.installed: Makefile
+	@tools/venv.sh .venv-mlserver $@ mlserver==1.7.1
+
+# Nothing that a package would like to run at its installation is needed.
+$(NODE_STAMP): tests/clients/node/package-lock.json
+	npm ci --prefix $(dir $<) --ignore-scripts --no-audit --no-fund

@@ -199,6 +199,7 @@ def errors(do: Do) -> None:
     fails(do, "INVALID_ARGUMENT", "infer", "simple", [row])
     fails(do, "UNAVAILABLE", "infer", "never_asked", [row])
     fails(do, "UNIMPLEMENTED", "infer", "repeat", [tensor(np.ones(1, np.int32), "INT32")])
+    fails(do, "UNIMPLEMENTED", "infer", "simple", pair(), sequence_id=5, sequence_start=True)
     fails(do, "INTERNAL", "infer", "lookup", [tensor(np.array([[9]]), "INT64")])
     slow = tensor(np.array([[400]], np.int32), "INT32")
     fails(do, "DEADLINE_EXCEEDED", "infer", "slow", [slow], client_timeout=0.05)
