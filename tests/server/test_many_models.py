@@ -23,6 +23,7 @@ from headrace_server.models.repository import Mode, Repository, RepositoryOption
 from headrace_server.models.versions import LoadOptions
 
 NUMBER = 20
+AT_ONCE = 40
 PARALLEL = 2
 
 
@@ -53,17 +54,17 @@ def explicit(folder: Path) -> Iterator[HostedServer]:
 
 def test_loading_is_bounded_and_holds_up_no_call_to_what_serves(tmp_path: Path, models: Models) -> None:
     put(tmp_path, "served", models.adding(1))
-    waiting = [GatedProgram(tmp_path, f"m{place}", 1, gate="load", adds=place) for place in range(NUMBER)]
+    waiting = [GatedProgram(tmp_path, f"m{place}", 1, gate="load", adds=place) for place in range(AT_ONCE)]
     with (
         explicit(tmp_path) as server,
         connected(server.address) as stub,
-        ThreadPoolExecutor(NUMBER) as callers,
+        ThreadPoolExecutor(AT_ONCE) as callers,
     ):
         loads = [
             callers.submit(stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name=f"m{place}"))
-            for place in range(NUMBER)
+            for place in range(AT_ONCE)
         ]
-        for begun in [*range(PARALLEL, NUMBER), *[NUMBER] * PARALLEL]:
+        for begun in [*range(PARALLEL, AT_ONCE), *[AT_ONCE] * PARALLEL]:
             await_loads(waiting, begun)
             assert asked(stub, "served") == 1
             assert stub.ModelReady(pb.ModelReadyRequest(name="served")).ready
@@ -74,7 +75,7 @@ def test_loading_is_bounded_and_holds_up_no_call_to_what_serves(tmp_path: Path, 
             next(one for one in waiting if one.loads and not one.is_open).open()
         for load in loads:
             load.result(PATIENCE_SECONDS)
-        assert [asked(stub, f"m{place}") for place in range(NUMBER)] == [*range(NUMBER)]
+        assert [asked(stub, f"m{place}") for place in range(AT_ONCE)] == [*range(AT_ONCE)]
 
 
 def native_threads() -> set[int]:

@@ -11,8 +11,9 @@ from headrace_server.errors import ShuttingDown
 
 T = TypeVar("T")
 
-_THREADS: Final = 32
-"""Most of them wait for a model to load or to drain; what comes beyond that waits for one of them."""
+_THREADS: Final = 256
+"""Begun as they are needed. Most of them wait for a model's turn to load, or for its drain; what comes beyond
+that waits for one of them, even if it would be quick."""
 
 
 class BlockingCalls:
