@@ -31,3 +31,14 @@ def test_instances_are_listed(
     capsys.readouterr()
     assert run(["services", "listed", "--consul", agent]) == 1
     assert "Consul knows no such instance of 'listed'" in capsys.readouterr().err
+
+
+def test_who_speaks_tls_is_told(consul_agent: ConsulAgent, capsys: pytest.CaptureFixture[str]) -> None:
+    check = {"CheckID": "tls", "TTL": "60s", "Status": "passing"}
+    entry = {"Name": "encrypted", "Address": "10.0.0.7", "Port": 8001, "Check": check}
+    for told, shown in (("1", "yes"), ("0", "")):
+        consul_agent.call("PUT", "agent/service/register", entry | {"Meta": {"tls": told}})
+        assert run(["services", "encrypted", "--consul", consul_agent.address]) == 0
+        head, row = [line for line in capsys.readouterr().out.splitlines() if "│" in line or "┃" in line]
+        column = [title.strip() for title in head.strip("┃").split("┃")].index("TLS")
+        assert row.strip("│").split("│")[column].strip() == shown
