@@ -47,6 +47,11 @@ HONOURED: Final = frozenset(
 """Paths without places in lists and keys of maps. Pinned memory is how tensors travel to a GPU: a model on
 the CPU has no such way, so whatever is said of it holds."""
 
+_ENCLOSING: Final = frozenset(
+    path[:end] for path in HONOURED for end, letter in enumerate(path) if letter == "."
+)
+"""What holds a field that is honoured."""
+
 _ON_CPU: Final = "models run on the CPU here: remove it"
 _HINTS: Final = {
     "runtime": "name what runs the model by `backend`",
@@ -110,6 +115,8 @@ def _said(message: Message, prefix: _Field, enclosing: tuple[_Field, ...]) -> It
         if field.containing_oneof is not None:
             yield (*enclosing, (path, general))
         for place, item in _messages(field, value, path):
+            if field.is_repeated and general not in _ENCLOSING:
+                yield (*enclosing, (place, general))  # there is one more of them, whatever it says
             yield from _said(item, (f"{place}.", f"{general}."), (*enclosing, (place, general)))
 
 
