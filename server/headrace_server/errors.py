@@ -33,9 +33,9 @@ class RegionExists(InferenceError):
 
 class Overloaded(InferenceError):
     """A limit is reached, of a model's queue or of the server; there will probably be room after
-    `retry_after_seconds`."""
+    `retry_after_seconds`, which is a guess unless something better is known."""
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

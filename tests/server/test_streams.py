@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from gated_server import Gated, answered, expected, gated, rows
 from hosted_server import connected, eventually, infer_request
+from request_streams import Requests, closed
 from scripted_engines import PATIENCE_SECONDS, Gate, rows_spec
 
 from headrace_proto.names import INFERENCE_SERVICE
@@ -19,36 +17,6 @@ from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.model import Limits
 
 Code = grpc.StatusCode
-
-
-class Requests:
-    """The client's half: what is put goes out, until it is closed."""
-
-    def __init__(self, *requests: Any) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue()
-        for request in requests:
-            self.put(request)
-
-    def put(self, request: Any) -> None:
-        self._queue.put(request)
-
-    def close(self) -> None:
-        self._queue.put(None)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        request = self._queue.get()
-        if request is None:
-            raise StopIteration
-        return request
-
-
-def closed(*requests: Any) -> Requests:
-    half = Requests(*requests)
-    half.close()
-    return half
 
 
 def error_code(answer: pb.ModelStreamInferResponse) -> str:

@@ -24,12 +24,13 @@ from headrace_server.errors import InvalidInput
 from headrace_server.listen_address import ListenAddress
 from headrace_server.transport import reflection
 from headrace_server.transport.aio_health import HealthService
-from headrace_server.transport.aio_inference import Inference, InferenceLimits, refuse
+from headrace_server.transport.aio_inference import Inference, InferenceLimits
 from headrace_server.transport.blocking import BlockingCalls
 from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
 from headrace_server.transport.listening import Listening
+from headrace_server.transport.refusal import refuse
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.shared_memory_control import SharedMemoryCalls
 
@@ -80,9 +81,14 @@ class AioServer:
         self._listening = Listening(options.addresses, options.credentials)
         self._regions = Regions(allowed=options.allow_client_shm)
         self._inference = Inference(service, asyncio.get_running_loop(), options.inference, self._regions)
+        most_calls = options.inference.max_calls + _CALLS_BESIDE_INFERENCE
         self._server = grpc.aio.server(
-            options=options.connections.channel_arguments(),
-            maximum_concurrent_rpcs=options.inference.max_calls + _CALLS_BESIDE_INFERENCE,
+            options=[
+                *options.connections.channel_arguments(),
+                # Calls that are begun and never sent count too: one client must leave room for others.
+                ("grpc.max_concurrent_streams", most_calls // 2),
+            ],
+            maximum_concurrent_rpcs=most_calls,
         )
         self._blocking = BlockingCalls()
         self._health = HealthService()

@@ -12,7 +12,9 @@ from typing import Any, Final, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2
 
+from headrace_server.errors import Overloaded
 from headrace_server.transport.health import NOT_SERVING
+from headrace_server.transport.refusal import Context, refuse
 
 SERVICE: Final = "grpc.health.v1.Health"
 
@@ -20,7 +22,6 @@ _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _MOST_WATCHERS: Final = 512
 _MOST_CHARACTERS: Final = 100
 
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -56,17 +57,16 @@ class HealthService:
         for name in self._watchers:
             self._wake(name)
 
-    async def _check(self, request: Any, context: _Context) -> Any:
+    async def _check(self, request: Any, context: Context) -> Any:
         state = self._states.get(request.service)
         if state is None:
             told = f"there is no health of {request.service[:_MOST_CHARACTERS]!r}"
             await context.abort(grpc.StatusCode.NOT_FOUND, told)
         return health_pb2.HealthCheckResponse(status=state)
 
-    async def _watch(self, request: Any, context: _Context) -> None:
+    async def _watch(self, request: Any, context: Context) -> None:
         if self._watching >= _MOST_WATCHERS:
-            told = f"{self._watching} calls watch health, which is the limit"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+            await refuse(context, Overloaded(f"{self._watching} calls watch health, which is the limit"))
         changed = asyncio.Event()
         self._watchers.setdefault(request.service, set()).add(changed)
         self._watching += 1
@@ -80,7 +80,7 @@ class HealthService:
                 del self._watchers[request.service]
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
-    async def _tell(self, name: str, changed: asyncio.Event, context: _Context) -> None:
+    async def _tell(self, name: str, changed: asyncio.Event, context: Context) -> None:
         told = None
         while True:
             changed.clear()

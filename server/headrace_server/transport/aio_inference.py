@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final
 
 import grpc
 
@@ -19,22 +19,13 @@ from headrace_server.transport.aio_stream import Stream
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 from headrace_server.transport.intake import Intake
+from headrace_server.transport.refusal import Context, refuse
 from headrace_server.transport.shared_memory import Regions
-from headrace_server.transport.status import status_of
 
 _QUIET_SECONDS = 0.1
 _MOST_HEARING_SECONDS = 1.0
-_RETRY_AFTER_SECONDS = 1.0
 _GRPC_ERROR: Final = ("triton_grpc_error", "true")
 """The header of a stream that is to end with the first error's own status."""
-
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
-
-async def refuse(context: Context, error: Exception) -> NoReturn:
-    """End the call with the status that the error stands for."""
-    status = status_of(error)
-    await context.abort(status.code, status.text, status.trailers())
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +168,12 @@ class Inference:
 
     def _check_streams(self) -> None:
         if self.open_streams >= self._limits.max_streams:
-            raise Overloaded(
-                f"{self.open_streams} streams are open, which is the limit", _RETRY_AFTER_SECONDS
-            )
+            raise Overloaded(f"{self.open_streams} streams are open, which is the limit")
 
     def _enter(self, context: Context, call: Call) -> None:
         self._last_arrival = time.monotonic()
         if self.open >= self._limits.max_calls:
-            raise Overloaded(f"{self.open} calls are open, which is the limit", _RETRY_AFTER_SECONDS)
+            raise Overloaded(f"{self.open} calls are open, which is the limit")
         self.open += 1
         self._idle.clear()
         # A stop waits for this, because only now has the answer been sent.

@@ -12,7 +12,6 @@ from typing import Final
 from headrace_server.core.request import Work
 from headrace_server.errors import Overloaded
 
-_RETRY_AFTER_SECONDS: Final = 1.0
 _STREAM_SHARE: Final = 16
 _NAMES_BYTES: Final = 4096
 
@@ -41,10 +40,7 @@ class Holdings:
         A request of any size may be alone.
         """
         if self.size_bytes > own_bytes and self.size_bytes + size_bytes > self.most_bytes:
-            raise Overloaded(
-                f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}",
-                _RETRY_AFTER_SECONDS,
-            )
+            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
         self.add(call, size_bytes)
 
     def add(self, call: Call, size_bytes: int) -> None:

@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace_proto.names import INFERENCE_SERVICE, SERVICES, TRITON_SERVICE
 from headrace_proto.v1 import inference_pb2, model_config_pb2
+from headrace_server.errors import Overloaded
+from headrace_server.transport.refusal import Context, refuse
 
 REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 
@@ -58,11 +60,11 @@ class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the
         return super()._file_containing_symbol(request, service if method in known else fully_qualified_name)
 
     async def ServerReflectionInfo(  # noqa: N802  # the procedure's name
-        self, requests: AsyncIterable[Any], context: grpc.aio.ServicerContext[Any, Any]
+        self, requests: AsyncIterable[Any], context: Context
     ) -> AsyncIterator[Any]:
         if self._readers >= _MOST_READERS:
             told = f"{_MOST_READERS} streams of reflection are open, which is the limit"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+            await refuse(context, Overloaded(told))
         self._readers += 1
         try:
             async for answer in super().ServerReflectionInfo(requests, context):

@@ -21,7 +21,6 @@ from headrace_server.errors import InvalidInput, NotSupported, Overloaded, Regio
 FLAG: Final = "--allow-client-shm"
 _FOLDER: Final = Path("/dev/shm")
 _MOST_REGIONS: Final = 4096
-_RETRY_AFTER_SECONDS: Final = 1.0
 _MOST_NAME_BYTES: Final = 255
 
 
@@ -159,10 +158,7 @@ class Regions:
             if name in self._regions:
                 raise RegionExists(f"shared memory region {name!r} is registered already")
             if len(self._regions) >= _MOST_REGIONS:
-                raise Overloaded(
-                    f"{_MOST_REGIONS} shared memory regions are registered, which is the limit",
-                    _RETRY_AFTER_SECONDS,
-                )
+                raise Overloaded(f"{_MOST_REGIONS} shared memory regions are registered, which is the limit")
             self._regions[name] = region
 
     def unregister(self, name: str) -> None:
