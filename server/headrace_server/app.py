@@ -8,7 +8,6 @@ is answered → engines closed. A second signal ends the process at once.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import os
@@ -16,41 +15,28 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
-from pathlib import Path
 from typing import Final, TextIO
-
-import grpc
 
 from headrace_proto import __version__
 from headrace_proto.certificates import CertificateError
+from headrace_server import room_options
 from headrace_server.config import ServerConfig
-from headrace_server.core.model import Limits
 from headrace_server.core.service import Service
-from headrace_server.discovery.consul import ConsulRegistrar, ConsulSettings
+from headrace_server.discovery.consul import ConsulRegistrar
 from headrace_server.discovery.registry import (
     Registrar,
     RegistrationError,
-    ServiceEntry,
-    checks_for,
     why_not_registered,
 )
-from headrace_server.guard.tls import TlsFiles, server_credentials
 from headrace_server.listen_address import ListenAddress
-from headrace_server.listen_address import parse as parse_listen_address
-from headrace_server.models.catalogue import ModelCatalogue
 from headrace_server.models.layout import RepositoryError
-from headrace_server.models.repository import Mode, Repository, RepositoryOptions
-from headrace_server.models.versions import LoadOptions
+from headrace_server.models.repository import Mode, Repository
 from headrace_server.telemetry import logs
 from headrace_server.telemetry.log_settings import LogControl
 from headrace_server.telemetry.metrics import Metrics
 from headrace_server.telemetry.metrics_server import MetricsPortError, MetricsServer
-from headrace_server.telemetry.trace_file import TraceFileError, TraceWriter
-from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
-from headrace_server.telemetry.tracing import Tracing
-from headrace_server.transport.aio import AioServer, TransportOptions
-from headrace_server.transport.aio_inference import InferenceLimits
-from headrace_server.transport.connections import Compression, ConnectionOptions
+from headrace_server.telemetry.trace_file import TraceFileError
+from headrace_server.transport.aio import AioServer
 from headrace_server.transport.diagnostics import Diagnostics
 from headrace_server.transport.health import Health, states_of
 from headrace_server.transport.listening import PortError
@@ -100,10 +86,10 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         """Set when a model has changed its state, or the server is to stop."""
-        self._repository = Repository(_repository_options(config), self._models_changed)
+        self._repository = Repository(room_options.repository_options(config), self._models_changed)
         self._catalogue = self._repository.catalogue
         self._service = Service(self._catalogue, self._repository)
-        self._tracing = _tracing(config, self._catalogue)
+        self._tracing = room_options.tracing(config, self._catalogue)
         self._addresses: dict[str, str | list[str]] = {}
         """What the ready line tells of each port."""
         self._registrar: Registrar | None = None
@@ -121,7 +107,7 @@ class Server:
         transport = AioServer(
             self._service,
             self._health,
-            _transport_options(self._config),
+            room_options.transport_options(self._config),
             procedures=diagnostics.procedures(),
         )
         page = Metrics(self._catalogue, self._service, transport, __version__).page
@@ -193,7 +179,8 @@ class Server:
                 raise StartError(f"not registered in Consul: {problem}")
             _logger.warning("not registered in Consul: %s", problem)
             return
-        self._registrar = ConsulRegistrar(_consul_settings(config), _entry(config, port, self._served()))
+        entry = room_options.service_entry(config, port, self._served())
+        self._registrar = ConsulRegistrar(room_options.consul_settings(config), entry)
         if not self._served():  # callers are to come when there is something to call
             await self._registrar.update({})
         await self._registrar.start()
@@ -255,84 +242,3 @@ def _told(bound: Sequence[ListenAddress]) -> dict[str, str | list[str]]:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _transport_options(config: ServerConfig) -> TransportOptions:
-    return TransportOptions(
-        addresses=(ListenAddress(config.host, config.grpc_port), *map(parse_listen_address, config.listen)),
-        inference=InferenceLimits(
-            max_calls=config.max_concurrent_calls,
-            max_streams=config.max_streams,
-            max_stream_requests=config.max_stream_requests,
-            max_in_flight_bytes=config.max_in_flight_bytes,
-        ),
-        connections=ConnectionOptions(
-            max_message_bytes=config.max_message_bytes,
-            max_metadata_bytes=config.max_metadata_bytes,
-            max_connections=config.max_connections,
-            keepalive_time_ms=config.grpc_keepalive_time,
-            keepalive_timeout_ms=config.grpc_keepalive_timeout,
-            min_ping_interval_ms=config.grpc_http2_min_recv_ping_interval_without_data,
-            max_age_ms=config.grpc_max_connection_age,
-            max_age_grace_ms=config.grpc_max_connection_age_grace,
-            compression=Compression[config.grpc_infer_response_compression_level.upper()],
-            channelz=config.grpc_channelz,
-        ),
-        credentials=_credentials(config),
-        allow_client_shm=config.allow_client_shm,
-    )
-
-
-def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] | None:
-    if not config.tls_cert:
-        return None
-    client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-    files = TlsFiles(Path(config.tls_cert), Path(config.tls_key), client_ca)
-    return functools.partial(server_credentials, files)
-
-
-def _repository_options(config: ServerConfig) -> RepositoryOptions:
-    return RepositoryOptions(
-        folders=config.model_repository,
-        mode=Mode(config.model_control_mode),
-        load_at_start=config.load_model,
-        poll_seconds=config.repository_poll_secs,
-        parallel=config.model_load_thread_count,
-        load=LoadOptions(
-            max_batch_size=config.max_batch_size,
-            limits=Limits(config.max_queue_size, config.max_queue_bytes),
-            allow_python=config.allow_python_models,
-        ),
-    )
-
-
-def _tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:
-    writer = TraceWriter(Path(config.trace_file)) if config.trace_file else None
-    level = TIMESTAMPS if TIMESTAMPS in config.trace_level else OFF
-    defaults = TraceSettings(trace_level=level, trace_rate=config.trace_rate)
-    return Tracing(catalogue, defaults, writer)
-
-
-def _consul_settings(config: ServerConfig) -> ConsulSettings:
-    return ConsulSettings(
-        address=config.consul_address,
-        token=config.consul_token,
-        cacert=config.consul_cacert,
-        client_cert=config.consul_client_cert,
-        client_key=config.consul_client_key,
-        namespace=config.consul_namespace,
-    )
-
-
-def _entry(config: ServerConfig, port: int, models: dict[str, str]) -> ServiceEntry:
-    return ServiceEntry(
-        address=config.advertise or config.host,
-        port=port,
-        name=config.consul_service,
-        tags=config.consul_tags,
-        models=models,
-        version=__version__,
-        tls=bool(config.tls_cert),
-        checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
-        ttl_seconds=config.consul_ttl_secs,
-    )
