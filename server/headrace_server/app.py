@@ -23,11 +23,7 @@ from headrace_server import room_options
 from headrace_server.config import ServerConfig
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
-from headrace_server.discovery.registry import (
-    Registrar,
-    RegistrationError,
-    why_not_registered,
-)
+from headrace_server.discovery.registry import Registrar, RegistrationError, why_not_registered
 from headrace_server.listen_address import ListenAddress
 from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository
