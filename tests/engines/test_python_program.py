@@ -61,6 +61,16 @@ def own_modules() -> set[str]:
         pytest.param(
             "from .wrong import x", r"wrong\.py:2: NameError: name 'nothing'", id="in what stands beside it"
         ),
+        pytest.param(
+            "import triton_python_backend_utils as pb_utils",
+            r"model\.py:2: ModuleNotFoundError: .*; written for Triton's Python backend: a class Model of",
+            id="for Triton",
+        ),
+        pytest.param(
+            MODEL.replace("Model", "TritonPythonModel"),
+            r"model\.py: written for Triton's Python backend: a class Model of its own kind is expected",
+            id="Triton's class",
+        ),
         pytest.param("x = 1", r"model\.py: no class with a method `execute\(self, batch\)`", id="no class"),
         pytest.param("Model = 3", r"model\.py: no class with a method `execute", id="Model is no class"),
         pytest.param(
@@ -100,8 +110,9 @@ def own_modules() -> set[str]:
 )
 def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, code: str, message: str) -> None:
     path = version(tmp_path, code, tokens="", wrong="\nnothing")
-    with pytest.raises(ModelFileError, match=message):
+    with pytest.raises(ModelFileError, match=message) as failed:
         opened(path)
+    assert str(tmp_path) not in str(failed.value)
     assert not own_modules()
 
 

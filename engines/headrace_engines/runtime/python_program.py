@@ -18,6 +18,9 @@ from headrace_engines.runtime.python_signature import is_decoupled, spec_of
 _log = logging.getLogger(__name__)
 
 _CLASS: Final = "Model"
+_TRITONS_CLASS: Final = "TritonPythonModel"
+_TRITONS_MODULE: Final = "triton_python_backend_utils"
+_FOR_TRITON: Final = f"written for Triton's Python backend: a class {_CLASS} of its own kind is expected here"
 
 
 class Program:
@@ -26,7 +29,7 @@ class Program:
     def __init__(self, path: Path, declaration: Declaration, most_rows: int, version: str) -> None:
         """Execute the file. Raises ModelFileError naming the file, and the line where there is one."""
         if path.suffix != ".py" or "." in path.stem or not path.is_file():
-            raise ModelFileError(f"{path}: not there; a file with Python code, *.py, expected")
+            raise ModelFileError(f"{path.name}: not there; a file with Python code, *.py, expected")
         self._path = path
         self._version = version
         self._parameters = declaration.parameters
@@ -43,7 +46,7 @@ class Program:
             self.is_decoupled = is_decoupled(self._class, declaration)
         except ModelFileError as error:
             forget(self._module)
-            text = f"{path}: {error}"
+            text = f"{path.name}: {error}"
             if isinstance(error, DeclarationError):
                 raise DeclarationError(error.differences, text) from None
             raise ModelFileError(text) from None
@@ -88,6 +91,8 @@ class Program:
                 names = ", ".join(each.__name__ for each in found)
                 raise ModelFileError(f"{names} have a method `execute`: name one of them {_CLASS}")
             chosen = found[0] if found else None
+        if getattr(chosen, "__name__", "") == _TRITONS_CLASS:
+            raise ModelFileError(_FOR_TRITON)
         execute = getattr(chosen, "execute", None)
         if not isinstance(chosen, type) or not callable(execute):
             raise ModelFileError(f"no class with a method `execute(self, batch)`: class {_CLASS} expected")
@@ -105,18 +110,29 @@ class Program:
         )
 
     def _failure(self, error: BaseException) -> ModelFileError:
-        """Say what the program failed of while it was loaded, and where in its own code."""
+        """Say what the program failed of while it was loaded, and where in its own code.
+
+        Files are named from their folder on, as everywhere: the text reaches clients.
+        """
         _log.info("%s: failed to load", self._path, exc_info=error)
         if isinstance(error, SyntaxError):
-            return ModelFileError(f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}")
+            file = self._within(error.filename or self._path.name)
+            return ModelFileError(f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}")
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).is_relative_to(self._path.parent)]
-        place = f"{own[-1].filename}:{own[-1].lineno}" if own else str(self._path)
+        place = f"{self._within(own[-1].filename)}:{own[-1].lineno}" if own else self._path.name
         return ModelFileError(f"{place}: {type(error).__name__}: {error}{self._hint(error)}")
+
+    def _within(self, file: str) -> str:
+        """Return a file's path in the version's folder, the name alone of one elsewhere."""
+        path, folder = Path(file), self._path.parent
+        return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
     def _hint(self, error: BaseException) -> str:
         if not isinstance(error, ModuleNotFoundError) or not error.name:
             return ""
+        if error.name == _TRITONS_MODULE:
+            return f"; {_FOR_TRITON}"
         beside = self._path.parent / error.name.partition(".")[0]
         if not beside.is_dir() and not beside.with_suffix(".py").is_file():
             return ""
