@@ -88,6 +88,7 @@ class Server:
         self._tracing = room_options.tracing(config, self._catalogue)
         self._addresses: dict[str, str | list[str]] = {}
         """What the ready line tells of each port."""
+        self._metrics_port: int | None = None
         self._registrar: Registrar | None = None
         self._engines_closed = True
 
@@ -112,7 +113,8 @@ class Server:
         try:
             self._tracing.start()
             if self._config.allow_metrics:
-                self._addresses["metrics"] = _address(metrics_host, metrics.start())
+                self._metrics_port = metrics.start()
+                self._addresses["metrics"] = _address(metrics_host, self._metrics_port)
             bound = await transport.start()
             self._addresses = _told(bound) | self._addresses
             _logger.info("listening on %s, loading %d models", ", ".join(map(str, bound)), len(wanted))
@@ -175,7 +177,7 @@ class Server:
                 raise StartError(f"not registered in Consul: {problem}")
             _logger.warning("not registered in Consul: %s", problem)
             return
-        entry = room_options.service_entry(config, port, self._served())
+        entry = room_options.service_entry(config, port, self._metrics_port, self._served())
         self._registrar = ConsulRegistrar(room_options.consul_settings(config), entry)
         if not self._served():  # callers are to come when there is something to call
             await self._registrar.update({})

@@ -98,7 +98,9 @@ def consul_settings(config: ServerConfig) -> ConsulSettings:
     )
 
 
-def service_entry(config: ServerConfig, port: int, models: dict[str, str]) -> ServiceEntry:
+def service_entry(
+    config: ServerConfig, port: int, metrics_port: int | None, models: dict[str, str]
+) -> ServiceEntry:
     """Return what is registered of a server that listens on this port and answers for these models."""
     return ServiceEntry(
         address=config.advertise or config.host,
@@ -107,6 +109,7 @@ def service_entry(config: ServerConfig, port: int, models: dict[str, str]) -> Se
         tags=config.consul_tags,
         models=models,
         version=__version__,
+        metrics_port=metrics_port,
         tls=bool(config.tls_cert),
         checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
         ttl_seconds=config.consul_ttl_secs,

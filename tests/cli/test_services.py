@@ -27,6 +27,7 @@ def test_instances_are_listed(
         (found,) = json.loads(capsys.readouterr().out)
         assert (found["address"], found["status"]) == (address, "passing")
         assert "[blue]" in found["tags"]
+        assert int(found["meta"]["metrics_port"]) > 0
         assert run(["services", "listed", "--consul", agent, "--model", "other"]) == 1
     capsys.readouterr()
     assert run(["services", "listed", "--consul", agent]) == 1
