@@ -188,6 +188,19 @@ def test_folders_that_are_no_repositories_are_told_and_the_rest_is_checked(
     assert "no such folder" in found["nowhere"]
 
 
+def test_a_name_in_two_repositories_is_told_once_and_neither_is_called_empty(
+    shelf: Shelf, models, tmp_path: Path
+) -> None:
+    other = Shelf(tmp_path / "other", models.mlp())
+    shelf.put("m")
+    other.put("m")
+    ((name, _, text),) = told(check([shelf.folder, other.folder], LoadOptions()))
+    assert name == "m"
+    assert (
+        f"two repositories hold a model of this name, {shelf.folder / 'm'} and {other.folder / 'm'}" in text
+    )
+
+
 def test_a_program_is_loaded_only_where_that_is_allowed(shelf: Shelf) -> None:
     place = shelf.folder / "p" / "1"
     place.mkdir(parents=True)

@@ -34,6 +34,10 @@ def given_by(folder: Path, text: str) -> GivenConfig:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            '{ "max_batch_size": 8 }',
+            "c:1: not protobuf's text format: Expected identifier or number, got {; this",
+        ),
         # What is not what it says.
         ('name: "n"', "c:1: name: 'n' came, the folder's name 'm' is expected"),
         ("\nmax_batch_size: -1", "c:2: max_batch_size: -1 came, 0 or more expected"),
@@ -66,6 +70,7 @@ def given_by(folder: Path, text: str) -> GivenConfig:
             'output { name: "y" label_filename: "no.txt" }',
             "no.txt: no such file; one label a line is expected",
         ),
+        ('output { name: "y" label_filename: "lables.txt" }', "no such file; did you mean labels.txt?"),
         ('output { name: "y" label_filename: "../m/labels.txt" }', "leads out of the model's folder"),
         ('output { name: "y" label_filename: "/etc/passwd" }', "leads out of the model's folder"),
         ('output { name: "y" label_filename: "latin" }', "latin is not UTF-8"),
@@ -145,6 +150,10 @@ def given_by(folder: Path, text: str) -> GivenConfig:
             'model_warmup { inputs { key: "x" '
             'value { data_type: TYPE_FP32 dims: 4 input_data_file: "row" } } }',
             "input_data_file: row has 12 bytes, 16 expected for [4]",
+        ),
+        (
+            'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 input_data_file: "rows" } } }',
+            "rows: no such file; did you mean row?",
         ),
         (
             'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 input_data_file: "none" } } }',

@@ -314,11 +314,7 @@ REFUSED = {
     ),
     "labels that are not there": (
         'output [\n { name: "y"\n label_filename: "classes.txt" } ]',
-        [
-            "c:3: output[0].label_filename: classes.txt: no such file; one label a line is "
-            "expected in classes.txt "
-            "in the model's folder"
-        ],
+        ["c:3: output[0].label_filename: classes.txt: no such file; did you mean labels.txt?"],
     ),
     "agents": (
         'model_repository_agents { agents [ { name: "checksum" parameters { key: "MD5" value: "0" } } ] }',

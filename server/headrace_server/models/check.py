@@ -87,12 +87,7 @@ class _Check:
 
     def look_at(self, repositories: Sequence[Path]) -> None:
         """Look at all the repositories at once, since a model may stand in one of them alone."""
-        readable = [repository for repository in repositories if self._is_readable(repository)]
-        found = scan(readable)
-        for repository in readable:
-            if not any(model.folder.parent == repository for model in found.values()):
-                example = repository / "mymodel" / "1" / USUAL_FILES["onnxruntime_onnx"]
-                self.troubles.append(Trouble(repository, "holds no model", suggestion=f"expected: {example}"))
+        found = scan([repository for repository in repositories if self._is_readable(repository)])
         for name in sorted(found):
             before = len(self.troubles)
             self._model(found[name])
@@ -100,7 +95,7 @@ class _Check:
 
     def _is_readable(self, repository: Path) -> bool:
         try:
-            scan([repository])
+            is_empty = not scan([repository])
         except RepositoryError as error:
             self.troubles.append(Trouble(repository, str(error)))
             return False
@@ -109,7 +104,10 @@ class _Check:
             suggestion = f"name the folder that holds it: {repository.resolve().parent}"
             self.troubles.append(Trouble(repository, "is a model, and no repository", suggestion=suggestion))
             return False
-        return True
+        if is_empty:
+            example = repository / "mymodel" / "1" / USUAL_FILES["onnxruntime_onnx"]
+            self.troubles.append(Trouble(repository, "holds no model", suggestion=f"expected: {example}"))
+        return not is_empty
 
     def _model(self, found: FoundModel) -> None:
         if found.problem:

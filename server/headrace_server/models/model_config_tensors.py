@@ -16,7 +16,7 @@ from headrace_engines.reshaping import same_elements
 from headrace_engines.spec import ANY
 from headrace_proto.tensors import DTYPES
 from headrace_proto.v1 import model_config_pb2 as config_pb
-from headrace_server.models.model_config_paths import inside
+from headrace_server.models.model_config_paths import inside, near
 from headrace_server.models.model_config_problems import Findings
 
 _IMAGE_DIMS: Final = 3
@@ -107,7 +107,8 @@ def _labels(folder: Path, name: str, path: str, findings: Findings) -> tuple[str
             return ()
         return tuple(line.strip() for line in content.decode().rstrip().split("\n"))
     except ModelFileError as error:
-        findings.report(path, str(error), f"one label a line is expected in {name} in the model's folder")
+        hint = near(file) or f"one label a line is expected in {name} in the model's folder"
+        findings.report(path, str(error), hint)
     except OSError as error:
         findings.report(path, f"{name} cannot be read: {error.strerror}")
     except UnicodeDecodeError as error:

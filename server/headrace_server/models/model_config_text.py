@@ -57,8 +57,13 @@ def read_text(text: str, file: str) -> Document:
     try:
         _Reader(text, document).read()
     except text_format.ParseError as error:
-        document.problems.append(Problem(file, error.GetLine() or 0, "", _syntax(error)))
+        hint = "this is JSON: write fields without braces and commas around them" if _is_json(text) else ""
+        document.problems.append(Problem(file, error.GetLine() or 0, "", _syntax(error), hint))
     return document
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith("{")
 
 
 def _syntax(error: text_format.ParseError) -> str:

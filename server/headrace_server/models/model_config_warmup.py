@@ -14,7 +14,7 @@ import numpy as np
 from headrace_engines import files
 from headrace_engines.errors import ModelFileError
 from headrace_proto.v1 import model_config_pb2 as config_pb
-from headrace_server.models.model_config_paths import inside
+from headrace_server.models.model_config_paths import inside, near
 from headrace_server.models.model_config_problems import Findings, did_you_mean
 from headrace_server.models.model_config_tensors import dtype_of
 
@@ -134,9 +134,8 @@ def _data_file(folder: Path, name: str, path: str, findings: Findings) -> Path |
     try:
         files.check(file)
     except ModelFileError as error:
-        findings.report(
-            f"{path}.input_data_file", str(error), f"it is looked for in {FOLDER}/ in the model's folder"
-        )
+        hint = near(file) or f"it is looked for in {FOLDER}/ in the model's folder"
+        findings.report(f"{path}.input_data_file", str(error), hint)
         return None
     return file
 
