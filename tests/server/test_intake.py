@@ -170,6 +170,14 @@ async def test_what_strings_take_as_objects_counts_before_they_are_made() -> Non
         assert it.holdings.size_bytes == 1
 
 
+async def test_invariant_4_a_request_has_a_bounded_number_of_strings() -> None:
+    many = infer_request("m", ("x", "BYTES", (1, 1 << 21), bytes(4 << 21)))
+    async with entrance(STRINGS) as it:
+        with pytest.raises(InvalidInput, match="2097152 strings came, a request may have at most 1048576"):
+            await it.take_slowly(many)
+        assert it.holdings.size_bytes == 0
+
+
 async def test_strings_in_shared_memory_count_as_those_in_messages() -> None:
     raw = b"\2\0\0\0hi" * 300_000
     request = infer_request("m", ("x", "BYTES", (1, 300_000), b""))

@@ -66,9 +66,20 @@ class ServerProcess:
         assert line, f"no line with {text!r} in:\n" + "\n".join(self.log)
         return line
 
+    @property
+    def pid(self) -> int:
+        """The child's own number."""
+        return self._process.pid
+
     def signal(self, number: int) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory that the process ever had in use."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(peak) * 1024
 
     def exit_code(self) -> int:
         """Wait for the end."""

@@ -28,6 +28,9 @@ _STRING_BYTES: Final = 64
 """What a string takes beside its characters, once it is an object."""
 _LENGTH_BYTES: Final = 4
 """What a string takes at least in raw contents."""
+_MOST_STRINGS: Final = 1 << 20
+"""Engines turn those of a request into their own in one go, and nothing else in the process runs meanwhile:
+a million take a few tenths of a second."""
 
 
 class Reply(Protocol):
@@ -159,11 +162,16 @@ class Intake:
 
 
 def _string_bytes(request: Request) -> int:
-    """Return what the strings of a request take as objects, beside their characters, at the most."""
+    """Return what the strings of a request take as objects, beside their characters, at the most.
+
+    Raises InvalidInput where there are too many.
+    """
     slices = request.rendering.inputs if request.rendering is not None else {}
     strings = 0
     for place, tensor in enumerate(request.inputs):
         if tensor.datatype == "BYTES":
             raw_bytes = slices[place].size_bytes if place in slices else len(tensor.data)
             strings += max(min(math.prod(tensor.shape), raw_bytes // _LENGTH_BYTES), 0)
+    if strings > _MOST_STRINGS:
+        raise InvalidInput(f"{strings} strings came, a request may have at most {_MOST_STRINGS}")
     return strings * _STRING_BYTES
