@@ -40,7 +40,7 @@ class Connection:
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
     ) -> None:
         """`credentials` None means those that `endpoint` asks for: the system's authorities, or none."""
-        options = channel_options(endpoint.address, settings)
+        options = channel_options(endpoint, settings)
         self.is_secure = credentials is not None or endpoint.tls
         if self.is_secure:
             chosen = credentials or grpc.ssl_channel_credentials()
@@ -59,7 +59,7 @@ class AioConnection:
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
     ) -> None:
         """`credentials` are `Connection`'s."""
-        options = channel_options(endpoint.address, settings)
+        options = channel_options(endpoint, settings)
         self.is_secure = credentials is not None or endpoint.tls
         if self.is_secure:
             chosen = credentials or grpc.ssl_channel_credentials()
@@ -69,8 +69,8 @@ class AioConnection:
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
 
 
-def channel_options(address: str, settings: Settings) -> Options:
-    """Return the options of a channel to `address` ("host:port" or "unix:path")."""
+def channel_options(endpoint: Endpoint, settings: Settings) -> Options:
+    """Return the options of a channel to a server."""
     options: Options = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -87,12 +87,12 @@ def channel_options(address: str, settings: Settings) -> Options:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-    is_socket = address.startswith(socket_path.PREFIX)
-    server_name = settings.tls.server_name if settings.tls is not None else None
-    if server_name or is_socket:
-        # No certificate is for a path, which is the name that gRPC would look for.
-        options.append(("grpc.ssl_target_name_override", server_name or "localhost"))
-    if is_socket or _is_loopback(address):
+    is_socket = endpoint.address.startswith(socket_path.PREFIX)
+    own_name = "localhost" if is_socket else ""  # gRPC would look for the path in the certificate
+    server_name = (settings.tls and settings.tls.server_name) or endpoint.name or own_name
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    if is_socket or _is_loopback(endpoint.address):
         options.append(("grpc.enable_http_proxy", 0))
     return options
 

@@ -22,7 +22,8 @@ class Endpoint:
     """One server as a look-up found it.
 
     `address` is host:port, with an IPv6 host in brackets, or unix:path, as gRPC takes it. `weight` is the
-    share of calls it should get beside others. `id`, `tags` and `meta` are the registry's own.
+    share of calls it should get beside others. `id`, `tags` and `meta` are the registry's own. `name` is
+    what was resolved to the address, "" if nothing was: a certificate is for that, not for what it became.
     """
 
     address: str
@@ -31,6 +32,7 @@ class Endpoint:
     id: str = ""
     tags: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+    name: str = ""
 
     @property
     def tls(self) -> bool:

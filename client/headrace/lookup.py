@@ -88,7 +88,7 @@ class DnsLookup:
             else:
                 failures = 0
                 delay_seconds = self._interval_seconds
-                found = tuple(Endpoint(address) for address in sorted(set(addresses)))
+                found = tuple(Endpoint(address, name=self._host) for address in sorted(set(addresses)))
                 if found != known:
                     known = found
                     yield known

@@ -4,6 +4,7 @@ import pytest
 
 from headrace.channels import channel_options
 from headrace.config import Settings
+from headrace.endpoint import Endpoint
 
 
 @pytest.mark.parametrize(
@@ -19,14 +20,17 @@ from headrace.config import Settings
     ],
 )
 def test_no_proxy_on_this_machine(address: str, proxied: bool) -> None:
-    options = dict(channel_options(address, Settings()))
+    options = dict(channel_options(Endpoint(address), Settings()))
     assert options.get("grpc.enable_http_proxy", 1) == int(proxied)
 
 
 def test_pings_are_a_choice() -> None:
-    assert dict(channel_options("h:1", Settings(keepalive_seconds=0.5)))["grpc.keepalive_time_ms"] == 500
+    assert (
+        dict(channel_options(Endpoint("h:1"), Settings(keepalive_seconds=0.5)))["grpc.keepalive_time_ms"]
+        == 500
+    )
     assert not [
         name
-        for name, _ in channel_options("h:1", Settings(keepalive_seconds=None))
+        for name, _ in channel_options(Endpoint("h:1"), Settings(keepalive_seconds=None))
         if "keepalive" in name or "ping" in name
     ]

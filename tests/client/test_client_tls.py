@@ -157,6 +157,15 @@ async def test_a_server_registered_with_tls_is_never_spoken_to_without(
             assert client.ready(), "what the caller chose is not undone by the registry"
 
 
+def test_a_certificate_is_for_the_name_that_was_resolved(authority: Authority) -> None:
+    with served(authority.issue("resolved", "subjectAltName=DNS:localhost")) as address:
+        target = f"dns:///localhost:{address.rpartition(':')[2]}"
+        with Client(target, tls=Tls(authority.ca), retry=Retry(backoff_seconds=0.01)) as client:
+            assert client.infer("m", INPUTS)
+        told = "the server's certificate is refused: it is not for the host that was called"
+        assert refusal(address, Tls(authority.ca)) == told
+
+
 @pytest.mark.parametrize("secure", [False, True])
 async def test_a_socket_of_this_machine(authority: Authority, tmp_path: Path, secure: bool) -> None:
     shown = authority.issue("socket", "subjectAltName=DNS:localhost") if secure else None

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import grpc
 import pytest
@@ -198,6 +199,25 @@ def test_versions_of_tls_before_1_2_are_refused(
         else:
             with pytest.raises(ssl.SSLError, match="EOF occurred"):
                 context.wrap_socket(plain)
+
+
+def test_open_connections_go_on_while_certificates_are_renewed(authority: Authority, tmp_path: Path) -> None:
+    shown = Issued(tmp_path / "tls.pem", tmp_path / "tls.key")
+    authority.issue("before", "subjectAltName=IP:127.0.0.1").copy_to(shown)
+    credentials = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+    with secure(shown) as address, grpc.secure_channel(address, credentials) as channel:
+        stub = InferenceServiceStub(channel)
+        requests = iter(Queue().get, None)  # a stream that stays open
+        stream = stub.ModelStreamInfer(requests)
+        for renewal in range(3):
+            assert stub.ServerLive(pb.ServerLiveRequest(), timeout=PATIENCE_SECONDS).live
+            authority.issue(f"renewal-{renewal}", "subjectAltName=IP:127.0.0.1").copy_to(shown)
+            assert outcome(address, authority.ca) is Code.OK
+        shown.key.unlink()
+        assert outcome(address, authority.ca) is Code.OK
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=PATIENCE_SECONDS).live
+        assert stream.is_active()
+        stream.cancel()
 
 
 def test_authorities_of_clients_are_renewed_as_well(
