@@ -24,6 +24,23 @@ def check(path: Path) -> None:
         raise unreadable(path, error) from error
 
 
+def text(path: Path, most_bytes: int) -> str:
+    """Return what a text file holds. Raises ModelFileError if it is none, or larger than `most_bytes`."""
+    check(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(content) > most_bytes:
+        raise ModelFileError(f"{path.name}: larger than {most_bytes} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ModelFileError(f"{path.name}: no UTF-8 text: {error.reason} in line {line}") from error
+
+
 def unreadable(path: Path, error: OSError) -> ModelFileError:
     """Return the complaint about a file that the system does not let be read, to be raised."""
     return ModelFileError(f"{path.name}: cannot be read: {(error.strerror or str(error)).lower()}")

@@ -24,6 +24,20 @@ def test_what_cannot_be_read_is_named_without_its_folder(tmp_path: Path) -> None
         files.check(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"12345", "file: larger than 4 bytes"),
+        (b"a\n\xff", "file: no UTF-8 text: invalid start byte in line 2"),
+    ],
+)
+def test_what_is_no_text_or_too_large_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ModelFileError) as refused:
+        files.text(tmp_path / "file", 4)
+    assert str(refused.value) == told
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match=r"^pipe: not a regular file$"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from given_configs import given_by, model_folder
 
 from headrace_engines.declaration import DeclaredTensor
 from headrace_server.core.settings import (
@@ -17,7 +18,7 @@ from headrace_server.core.settings import (
     Sequences,
     TimeoutAction,
 )
-from headrace_server.models.model_config import GivenConfig, read
+from headrace_server.models.model_config import read
 from headrace_server.models.model_config_versions import VersionPolicy
 
 FP32 = np.dtype(np.float32)
@@ -25,20 +26,7 @@ FP32 = np.dtype(np.float32)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's folder with three versions, labels and the data of a sample."""
-    model = tmp_path / "m"
-    for version in ("1", "2", "7"):
-        (model / version).mkdir(parents=True)
-    (model / "warmup").mkdir()
-    (model / "warmup" / "row").write_bytes(bytes(12))
-    (model / "labels.txt").write_text("cat\ndog \n\nbird\n")
-    (model / "latin").write_bytes(b"caf\xe9\n")
-    return model
-
-
-def given_by(folder: Path, text: str) -> GivenConfig:
-    (folder / "config.pbtxt").write_text(text)
-    return read(folder, "m")
+    return model_folder(tmp_path)
 
 
 def test_without_a_file_nothing_was_said(folder: Path) -> None:

@@ -6,29 +6,17 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from given_configs import given_by, model_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_server.models.model_config import GivenConfig, from_json, read
+from headrace_server.models.model_config import from_json, read
 from headrace_server.models.model_config_problems import ConfigError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's folder with three versions, labels and the data of a sample."""
-    model = tmp_path / "m"
-    for version in ("1", "2", "7"):
-        (model / version).mkdir(parents=True)
-    (model / "warmup").mkdir()
-    (model / "warmup" / "row").write_bytes(bytes(12))
-    (model / "labels.txt").write_text("cat\ndog \n\nbird\n")
-    (model / "latin").write_bytes(b"caf\xe9\n")
-    return model
-
-
-def given_by(folder: Path, text: str) -> GivenConfig:
-    (folder / "config.pbtxt").write_text(text)
-    return read(folder, "m")
+    return model_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +61,10 @@ def given_by(folder: Path, text: str) -> GivenConfig:
         ('output { name: "y" label_filename: "lables.txt" }', "no such file; did you mean labels.txt?"),
         ('output { name: "y" label_filename: "../m/labels.txt" }', "leads out of the model's folder"),
         ('output { name: "y" label_filename: "/etc/passwd" }', "leads out of the model's folder"),
-        ('output { name: "y" label_filename: "latin" }', "latin is not UTF-8"),
+        (
+            'output { name: "y" label_filename: "latin" }',
+            "latin: no UTF-8 text: invalid continuation byte in line 1",
+        ),
         ('output { name: "y" label_filename: "warmup" }', "warmup: not a regular file"),
         # Scheduling.
         (
@@ -230,8 +221,8 @@ def test_all_problems_are_told_at_once_in_the_order_of_their_lines(folder: Path)
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\xff", "config.pbtxt:1: not UTF-8 text"),
-        (b'name: "m"\n\xff', "config.pbtxt:2: not UTF-8 text"),
+        (b"\xff", "config.pbtxt: no UTF-8 text: invalid start byte in line 1"),
+        (b'name: "m"\n\xff', "config.pbtxt: no UTF-8 text: invalid start byte in line 2"),
         (b"#" * (5 << 20), "config.pbtxt: larger than 4194304 bytes"),
     ],
 )

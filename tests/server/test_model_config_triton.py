@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 import pytest
+from given_configs import given_by, model_folder
 from google.protobuf import text_format
 
 from headrace_proto.v1.model_config_pb2 import ModelConfig
-from headrace_server.models.model_config import GivenConfig, from_json, read
+from headrace_server.models.model_config import from_json
 from headrace_server.models.model_config_problems import ConfigError
 
 TWO_TENSORS = """
@@ -24,15 +25,7 @@ output [ { name: "OUT" data_type: TYPE_FP32 dims: [ 16 ] } ]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's folder with a label file."""
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "labels.txt").write_text("cat\ndog\n")
-    return tmp_path / "m"
-
-
-def given_by(folder: Path, text: str) -> GivenConfig:
-    (folder / "config.pbtxt").write_text(text)
-    return read(folder, "m")
+    return model_folder(tmp_path)
 
 
 HONOURED = {

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from given_configs import given_by
 from onnx import TensorProto
 
 from headrace_engines.declaration import Declaration
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.runtime.python import PythonEngine
-from headrace_server.models.model_config import GivenConfig, read
+from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.settlement import settle
 
@@ -23,11 +24,6 @@ class Model:
     def execute(self, batch):
         return []
 """
-
-
-def given_by(folder: Path, text: str) -> GivenConfig:
-    (folder / "config.pbtxt").write_text(text)
-    return read(folder, folder.name)
 
 
 def program(folder: Path) -> PythonEngine:

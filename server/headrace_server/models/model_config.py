@@ -77,20 +77,10 @@ def _faultless(given: GivenConfig, problems: tuple[Problem, ...]) -> GivenConfig
 
 def _text(path: Path) -> str:
     try:
-        files.check(path)
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ConfigError([Problem(path.name, 0, "", f"larger than {_MOST_BYTES} bytes")])
-        return content.decode()
+        return files.text(path, _MOST_BYTES)
     except ModelFileError as error:
         reason = str(error).removeprefix(f"{path.name}: ")
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(path.name, line, "", "not UTF-8 text")]) from error
-    raise ConfigError([Problem(path.name, 0, "", reason)])
+        raise ConfigError([Problem(path.name, 0, "", reason)]) from error
 
 
 def _given(document: Document, folder: Path, name: str) -> tuple[GivenConfig, tuple[Problem, ...]]:

@@ -63,6 +63,13 @@ class Findings:
         """What was reported until now."""
         return tuple(self._problems)
 
+    def check_name(self, field: str, name: str, taken: Mapping[str, str]) -> None:
+        """Report a name that is missing, or is among those that are taken, each by what it says of it."""
+        if not name:
+            self.report(field, "a name is expected")
+        elif name in taken:
+            self.report(field, f"{name!r} is {taken[name]}")
+
     def end(self) -> None:
         """Raise ConfigError if anything was reported."""
         if self._problems:

@@ -41,16 +41,12 @@ def sequences(config: config_pb.ModelConfig, findings: Findings) -> Sequences | 
 
 
 def _controls(config: config_pb.ModelConfig, findings: Findings) -> tuple[ControlInput, ...]:
-    inputs = {tensor.name for tensor in config.input}
+    taken = {tensor.name: "among the inputs, which callers fill" for tensor in config.input}
     controls: list[ControlInput] = []
     for position, given in enumerate(config.sequence_batching.control_input):
         path = f"{_PATH}.control_input[{position}]"
-        if not given.name:
-            findings.report(f"{path}.name", "a name is expected")
-        elif given.name in inputs:
-            findings.report(f"{path}.name", f"{given.name!r} is among the inputs, which callers fill")
-        elif given.name in [control.name for control in controls]:
-            findings.report(f"{path}.name", f"{given.name!r} is a control input already")
+        findings.check_name(f"{path}.name", given.name, taken)
+        taken.setdefault(given.name, "a control input already")
         if len(given.control) != 1:
             findings.report(f"{path}.control", f"one control is expected, {len(given.control)} came")
             continue

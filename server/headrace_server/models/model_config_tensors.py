@@ -42,11 +42,8 @@ def declared(kind: str, tensors: Sequence[Tensor], findings: Findings) -> tuple[
     found = []
     for position, tensor in enumerate(tensors):
         path = f"{kind}[{position}]"
-        if not tensor.name:
-            findings.report(f"{path}.name", "a name is expected")
-        elif tensor.name in seen:
-            findings.report(f"{path}.name", f"{tensor.name!r} is {seen[tensor.name]} already")
-        seen.setdefault(tensor.name, path)
+        findings.check_name(f"{path}.name", tensor.name, seen)
+        seen.setdefault(tensor.name, f"{path} already")
         found.append(_declared(path, tensor, findings))
     return tuple(found)
 
@@ -99,18 +96,8 @@ def _labels(folder: Path, name: str, path: str, findings: Findings) -> tuple[str
     if file is None:
         return ()
     try:
-        files.check(file)
-        with file.open("rb") as source:
-            content = source.read(_MOST_LABEL_BYTES + 1)
-        if len(content) > _MOST_LABEL_BYTES:
-            findings.report(path, f"{name} is larger than {_MOST_LABEL_BYTES} bytes")
-            return ()
-        return tuple(line.strip() for line in content.decode().rstrip().split("\n"))
+        return tuple(line.strip() for line in files.text(file, _MOST_LABEL_BYTES).rstrip().split("\n"))
     except ModelFileError as error:
         hint = near(file) or f"one label a line is expected in {name} in the model's folder"
         findings.report(path, str(error), hint)
-    except OSError as error:
-        findings.report(path, f"{name} cannot be read: {error.strerror}")
-    except UnicodeDecodeError as error:
-        findings.report(path, f"{name} is not UTF-8: {error.reason} at byte {error.start}")
-    return ()
+        return ()
