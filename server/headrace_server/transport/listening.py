@@ -30,7 +30,7 @@ class Listening:
         addresses: Sequence[ListenAddress],
         credentials: Callable[[], grpc.ServerCredentials] | None = None,
     ) -> None:
-        """`credentials` is called once for each address: what gRPC renews a certificate by serves one alone."""
+        """`credentials` is called once for each address: gRPC renews the certificate of one alone by it."""
         self._addresses = addresses
         self._credentials = credentials
         self._sockets: dict[Path, int] = {}
