@@ -32,6 +32,7 @@ _CODES: Final[Mapping[int, frozenset[str]]] = {
 """The documented codes of calls to what is not there."""
 _NOT_READY: Final = "MODEL_NOT_READY"
 _MOST_COMPLAINTS: Final = 10
+_PATIENCE_SECONDS: Final = 30.0
 
 Answers: TypeAlias = Mapping[str, frozenset[int]]
 """The serials that may answer, by the version that is asked for, "" for none."""
@@ -94,8 +95,8 @@ class Ledger:
         self.settle(model, right)
 
     async def seen(self, serial: int) -> float:
-        """Wait for the first answer of this file; return when it came, by `time.perf_counter`."""
-        return await self._seen[serial]
+        """Return when this file first answered, by `time.perf_counter`. Raises TimeoutError."""
+        return await asyncio.wait_for(asyncio.shield(self._seen[serial]), _PATIENCE_SECONDS)
 
     def ask(self, model: str, version: str) -> Question:
         """Note a call that begins."""

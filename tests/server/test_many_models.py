@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from model_folders import put
 from onnx_models import Models
 from scripted_engines import PATIENCE_SECONDS
 
+from headrace_engines.memory import give_back
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.service import Service
@@ -104,4 +107,28 @@ def test_a_model_takes_one_thread_and_tells_its_memory(tmp_path: Path, models: M
         staging = 64 * (64 + 8) * 4
         file = (tmp_path / f"m{place}" / "1" / "model.onnx").stat().st_size
         assert told[f"m{place}"] == file + staging
+    assert repository.close(PATIENCE_SECONDS)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_what_is_told_of_memory_is_about_what_is_taken_and_an_unload_gives_it_back(
+    tmp_path: Path, models: Models
+) -> None:
+    model = models.mlp((1024, 1024, 1024, 8))
+    for place in range(8):
+        put(tmp_path, f"m{place}", model)
+    repository = Repository(RepositoryOptions((tmp_path,), Mode.EXPLICIT, ("*",), parallel=PARALLEL))
+    give_back()
+    before = resident_bytes()
+    repository.open()
+    repository.load_all()
+    told = sum(model.memory_bytes for model in repository.catalogue.ready())
+    assert 0.7 < (resident_bytes() - before) / told < 1.5
+    for place in range(8):
+        repository.unload_model(f"m{place}")
+    assert (resident_bytes() - before) / told < 0.3
     assert repository.close(PATIENCE_SECONDS)

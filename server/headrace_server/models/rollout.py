@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from headrace_engines.errors import EngineError
+from headrace_engines.memory import give_back
 from headrace_server.errors import ShuttingDown
 from headrace_server.models.catalogue import WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
@@ -69,6 +70,8 @@ class Rollout:
             opened, failures = self._open(name, wanted)
             serving = {**(standing if failures else kept), **opened}
             self._swap(name, serving, failures)
+            if wanted:
+                give_back()
             return failures
 
     def withdraw(self, name: str) -> list[threading.Thread]:
@@ -159,6 +162,7 @@ class Rollout:
 
         def end() -> None:
             version.join()
+            give_back()
             with self._lock:
                 self._draining.discard(version)
             self._catalogue.drained(version.model)
