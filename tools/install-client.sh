@@ -33,7 +33,7 @@ download() {
   cat > "$work/requirements"
   "${PYTHON:-python3}" -m pip download -qq --disable-pip-version-check --no-deps --require-hashes \
     -r "$work/requirements" -d "$work" "$@" >&2 ||
-    give_up "the package index has not got it for this machine"
+    give_up "pip could not download it; what it said is above"
 }
 
 fetch_perf_analyzer() {
