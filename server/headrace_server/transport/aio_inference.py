@@ -36,6 +36,8 @@ class InferenceLimits:
     max_streams: int
     max_stream_requests: int
     max_in_flight_bytes: int
+    stream_patience_seconds: float = 10.0
+    """How long a stream may hold what others need without reading."""
 
 
 class _CallReply:
@@ -62,7 +64,7 @@ class Inference:
     ) -> None:
         self._loop = loop
         self._limits = limits
-        self._holdings = Holdings(limits.max_in_flight_bytes)
+        self._holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
         self._intake = Intake(service, self, loop, self._holdings, regions)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
@@ -71,7 +73,13 @@ class Inference:
         self.encode = Encoder().encode
         self.open = 0
         """Calls and streams that are being answered."""
-        self.open_streams = 0
+        self._streams: set[Stream] = set()
+        self._looked_at = 0.0
+
+    @property
+    def open_streams(self) -> int:
+        """Streams alone."""
+        return len(self._streams)
 
     @property
     def in_flight_bytes(self) -> int:
@@ -157,14 +165,25 @@ class Inference:
             call,
             self._holdings,
             ends_with_error=_GRPC_ERROR in (context.invocation_metadata() or ()),
+            patience_seconds=self._limits.stream_patience_seconds,
         )
-        self.open_streams += 1
+        self._streams.add(stream)
         try:
             ended = await stream.run(messages, context.write, self._finishing)
         finally:
-            self.open_streams -= 1
+            self._streams.discard(stream)
         if ended is not None:
+            self._holdings.release(call)  # a client that does not read leaves the call open
             await refuse(context, ended)
+
+    def _end_stalled(self) -> None:
+        """Have the streams end that hold what others need, and are not read."""
+        now = time.monotonic()
+        if now - self._looked_at < self._limits.stream_patience_seconds / 10:
+            return
+        self._looked_at = now
+        for stream in tuple(self._streams):
+            stream.end_if_stalled()
 
     def _check_streams(self) -> None:
         if self.open_streams >= self._limits.max_streams:

@@ -4,7 +4,7 @@ A reader lets requests in while fewer than the limit are in work or wait to be w
 does not read its answers is not read from either, and a program that makes many responses waits until they
 have left. The stream ends when the client has closed its half and everything is answered, with the first
 error where the client asked for that, or when the server finishes: then no more is read, and what was
-accepted is answered first.
+accepted is answered first. One whose client takes nothing while others need its room is ended unanswered.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -51,8 +52,12 @@ class Stream:
         holdings: Holdings,
         *,
         ends_with_error: bool = False,
+        patience_seconds: float,
     ) -> None:
-        """`limit` is the stream's deadline; `ends_with_error` has the first error end it."""
+        """`limit` is the stream's deadline; `ends_with_error` has the first error end it.
+
+        `patience_seconds` is how long a message may wait for its client while others need the room.
+        """
         self._intake = intake
         self._limit = limit
         self._max_requests = max_requests
@@ -61,6 +66,11 @@ class Stream:
         self._ends_with_error = ends_with_error
         self._error: Exception | None = None
         """What the stream ends with, once all that came before it has been written."""
+        self._patience_seconds = patience_seconds
+        self._task: asyncio.Task[Any] | None = None
+        self._writing_since = 0.0
+        """When the message was begun that is being written; 0 while none is."""
+        self._is_given_up = False
         self._working: dict[int, Work] = {}
         self._count = 0
         self._outgoing: collections.deque[_Outgoing] = collections.deque()
@@ -71,6 +81,7 @@ class Stream:
         self, messages: AsyncIterator[bytes], write: Write, finishing: asyncio.Event
     ) -> Exception | None:
         """Answer until the stream is over; return why the server ended it, if it did."""
+        self._task = asyncio.current_task()
         reader = asyncio.create_task(self._read(messages))
         watcher = asyncio.create_task(finishing.wait())
         for task in (reader, watcher):
@@ -95,19 +106,39 @@ class Stream:
             if watcher.done():
                 reader.cancel()
             if self._outgoing:
-                outgoing = self._outgoing.popleft()
-                try:
-                    await write(outgoing.message)
-                except Exception as error:  # grpc.aio has no single class for a connection that is gone
-                    _logger.debug("a client left its stream: %s", error)
+                if not await self._write_one(write, self._outgoing.popleft()):
                     return False
-                finally:
-                    self._left(outgoing)
             elif self._error is not None or (reader.done() and not self._working):
                 return True
             else:
                 self._changed.clear()
                 await self._changed.wait()
+
+    async def _write_one(self, write: Write, outgoing: _Outgoing) -> bool:
+        self._writing_since = time.monotonic()
+        try:
+            await write(outgoing.message)
+        except asyncio.CancelledError:
+            if self._task is None or not self._is_given_up:
+                raise
+            self._task.uncancel()
+        except Exception as error:  # grpc.aio has no single class for a connection that is gone
+            _logger.debug("a client left its stream: %s", error)
+            return False
+        finally:
+            self._writing_since = 0.0
+            self._left(outgoing)
+        return True
+
+    def end_if_stalled(self) -> None:
+        """End the stream if its client has taken nothing for so long that others may have its room."""
+        waits = self._writing_since and time.monotonic() - self._writing_since >= self._patience_seconds
+        if not waits or self._is_given_up or self._task is None:
+            return
+        self._is_given_up = True
+        self._error = Overloaded(f"the answers were not read for {self._patience_seconds:g} s")
+        self._let_go()
+        self._task.cancel()
 
     def _left(self, outgoing: _Outgoing) -> None:
         self._holdings.add(self._call, -outgoing.held_bytes)

@@ -7,6 +7,7 @@ are known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from headrace_server.core.request import Work
@@ -29,8 +30,10 @@ class Call:
 class Holdings:
     """The sum over all calls, and its limit."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, on_full: Callable[[], None] = lambda: None) -> None:
+        """`on_full` is called before something is refused, and may find room."""
         self.most_bytes = most_bytes
+        self._on_full = on_full
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
         self.size_bytes = 0
 
@@ -39,8 +42,10 @@ class Holdings:
 
         A request of any size may be alone.
         """
-        if self.size_bytes > own_bytes and self.size_bytes + size_bytes > self.most_bytes:
-            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
+        if not self._fits(size_bytes, own_bytes):
+            self._on_full()
+            if not self._fits(size_bytes, own_bytes):
+                raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
         self.add(call, size_bytes)
 
     def add(self, call: Call, size_bytes: int) -> None:
@@ -59,6 +64,9 @@ class Holdings:
         self.size_bytes -= call.size_bytes
         call.size_bytes = 0
         call.is_over = True
+
+    def _fits(self, size_bytes: int, own_bytes: int) -> bool:
+        return self.size_bytes <= own_bytes or self.size_bytes + size_bytes <= self.most_bytes
 
 
 def foreseen_bytes(work: Work) -> int:

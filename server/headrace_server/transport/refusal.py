@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -12,6 +13,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 async def refuse(context: Context, error: Exception) -> NoReturn:
-    """End the call with the status that the error stands for."""
+    """End the call with the status that the error stands for; nobody is told where the caller has gone."""
     status = status_of(error)
-    await context.abort(status.code, status.text, status.trailers())
+    try:
+        await context.abort(status.code, status.text, status.trailers())
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None

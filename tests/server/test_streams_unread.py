@@ -1,0 +1,119 @@
+"""Streams whose clients do not read: what they hold is bounded, and given to others who need it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+from gated_server import Gated, gated
+from google.rpc import error_details_pb2, status_pb2
+from hosted_server import eventually, infer_request
+from request_streams import Requests, closed
+from scripted_engines import PATIENCE_SECONDS, rows_spec
+
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+
+ELEMENTS = 4096
+ROW = np.zeros(ELEMENTS, np.int64).tobytes()
+REQUEST = infer_request("m", ("x", "INT64", (1, ELEMENTS), ROW))
+"""32 KiB, and as many in its answer."""
+Code = grpc.StatusCode
+
+
+@contextlib.contextmanager
+def reluctant(address: str) -> Iterator[InferenceServiceStub]:
+    """A client that takes no more than 64 KiB before it reads."""
+    options = [
+        ("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 1 << 16),
+    ]  # fmt: skip
+    with grpc.insecure_channel(address, options=options) as channel:
+        yield InferenceServiceStub(channel)
+
+
+@contextlib.contextmanager
+def filled(streams: int, **options: float) -> Iterator[tuple[Gated, list[grpc.Call]]]:
+    """Serve with room for few requests, all of which streams hold that are not read."""
+    with contextlib.ExitStack() as stack:
+        it = stack.enter_context(
+            gated(spec=rows_spec(4, (ELEMENTS,)), max_in_flight_bytes=400_000, **options)
+        )
+        it.gate.open()
+        calls = []
+        for _ in range(streams):
+            stub = stack.enter_context(reluctant(it.server.address))
+            calls.append(stub.ModelStreamInfer(closed(*[REQUEST] * 20)))
+        yield it, calls
+
+
+def is_refused(it: Gated) -> bool:
+    """Whether there is no room for a request."""
+    call = it.stub.ModelInfer.future(REQUEST, timeout=PATIENCE_SECONDS)
+    assert call.code() in (Code.OK, Code.RESOURCE_EXHAUSTED), call.details()
+    return call.code() is Code.RESOURCE_EXHAUSTED
+
+
+def await_room(it: Gated) -> None:
+    """Wait until streams hold all that there is, and until others have it again."""
+    eventually(lambda: is_refused(it), "the streams hold all that there is")
+    eventually(lambda: not is_refused(it), "others are served again")
+
+
+def test_invariant_4_one_stream_that_is_not_read_leaves_room_for_others() -> None:
+    with filled(1) as (it, (stream,)):
+        eventually(lambda: it.served.model.statistics.success.count >= 2, "the first answers are there")
+        for _ in range(30):
+            assert not is_refused(it)
+        assert it.server.transport.in_flight_bytes <= 200_000
+        assert len(list(stream)) == 20, "nothing is lost of a stream that nobody's room depends on"
+        assert stream.code() is Code.OK
+
+
+def test_invariant_4_streams_that_are_not_read_give_up_what_others_need() -> None:
+    with filled(8, stream_patience_seconds=0.3) as (it, streams):
+        await_room(it)
+        assert it.stub.ServerReady(pb.ServerReadyRequest()).ready
+        codes = set()
+        for stream in streams:
+            with contextlib.suppress(grpc.RpcError):
+                list(stream)
+            codes.add(stream.code())
+        assert codes <= {Code.OK, Code.RESOURCE_EXHAUSTED}
+        assert Code.RESOURCE_EXHAUSTED in codes
+        eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")
+
+
+def test_a_client_who_comes_back_is_told_why_its_stream_ended() -> None:
+    with filled(8, stream_patience_seconds=0.3) as (it, streams):
+        await_room(it)
+        told = []
+        for stream in streams:
+            with contextlib.suppress(grpc.RpcError):
+                list(stream)
+            if stream.code() is Code.RESOURCE_EXHAUSTED:
+                told.append(stream)
+        assert told
+        assert told[0].details() == "the answers were not read for 0.3 s"
+        packed = dict(told[0].trailing_metadata())["grpc-status-details-bin"]
+        (detail,) = status_pb2.Status.FromString(packed).details
+        assert detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+
+
+def test_streams_that_wait_for_requests_are_never_given_up() -> None:
+    with filled(8, stream_patience_seconds=0.3) as (it, _):
+        half = Requests(REQUEST)
+        quiet = it.stub.ModelStreamInfer(half)
+        next(quiet)
+        await_room(it)
+
+        def is_answered() -> bool:
+            half.put(REQUEST)
+            return not next(quiet).error_message
+
+        eventually(is_answered, "the stream goes on")
+        half.close()
+        assert list(quiet) == []
+        assert quiet.code() is Code.OK
