@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -126,6 +127,34 @@ def test_a_configuration_in_json_stands_for_the_file_until_the_next_load(
         assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 2
         repository.load_model("m")
         assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 64
+
+
+WRONG_TYPES = {
+    "3": "a JSON object is expected, int came",
+    "[]": "a JSON object is expected, list came",
+    '{"max_batch_size": "four"}': "max_batch_size",
+    '{"max_batch_size": 1.5}': "max_batch_size",
+    '{"max_batch_size": true}': "max_batch_size",
+    '{"max_batch_size": 99999999999}': "max_batch_size",
+    '{"input": {}}': "input: {} is not a list",
+    '{"input": [3]}': "input[0]: 3 is not an object",
+    '{"version_policy": "all"}': "version_policy",
+    '{"max_batch_size": 4, "max_batch_size": 5}': "given twice: max_batch_size",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("config", WRONG_TYPES, ids=lambda config: config[:40])
+def test_a_configuration_of_wrong_types_is_told_and_changes_nothing(
+    tmp_path: Path, models: Models, config: str
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with explicit(tmp_path, load=("m",)) as repository:
+        served = repository.catalogue.find("m", "")
+        with pytest.raises(InvalidInput, match=re.escape(WRONG_TYPES[config])):
+            repository.load_model("m", Override(config))
+        assert repository.catalogue.find("m", "") is served
+        assert answer(repository) == 1
 
 
 def test_files_that_a_caller_sent_are_served_instead_of_the_repositorys(
