@@ -140,5 +140,5 @@ def measured(run: Run, stub: InferenceServiceStub, model: str, in_flight: int, f
     assert 0 < theirs <= after.succeeded - before.succeeded
     assert theirs == pytest.approx(ours, rel=0.05, abs=EDGES * in_flight)
     assert figure(report, "Inference count") == batch * ours
-    print(f"{flags}: {figure(report, 'Throughput'):,.0f} rows/s, {theirs:,.0f} requests")
+    print(f"{flags}: {figure(report, 'Throughput'):,.0f} infer/s, {theirs:,.0f} requests")
     return report
