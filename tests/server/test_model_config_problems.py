@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 from given_configs import given_by, model_folder
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from headrace_server.models.model_config import from_json, read
 from headrace_server.models.model_config_problems import ConfigError
@@ -247,28 +244,3 @@ def test_a_callers_json_is_checked_alike(folder: Path) -> None:
     told = str(caught.value)
     assert "config override: name: 'n' came" in told
     assert "config override: output[0].label_filename: '../secret' leads out of the model's folder" in told
-
-
-WORDS = st.sampled_from(
-    [
-        'name: "m"', "max_batch_size: 8", "input {", "output {", "}", 'name: "x"', "dims: -1",
-        "dims: [ 2, 0 ]",
-        "reshape { shape: [ ] }", "dynamic_batching {", "priority_levels: 3", "preferred_batch_size: 9",
-        "instance_group {", "count: 0", "model_warmup {", "sequence_batching {", "direct { }", "oldest {",
-        "control_input {", "control {", "kind: CONTROL_SEQUENCE_CORRID", "parameters {", 'key: "x"',
-        "value {",
-        "version_policy {", "specific {", "versions: 5", "latest {", "num_versions: 0", "optimization {",
-        'label_filename: "labels.txt"', "inputs {", "data_type: TYPE_FP32", "zero_data: true",
-        "batch_size: 3",
-    ]
-)  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None)
-@given(words=st.lists(WORDS, max_size=14))
-def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
-    model = tmp_path_factory.getbasetemp() / "any"
-    model.mkdir(exist_ok=True)
-    (model / "config.pbtxt").write_text("\n".join(words))
-    with contextlib.suppress(ConfigError):
-        read(model, "m")

@@ -11,20 +11,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from headrace_server.models.model_config_problems import Problem, did_you_mean
 from headrace_server.models.model_config_text import Document, in_map, map_values
-from headrace_server.models.model_config_values import expected
+from headrace_server.models.model_config_values import expected, meant
 
 JSON_SOURCE: Final = "config override"
+
+_NEUTRAL: Final[Mapping[int, str | bool]] = {
+    FieldDescriptor.CPPTYPE_STRING: "",
+    FieldDescriptor.CPPTYPE_BOOL: False,
+}
+"""Values by a field's type that stand for one that was refused; the other types have 0."""
 
 
 def read_json(text: str) -> Document:
     """Read the text; whatever is wrong with it is among the document's problems."""
     document = Document(JSON_SOURCE)
     try:
-        given = json.loads(text, object_pairs_hook=_unique)
+        given = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        json.dumps(given, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except (ValueError, RecursionError) as error:
         document.problems.append(Problem(JSON_SOURCE, 0, "", f"not JSON: {error}"))
         return document
@@ -49,6 +56,11 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"given twice: {', '.join(twice)}")
     return given
+
+
+def _no_number(word: str) -> None:
+    """Refuse what Python's reader takes beyond JSON. Raises ValueError."""
+    raise ValueError(f"{word} is no number")
 
 
 def _reason(error: json_format.ParseError) -> str:
@@ -88,32 +100,47 @@ class _Cleaning:
 
     def _value(self, value: Any, field: FieldDescriptor, path: str) -> Any:
         values = map_values(field)
-        if values is not None and isinstance(value, dict):
+        if values is not None:
+            if not isinstance(value, dict):
+                return self._refused(path, value, "an object", {})
             return {
                 key: self._element(item, values, in_map(path, _key(key, values)))
                 for key, item in value.items()
             }
-        if field.is_repeated and isinstance(value, list):
+        if field.is_repeated:
+            if not isinstance(value, list):
+                return self._refused(path, value, "a list", [])
             return [self._element(item, field, f"{path}[{at}]") for at, item in enumerate(value)]
-        if isinstance(value, dict) and field.message_type is not None:
-            return self.message(value, field.message_type, f"{path}.")
-        return self._scalar(value, field, path)
+        return self._single(value, field, path)
 
     def _element(self, value: Any, field: FieldDescriptor, path: str) -> Any:
         self._document.lines[path] = 0
-        if isinstance(value, dict) and field.message_type is not None:
-            return self.message(value, field.message_type, f"{path}.")
-        return self._scalar(value, field, path)
+        return self._single(value, field, path)
 
-    def _scalar(self, value: Any, field: FieldDescriptor, path: str) -> Any:
-        """Refuse numbers of enums that stand for nothing, which protobuf would take."""
-        if field.enum_type is None or not isinstance(value, int) or value in field.enum_type.values_by_number:
-            return value
-        self._problem(path, f"{value} is not {expected(field)}", "")
-        return 0
+    def _single(self, value: Any, field: FieldDescriptor, path: str) -> Any:
+        """Return what is no list; of enums only what is a name or a number of one, for protobuf takes any."""
+        if field.message_type is not None:
+            if not isinstance(value, dict):
+                return self._refused(path, value, "an object", {})
+            return self.message(value, field.message_type, f"{path}.")
+        if isinstance(value, dict | list) or not _is_of(field.enum_type, value):
+            hint = meant(field, value) if isinstance(value, str) else ""
+            return self._refused(path, value, expected(field), _NEUTRAL.get(field.cpp_type, 0), hint)
+        return value
+
+    def _refused(self, path: str, value: Any, wanted: str, instead: Any, hint: str = "") -> Any:
+        self._problem(path, f"{json.dumps(value, ensure_ascii=False)} is not {wanted}", hint)
+        return instead
 
     def _problem(self, path: str, text: str, suggestion: str) -> None:
         self._document.problems.append(Problem(JSON_SOURCE, 0, path, text, suggestion))
+
+
+def _is_of(known: EnumDescriptor | None, value: Any) -> bool:
+    """Whether a value is a name or a number of the enum, if the field takes one."""
+    if known is None:
+        return True
+    return value in (known.values_by_name if isinstance(value, str) else known.values_by_number)
 
 
 def _key(text: str, values: FieldDescriptor) -> str | int:
