@@ -59,6 +59,7 @@ def digits_server(
         "digits",
         "--trace-file",
         str(folder / "trace.json"),
+        "--allow-client-shm",
     )
     with serving(digits_repository.folder, folder, flags) as address:
         yield address
