@@ -77,8 +77,8 @@ class ServerConfig:
         most=LARGEST_INT32,
     )
     grpc_http2_min_recv_ping_interval_without_data: int = setting(
-        500,
-        "Least milliseconds between two pings of a client; one that pings more is cut off.",
+        0,
+        "Least milliseconds between two pings of a client; one that pings more is cut off. 0 is none.",
         "integer",
         least=0,
         most=LARGEST_INT32,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ACK = END_STREAM = 1
 END_HEADERS = 4
 INITIAL_WINDOW_SIZE = 4
@@ -29,9 +29,16 @@ class Frame(NamedTuple):
 class RawConnection:
     """An open connection; pings of the server are answered, and its settings accepted, while it is read."""
 
-    def __init__(self, address: str, settings: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        settings: Mapping[int, int] | None = None,
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """`patience_seconds` is the longest wait for the server to send or to take anything."""
         host, port = address.rsplit(":", 1)
-        self._socket = socket.create_connection((host, int(port)), _PATIENCE_SECONDS)
+        self._socket = socket.create_connection((host, int(port)), patience_seconds)
         self._rest = b""
         self.answers_pings = True
         payload = b"".join(struct.pack(">HI", *item) for item in (settings or {}).items())
@@ -48,16 +55,15 @@ class RawConnection:
 
     def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
         """Send one frame."""
-        self._socket.sendall(len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload)
+        self.send_bytes(frame(kind, flags, stream, payload))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send what need be no frame. Raises OSError where the server has closed, or takes no more."""
+        self._socket.sendall(data)
 
     def call(self, stream: int, path: str, message: bytes | None = b"", **headers: str) -> None:
         """Begin a call, with one whole message and the end unless `message` is None."""
-        fields = {
-            ":method": "POST", ":scheme": "http", ":path": path, ":authority": "test",
-            "content-type": "application/grpc", "te": "trailers", **headers,
-        }  # fmt: skip
-        block = b"".join(b"\0" + _text(key.replace("_", "-")) + _text(value) for key, value in fields.items())
-        self.send(HEADERS, END_HEADERS, stream, block)
+        self.send(HEADERS, END_HEADERS, stream, header_block(path, **headers))
         if message is not None:
             self.send(DATA, END_STREAM, stream, b"\0" + len(message).to_bytes(4) + message)
 
@@ -69,11 +75,11 @@ class RawConnection:
         payload = self._receive(int.from_bytes(head[:3]))
         if payload is None:
             return None
-        frame = Frame(head[3], head[4], int.from_bytes(head[5:]), payload)
+        came = Frame(head[3], head[4], int.from_bytes(head[5:]), payload)
         answered = (SETTINGS, PING) if self.answers_pings else (SETTINGS,)
-        if frame.kind in answered and not frame.flags & ACK:
-            self.send(frame.kind, ACK, 0, frame.payload if frame.kind == PING else b"")
-        return frame
+        if came.kind in answered and not came.flags & ACK:
+            self.send(came.kind, ACK, 0, came.payload if came.kind == PING else b"")
+        return came
 
     def await_frame(self, kind: int, stream: int) -> Frame:
         """Read until such a frame comes."""
@@ -101,6 +107,20 @@ class RawConnection:
             self._rest += came
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Return a frame's bytes."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def header_block(path: str, **headers: str) -> bytes:
+    """Return the headers of a call."""
+    fields = {
+        ":method": "POST", ":scheme": "http", ":path": path, ":authority": "test",
+        "content-type": "application/grpc", "te": "trailers", **headers,
+    }  # fmt: skip
+    return b"".join(b"\0" + _text(key.replace("_", "-")) + _text(value) for key, value in fields.items())
 
 
 def _text(text: str) -> bytes:

@@ -11,6 +11,10 @@ ChannelArguments = list[tuple[str, int]]
 
 _READ_AHEAD_BYTES: Final = 1 << 20
 """What a client may send on a stream that is not being read: paused streams hold no more than that."""
+_MOST_UNSEEN_CALLS: Final = 1 << 15
+"""Calls that may wait to be seen by the loop, be they taken back already. gRPC ends what is more with a bare
+CANCELLED, at random and whose ever it is; so this is for the memory's sake alone, and a burst is refused by
+us, in words."""
 _HANDSHAKE_MS: Final = 20_000
 _FILES_BESIDE: Final = 256
 """Open files that a server needs for other things than connections."""
@@ -34,7 +38,9 @@ class ConnectionOptions:
     max_connections: int = 4096
     keepalive_time_ms: int = 60_000
     keepalive_timeout_ms: int = 20_000
-    min_ping_interval_ms: int = 500
+    min_ping_interval_ms: int = 0
+    """None by default: cutting off one that floods and reads nothing, gRPC holds up all the others while it
+    notes every further ping as one more reason."""
     max_age_ms: int = 0
     max_age_grace_ms: int = 0
     compression: Compression = Compression.NONE
@@ -45,9 +51,12 @@ class ConnectionOptions:
         arguments = [
             ("grpc.so_reuseport", 0),  # a taken port is an error
             ("grpc.max_allowed_incoming_connections", min(self.max_connections, _connections_with_files())),
+            ("grpc.server.max_pending_requests", _MOST_UNSEEN_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", _MOST_UNSEEN_CALLS),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.per_message_decompression", 0),  # `inflation` does it
             # Between the two gRPC would refuse at random.
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
