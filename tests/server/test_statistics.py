@@ -1,9 +1,22 @@
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
-from headrace_server.core.latency import BatchLatency
-from headrace_server.core.statistics import Duration, Execution, Statistics
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_server.core.responses import Ending, count_response
+from headrace_server.core.statistics import Duration, Execution, FailReason, Statistics
+from headrace_server.errors import (
+    DeadlineMissed,
+    DeviceLost,
+    EngineFailed,
+    InferenceError,
+    InvalidInput,
+    Overloaded,
+    ShuttingDown,
+)
 
 
 def test_an_execution_counts_for_each_request_that_shared_it() -> None:
@@ -25,29 +38,63 @@ def test_an_execution_counts_for_each_request_that_shared_it() -> None:
     assert sorted(statistics.by_batch_size) == [1, 5]
 
 
+def test_requests_that_end_apart_count_one_batch() -> None:
+    statistics = Statistics()
+    first = Execution(rows=4, begun_ns=10, started_ns=11, computed_ns=13, ended_ns=14, goes_on=True)
+    statistics.executed(first, [5], 1)
+    assert (statistics.success.count, statistics.inference_count, statistics.execution_count) == (1, 0, 0)
+    statistics.executed(first._replace(ended_ns=20, goes_on=False), [5, 6, 7], 2)
+    assert (statistics.success.count, statistics.inference_count, statistics.execution_count) == (4, 4, 1)
+
+
+def test_a_batch_without_a_single_answer_is_still_an_execution() -> None:
+    statistics = Statistics()
+    statistics.executed(Execution(3, 10, 11, 12, 13), [], 1)
+    assert statistics.success == Duration()
+    assert (statistics.inference_count, statistics.execution_count) == (3, 1)
+
+
 @pytest.mark.parametrize(
-    ("batches", "rows", "seconds"),
+    ("error", "reason"),
     [
-        ([], 8, 0.001),
-        ([0.1], 8, 0.1),
-        ([0.1], 9, 0.2),
-        ([0.1], 0, 0.001),
-        ([0.1], 80, 1.0),
-        ([0.1, 0.2], 8, 0.11),
-        ([0.0001], 1, 0.001),
+        (Overloaded("full", 1.0), FailReason.REJECTED),
+        (DeadlineMissed("late"), FailReason.REJECTED),
+        (EngineFailed("failed", "id"), FailReason.BACKEND),
+        (DeviceLost("lost"), FailReason.BACKEND),
+        (InvalidInput("wrong"), FailReason.OTHER),
+        (ShuttingDown("closed"), FailReason.OTHER),
     ],
 )
-def test_a_queue_drains_batch_by_batch(batches: list[float], rows: int, seconds: float) -> None:
-    latency = BatchLatency(max_rows=8)
-    for batch_seconds in batches:
-        latency.record(batch_seconds)
-    assert latency.drain_seconds(rows) == pytest.approx(seconds)
+def test_why_a_request_got_no_rows(error: InferenceError, reason: FailReason) -> None:
+    assert FailReason.of(error) is reason
+    statistics = Statistics()
+    statistics.failed(reason, 7)
+    assert statistics.fail == Duration(1, 7)
+    assert {why: count for why, count in statistics.failures.items() if count} == {reason: 1}
 
 
-def test_the_newest_batches_count_most() -> None:
-    latency = BatchLatency(max_rows=1)
-    for _ in range(100):
-        latency.record(1.0)
-    for _ in range(50):
-        latency.record(0.1)
-    assert latency.drain_seconds(1) == pytest.approx(0.1, rel=0.1)
+@given(st.lists(st.tuples(st.integers(1, 8), st.lists(st.integers(0, 10**9), max_size=8), st.booleans())))
+def test_the_figures_add_up_and_a_copy_stays_as_it_was(
+    batches: list[tuple[int, list[int], bool]],
+) -> None:
+    statistics = Statistics()
+    taken_ns = 0
+    for rows, waited_ns, goes_on in batches:
+        before = statistics.copy()
+        shown = dataclasses.asdict(before)
+        begun_ns = 10**12
+        execution = Execution(rows, begun_ns, begun_ns + 3, begun_ns + 10, begun_ns + 11, goes_on)
+        statistics.executed(execution, [begun_ns - ns for ns in waited_ns], 1)
+        statistics.failed(FailReason.CANCELED, 5)
+        count_response(statistics, 0, Ending.SUCCESS, infer_ns=1, output_ns=1)
+        assert dataclasses.asdict(before) == shown
+        taken_ns += sum(waited_ns) + 11 * len(waited_ns)
+    assert statistics.success.ns == taken_ns
+    compute = (statistics.compute_input, statistics.compute_infer, statistics.compute_output)
+    assert taken_ns == statistics.queue.ns + sum(duration.ns for duration in compute)
+    requests = sum(len(waited_ns) for _, waited_ns, _ in batches)
+    counts = {duration.count for duration in (statistics.success, statistics.queue, *compute)}
+    assert counts == {requests}
+    assert statistics.execution_count == sum(not goes_on for *_, goes_on in batches)
+    for histogram in (statistics.queue_seconds, statistics.compute_seconds, statistics.request_seconds):
+        assert sum(histogram.counts) == requests
