@@ -128,15 +128,19 @@ def test_the_more_urgent_goes_first(tmp_path: Path) -> None:
 def test_a_level_has_a_policy_of_its_own(tmp_path: Path) -> None:
     levels = (
         "max_batch_size: 1 dynamic_batching { priority_levels: 2 default_priority_level: 2 "
-        "priority_queue_policy { key: 1 value { max_queue_size: 1 default_timeout_microseconds: 1 } } }"
+        "priority_queue_policy { key: 1 value { max_queue_size: 1 allow_timeout_override: true } } }"
     )
     with configured(tmp_path, levels) as it:
         it.occupy()
-        usual = it.wait_behind("usual")
-        assert code_of(it.begin("hurried", priority=1)) is Code.DEADLINE_EXCEEDED
+        usual = [it.wait_behind(name) for name in ("usual", "usual too")]
+        assert code_of(it.begin("hurried", priority=1, timeout=1)) is Code.DEADLINE_EXCEEDED
+        urgent = it.wait_behind("urgent", priority=1)
+        refused = it.begin("too many", priority=1)
+        assert code_of(refused) is Code.RESOURCE_EXHAUSTED
+        assert "1 requests of priority 1 wait, its limit is 1" in refused.details()
         it.release()
-        assert code_of(usual) is Code.OK
-        assert it.executed() == ["busy", "usual"]
+        assert [code_of(call) for call in (*usual, urgent)] == [Code.OK] * 3
+        assert it.executed() == ["busy", "urgent", "usual", "usual too"]
 
 
 def test_what_waits_longer_than_its_queue_allows_is_refused(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def file_name(config: ModelConfig, named: str, findings: Findings) -> str:
 def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[str, str]:
     """Return the parameters; options of Triton's backends that ask for what is not done are refused."""
     given = {key: config.parameters[key].string_value for key in config.parameters}
+    taken = dict(given)
     for key, value in given.items():
         path = f'parameters["{key}"]'
         if named == PYTHON:
@@ -79,10 +80,11 @@ def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[s
         elif key == THREADS:
             if not (value.isascii() and value.isdigit() and len(value) <= 4 and int(value) <= 1024):
                 findings.report(path, f"{value!r} came, 0 (a thread for each core) to 1024 expected")
+                taken.pop(key)
         elif key in _IN_FORCE:
             if value != _IN_FORCE[key]:
                 findings.report(path, f"{value!r} came, {_IN_FORCE[key]} is what is done here", "remove it")
         elif key in _ONNX_OPTIONS or key.startswith(_ONNX_PREFIXES):
             text = "this option of ONNX Runtime is not supported"
             findings.report(path, text, f"remove it; only {THREADS} can be set")
-    return MappingProxyType(given)
+    return MappingProxyType(taken)

@@ -56,12 +56,14 @@ def _declared(path: str, tensor: Tensor, findings: Findings) -> DeclaredTensor:
     if model_dims is not None:
         if dims is None:
             findings.report(f"{path}.reshape", "the dims that callers see are missing", "say `dims` as well")
+            model_dims = None
         elif not same_elements(dims, model_dims):
             findings.report(
                 f"{path}.reshape",
                 f"{list(dims)} does not have the elements of {list(model_dims)}",
                 f"the sizes before, between and after each {ANY} must have the same product",
             )
+            model_dims = None
     is_optional = False
     if isinstance(tensor, config_pb.ModelInput):
         is_optional = tensor.optional
