@@ -8,13 +8,14 @@ import grpc
 import numpy as np
 import pytest
 from gated_server import Gated, answered, expected, gated, rows
-from hosted_server import connected, eventually, infer_request
+from hosted_server import connected, eventually, hosted, infer_request
 from request_streams import Requests, closed
-from scripted_engines import PATIENCE_SECONDS, Gate, rows_spec
+from scripted_engines import PATIENCE_SECONDS, Arrays, Gate, ScriptedEngine, rows_spec, serving
 
 from headrace_proto.names import INFERENCE_SERVICE
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.model import Limits
+from headrace_server.core.settings import ModelSettings
 
 Code = grpc.StatusCode
 
@@ -89,6 +90,38 @@ def test_closing_the_clients_half_lets_everything_in_flight_be_answered() -> Non
         it.gate.open()
         assert {answer.infer_response.id for answer in stream} == {str(n) for n in range(10)}
         assert stream.code() is Code.OK
+
+
+@pytest.mark.parametrize("preserved", [False, True])
+def test_answers_come_as_they_are_done_or_in_the_order_of_their_requests(preserved: bool) -> None:
+    """Two instances: one has the first request in hand, the other is done with the second."""
+    gate = Gate()
+
+    def hold_the_first(inputs: Arrays) -> None:
+        if inputs[0][0, 0] == 1:
+            gate(inputs)
+
+    engines = [ScriptedEngine(before=hold_the_first) for _ in range(2)]
+    settings = ModelSettings(instances=2, preserve_ordering=preserved)
+    with (
+        serving(engines[0], settings=settings, more=engines[1:]) as served,
+        hosted(served.service) as server,
+        connected(server.address) as stub,
+    ):
+        requests = Requests(rows(1, id="first"))
+        stream = stub.ModelStreamInfer(requests, timeout=PATIENCE_SECONDS)
+        gate.arrival()
+        requests.put(rows(2, id="second"))
+        requests.close()
+        if preserved:
+            eventually(lambda: sum(len(one.executed) for one in engines) == 2, "the second is done")
+            gate.open()
+            order = [answer.infer_response.id for answer in stream]
+            assert order == ["first", "second"]
+        else:
+            assert next(stream).infer_response.id == "second"
+            gate.open()
+            assert [answer.infer_response.id for answer in stream] == ["first"]
 
 
 def test_a_stream_without_requests_ends_well() -> None:
