@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of
 from headrace_server.core.admission import Admission
 from headrace_server.core.request import InputTensor, Request
+from headrace_server.core.settings import ControlInput, ModelSettings, SequenceControl, Sequences
 from headrace_server.errors import InferenceError, InvalidInput, NotSupported
 
 
@@ -228,6 +230,60 @@ def test_parameters_that_are_refused(
 ) -> None:
     with pytest.raises(error, match=text):
         Admission("m", STAGED).admit(request(X, parameters=parameters))
+
+
+OPTIONAL = ModelSpec(
+    (tensor("x", np.float32, 3), dataclasses.replace(tensor("bias", np.float32, 1), is_optional=True)),
+    (Y,),
+    8,
+)
+ALL_OPTIONAL = ModelSpec(
+    tuple(dataclasses.replace(one, is_optional=True) for one in OPTIONAL.inputs), (Y,), 8
+)
+CONTROLLED = ModelSettings(
+    sequences=Sequences(controls=(ControlInput("bias", SequenceControl.START, "FP32"),))
+)
+IN_SEQUENCE = {"sequence_id": 1}
+
+
+def test_an_optional_input_may_be_left_out_and_leaves_its_place_empty() -> None:
+    bias = came("bias", (2, 1))
+    admission = Admission("m", OPTIONAL)
+    without, whole = admission.admit(request(X)), admission.admit(request(bias, X))
+    assert (without.data, without.shapes, without.size_bytes) == ((X.data, None), ((2, 3), None), 24)
+    assert (whole.data, whole.shapes, whole.size_bytes) == ((X.data, bias.data), ((2, 3), (2, 1)), 32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "inputs", "message"),
+    [
+        (OPTIONAL, [came("bias", (1, 1))], "model 'm' needs input 'x', which did not come"),
+        (ALL_OPTIONAL, [], "model 'm' needs an input that says how many rows are wanted"),
+        (OPTIONAL, [X, came("bias", (1, 1))], "input 'bias' has 1 rows and input 'x' has 2"),
+    ],
+)
+def test_what_cannot_be_left_out(spec: ModelSpec, inputs: list[InputTensor], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Admission("m", spec).admit(request(*inputs))
+
+
+def test_inputs_that_the_server_fills_are_not_the_callers_to_send() -> None:
+    admission = Admission("m", OPTIONAL, CONTROLLED)
+    admitted = admission.admit(request(X, parameters=IN_SEQUENCE))
+    assert (admitted.data, admitted.shapes) == ((X.data, None), ((2, 3), None))
+    with pytest.raises(InvalidInput, match="model 'm' has no input 'bias'; it takes 'x'"):
+        admission.admit(request(X, came("bias", (2, 1)), parameters=IN_SEQUENCE))
+
+
+def test_a_model_that_is_told_of_sequences_alone_executes_one_row() -> None:
+    spec = ModelSpec((tensor("bias", np.float32, 1),), (Y,), 8)
+    admitted = Admission("m", spec, CONTROLLED).admit(request(parameters=IN_SEQUENCE))
+    assert (admitted.rows, admitted.data, admitted.size_bytes) == (1, (None,), 0)
+
+
+def test_strings_count_with_the_memory_that_they_take() -> None:
+    many = came("s", (4, 2), strings(*[b""] * 8), "BYTES")
+    assert Admission("m", STRINGS).admit(request(many)).size_bytes >= 8 * sys.getsizeof(b"")
 
 
 DTYPES = (np.bool_, np.uint8, np.int16, np.float16, ml_dtypes.bfloat16, np.float32, np.int64)

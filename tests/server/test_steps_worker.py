@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
-from scripted_engines import PATIENCE_SECONDS, ROWS, ScriptedEngine
+from scripted_engines import PATIENCE_SECONDS, ROWS
 from scripted_programs import Responses, Script, ServedProgram, doubled, rows, serving_program, start
 
-from headrace_engines.errors import DeviceError, ExecutionError, InputError, UnsupportedModelError
+from headrace_engines.errors import DeviceError, ExecutionError, InputError
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_engines.steps import Call, Outcome, SequenceTurn
-from headrace_server.core.model import Limits, Model
 from headrace_server.core.settings import ControlInput, ModelSettings, SequenceControl, Sequences
-from headrace_server.core.workers import worker_for
 from headrace_server.errors import DeviceLost, EngineFailed, InferenceError, InvalidInput
 
 DECOUPLED = ModelSettings(is_decoupled=True)
@@ -294,9 +292,3 @@ def test_each_sequence_stays_on_its_instance() -> None:
         served.answers.wait_for(*((turn, number) for turn in range(5) for number in range(1, 8)))
     assert all(len(instances) == 1 for instances in places.values())
     assert {name for names in places.values() for name in names} == {"engine-m-1-0", "engine-m-1-1"}
-
-
-def test_an_engine_of_rows_has_no_sequences() -> None:
-    model = Model("m", "1", ROWS, "scripted", Limits(), settings=SEQUENCED)
-    with pytest.raises(UnsupportedModelError, match="sequences need a program"):
-        worker_for(model, ScriptedEngine(), 0)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from headrace_engines.errors import ExecutionError
+from headrace_server.core.failures import report, report_execution
+
+
+def test_a_text_that_is_meant_for_callers_is_told_and_logged_without_a_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = report_execution("m", ExecutionError("row 3 is not finite"))
+    assert str(failed) == f"model 'm': row 3 is not finite (error {failed.error_id})"
+    (record,) = caplog.records
+    assert failed.error_id in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_any_other_text_stays_in_the_log_under_the_id_that_callers_get(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = report_execution("m", RuntimeError("/secret/path"))
+    assert str(failed) == f"model 'm': the engine failed (error {failed.error_id})"
+    assert "/secret/path" in caplog.text
+    assert failed.error_id in caplog.text
+
+
+def test_each_failure_has_an_id_of_its_own() -> None:
+    ids = {report("m", "what", ValueError()).error_id for _ in range(100)}
+    assert len(ids) == 100
