@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from headrace_server.core.model import Limits, Model
 from headrace_server.core.queue import NEVER, QueueFull, Taken
 from headrace_server.core.request import NO_DEADLINE, State, Work
 from headrace_server.core.request_queue import RequestQueue
+from headrace_server.core.settings import ModelSettings, QueuePolicy
 
 MODEL = Model("m", "1", ROWS, "scripted", Limits())
 SINK = Answers()
@@ -155,6 +157,46 @@ def test_clearing_returns_what_waits_and_not_what_was_cancelled() -> None:
     assert all(one.state is State.TAKEN for one in cleared)
     assert (queue.requests, queue.rows, queue.size_bytes) == (0, 0, 0)
     assert queue.take(8, 0) == Taken([], [], NEVER)
+
+
+def test_a_level_that_is_full_says_how_many_rows_are_before_it() -> None:
+    settings = ModelSettings(
+        priority_levels=3, default_priority=1, policies=MappingProxyType({2: QueuePolicy(max_queue_size=1)})
+    )
+    queue = RequestQueue(100, 10_000, settings)
+    for level, rows in ((1, 4), (2, 2), (3, 8)):
+        queue.push(work_of(MODEL, SINK, rows=rows, priority=level))
+    with pytest.raises(QueueFull, match="1 requests of priority 2 wait, its limit is 1") as full:
+        queue.push(work_of(MODEL, SINK, priority=2))
+    assert full.value.rows == 6
+    queue.push(work_of(MODEL, SINK, priority=3))
+    queue.take(8, 0.0)
+    queue.push(work_of(MODEL, SINK, priority=2))
+
+
+def test_a_model_without_levels_has_the_limit_of_its_policy_if_that_is_less() -> None:
+    for told, server, limit in ((2, 100, 2), (100, 2, 2), (0, 2, 2)):
+        queue = RequestQueue(server, 10_000, ModelSettings(default_policy=QueuePolicy(max_queue_size=told)))
+        for _ in range(limit):
+            queue.push(work())
+        with pytest.raises(QueueFull, match=f"{limit} requests wait, which is the limit"):
+            queue.push(work())
+
+
+def test_a_request_that_is_overdue_is_executed_after_those_that_are_not() -> None:
+    queue = queue_of(
+        *(work_of(MODEL, SINK, name, overdue_us=us) for name, us in (("a", 5), ("b", 0), ("c", 1)))
+    )
+    assert names(queue.take(1, 1.5e-6).batch) == ["a"], "the first, and not overdue"
+    assert names(queue.take(8, 1.5e-6).batch) == ["b", "c"]
+
+
+def test_invariant_4_nothing_is_left_behind_of_a_hundred_thousand_requests_that_may_be_overdue() -> None:
+    queue = RequestQueue(100, 10_000)
+    for _ in range(100_000):
+        queue.push(work_of(MODEL, SINK, overdue_us=60_000_000))
+        assert len(queue.take(8, 0.0).batch) == 1
+    assert len(queue._overdue) < 200
 
 
 @dataclass

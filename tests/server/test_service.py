@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 from scripted_engines import ROWS, Answers, Gate, ScriptedEngine, Shelf, f, serving
 
+from headrace_server.core.catalogue import Entry, ModelState, Override
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.request import InputTensor, Request
+from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.service import Service
+from headrace_server.core.settings import ModelSettings
 from headrace_server.errors import (
+    ControlDisabled,
     DeadlineMissed,
     InferenceError,
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
+    NotSupported,
     Overloaded,
     ShuttingDown,
 )
@@ -145,6 +150,86 @@ def test_models_by_name_and_version() -> None:
     for name, version in (("c", ""), ("a", "2"), ("", "1")):
         with pytest.raises(ModelNotFound):
             service.models(name, version)
+
+
+class Taken(Shelf):
+    """A catalogue whose model is replaced by another one between finding and submitting."""
+
+    def __init__(self, old: Model, new: Model) -> None:
+        super().__init__(old)
+        self._versions = [old, new]
+        self.finds = 0
+
+    def find(self, name: str, version: str) -> Model:
+        self.finds += 1
+        return self._versions[min(self.finds, 2) - 1]
+
+
+def test_a_model_that_closes_meanwhile_hands_over_to_the_one_that_takes_over() -> None:
+    old, new = (Model("m", number, ROWS, "scripted", Limits()) for number in "12")
+    old.close(drain=True)
+    work = Service(Taken(old, new)).infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+    assert work.model is new
+    assert (old.waiting, new.waiting) == (0, 1)
+    assert old.snapshot().fail.count == 0, "the request came for the new one"
+
+
+def test_a_model_that_closes_with_nobody_to_take_over_refuses() -> None:
+    model = Model("m", "1", ROWS, "scripted", Limits())
+    model.close(drain=True)
+    with pytest.raises(ShuttingDown, match="model 'm' is being closed"):
+        Service(Shelf(model)).infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+
+
+def test_a_decoupled_model_is_for_callers_who_can_be_given_several_responses() -> None:
+    model = Model("m", "1", ROWS, "scripted", Limits(), settings=ModelSettings(is_decoupled=True))
+    service = Service(Shelf(model))
+    with pytest.raises(NotSupported, match="model 'm' is decoupled: it is reached by streams"):
+        service.infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+    assert model.snapshot().fail.count == 1
+    service.infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns(), takes_many=True)
+    assert model.waiting == 1
+
+
+class Noted(Shelf):
+    """A control that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[object, ...]] = []
+
+    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
+        self.asked.append(("load", name, override, repository))
+
+    def unload_model(self, name: str, repository: str = "") -> None:
+        self.asked.append(("unload", name, repository))
+
+    def index(self, repository: str = "") -> Sequence[Entry]:
+        self.asked.append(("index", repository))
+        return [Entry("m", "1", ModelState.READY)]
+
+
+def test_models_are_loaded_and_unloaded_by_whoever_controls_them_until_a_stop() -> None:
+    control = Noted()
+    service = Service(Shelf(), control)
+    override = Override("{}")
+    service.load_model("m", override, "/models")
+    service.unload_model("m", "/models")
+    assert service.index("/models") == [Entry("m", "1", ModelState.READY)]
+    assert control.asked == [
+        ("load", "m", override, "/models"), ("unload", "m", "/models"), ("index", "/models"),
+    ]  # fmt: skip
+    service.stop_accepting()
+    with pytest.raises(ShuttingDown, match="the server is stopping"):
+        service.load_model("m")
+
+
+def test_without_control_models_stay_as_they_are() -> None:
+    service = Service(Shelf(Model("m", "1", ROWS, "scripted", Limits())))
+    for change in (service.load_model, service.unload_model):
+        with pytest.raises(ControlDisabled):
+            change("m")
+    assert service.index() == [Entry("m", "1", ModelState.READY)]
 
 
 def test_each_transport_gets_its_own_answers_in_one_delivery() -> None:

@@ -450,6 +450,23 @@ def test_a_batch_that_cannot_be_submitted_fails_alone(slots: int) -> None:
             assert served.answers.rows_of(key) == answered(value)
 
 
+def test_invariant_8_a_device_that_is_lost_while_a_failed_batch_is_separated_answers_everything() -> None:
+    def before(inputs: Arrays) -> None:
+        if len(inputs[0]) > 1:
+            raise ExecutionError("not all of these")
+        if inputs[0][0, 0] == 13:
+            raise DeviceError("Xid 79")
+
+    served = Served(ScriptedEngine(before=before), Limits())
+    for key, value in enumerate((1, 13, 2)):
+        served.infer(key, value)
+    served.worker.start()
+    assert served.worker.join(PATIENCE_SECONDS)
+    assert served.answers.rows_of(0) == answered(1)
+    assert all(isinstance(served.answers.error_of(key), DeviceLost) for key in (1, 2))
+    assert served.losses == ["Xid 79"]
+
+
 def test_closing_with_drain_executes_what_waits() -> None:
     gate = Gate()
     with serving(ScriptedEngine(rows_spec(1), before=gate)) as served:
