@@ -61,7 +61,7 @@ def test_a_text_is_read_as_protobuf_reads_it(text: str) -> None:
         (
             "input {\n data_type: TYPE_FLOAT\n}",
             [
-                "c:2: input[0].data_type: TYPE_FLOAT is not one of TYPE_INVALID, TYPE_BOOL, TYPE_UINT8, "
+                "c:2: input[0].data_type: TYPE_FLOAT is not one of TYPE_BOOL, TYPE_UINT8, "
                 "TYPE_UINT16, TYPE_UINT32, TYPE_UINT64, TYPE_INT8, TYPE_INT16, TYPE_INT32, TYPE_INT64, "
                 "TYPE_FP16, TYPE_FP32, TYPE_FP64, TYPE_STRING, TYPE_BF16; did you mean TYPE_FP32?"
             ],
@@ -201,6 +201,7 @@ def test_what_protobuf_prints_is_read_back(message: ModelConfig) -> None:
         ("", "config override: not JSON: Expecting value"),
         ("[" * 100_000, "config override: not JSON: "),
         ("[]", "config override: a JSON object is expected, list came"),
+        ('{"count": 1}', "count: there is no such field; it stands in instance_group or model_warmup"),
         ('{"max_batch": 1}', "max_batch: there is no such field; did you mean max_batch_size?"),
         ('{"max_batch_size": 1, "max_batch_size": 2}', "not JSON: given twice: max_batch_size"),
         ('{"max_batch_size": 1, "maxBatchSize": 2}', "max_batch_size: given twice; keep one of them"),

@@ -13,9 +13,9 @@ from typing import Any, Final
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from headrace_server.models.model_config_problems import Problem, did_you_mean
+from headrace_server.models.model_config_problems import Problem
 from headrace_server.models.model_config_text import Document, in_map, map_values
-from headrace_server.models.model_config_values import expected, meant
+from headrace_server.models.model_config_values import expected, meant, misnamed
 
 JSON_SOURCE: Final = "config override"
 
@@ -81,9 +81,7 @@ class _Cleaning:
         for name, value in given.items():
             field = names.get(name)
             if field is None:
-                self._problem(
-                    path + name, "there is no such field", did_you_mean(name, described.fields_by_name)
-                )
+                self._problem(path + name, "there is no such field", misnamed(name, described))
             elif value is None:
                 continue
             elif field.name in kept:

@@ -18,8 +18,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from headrace_proto.v1.model_config_pb2 import ModelConfig
-from headrace_server.models.model_config_problems import Problem, did_you_mean
-from headrace_server.models.model_config_values import expected, meant, number
+from headrace_server.models.model_config_problems import Problem
+from headrace_server.models.model_config_values import expected, meant, misnamed, number
 
 _BRACKETS: Final = {"{": "}", "<": ">"}
 _FRONT: Final = re.compile(r"\d+(:\d+)? : ('.*': )?", re.DOTALL)
@@ -95,10 +95,10 @@ class _Reader:
     def _field(self, message: Message, path: str, seen: dict[str, int]) -> None:
         line = self._line()
         name = self._tokens.ConsumeIdentifierOrNumber()
-        known = cast(Descriptor, message.DESCRIPTOR).fields_by_name  # which another class implements
-        described = known.get(name)
+        known = cast(Descriptor, message.DESCRIPTOR)  # which another class implements
+        described = known.fields_by_name.get(name)
         if described is None:
-            self._problem(line, path + name, "there is no such field", did_you_mean(name, known))
+            self._problem(line, path + name, "there is no such field", misnamed(name, known))
             self._skip()
             return
         is_message = described.message_type is not None

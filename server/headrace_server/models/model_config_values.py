@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from headrace_server.models.model_config_problems import did_you_mean
 
@@ -15,6 +15,9 @@ _MEANT: Final = {
     "INT": "TYPE_INT32", "LONG": "TYPE_INT64", "BYTE": "TYPE_UINT8",
     "CPU": "KIND_CPU", "GPU": "KIND_GPU", "AUTO": "KIND_AUTO",
 }  # fmt: skip
+
+_NOTHING: Final = "TYPE_INVALID"
+"""The value that stands for a type that was not given."""
 
 
 def number(described: FieldDescriptor, token: str) -> int | float | bool:
@@ -42,7 +45,7 @@ def number(described: FieldDescriptor, token: str) -> int | float | bool:
 def expected(described: FieldDescriptor) -> str:
     """Return what a field takes, in words."""
     if described.enum_type is not None:
-        return f"one of {', '.join(described.enum_type.values_by_name)}"
+        return f"one of {', '.join(name for name in described.enum_type.values_by_name if name != _NOTHING)}"
     match described.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             return "a text in quotes"
@@ -54,6 +57,20 @@ def expected(described: FieldDescriptor) -> str:
             return "a whole number from 0"
         case _:
             return "a whole number"
+
+
+def misnamed(name: str, described: Descriptor) -> str:
+    """Return what was probably meant by a field that the message does not have; "" if nobody knows."""
+    holders = [
+        field.name
+        for field in described.fields
+        if field.message_type is not None and name in field.message_type.fields_by_name
+    ]
+    return (
+        f"it stands in {' or '.join(holders[:2])}"
+        if holders
+        else did_you_mean(name, described.fields_by_name)
+    )
 
 
 def meant(described: FieldDescriptor, token: str) -> str:
