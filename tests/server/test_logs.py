@@ -3,9 +3,18 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
+from hosted_server import connected, infer_request
+from model_folders import put
+from onnx import TensorProto
+from onnx_models import Models
+from server_process import ServerProcess
 
 from headrace_server.telemetry import logs
 
@@ -55,3 +64,17 @@ def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_libraries_do_not_fill_the_log(level: str, heard: int) -> None:
     logs.set_up(level, "text")
     assert logging.getLogger("httpx").getEffectiveLevel() == heard
+
+
+def test_callers_who_leave_do_not_fill_the_log(models: Models, tmp_path: Path) -> None:
+    """A client that takes no answer of this size gives its call up while the answer is on its way."""
+    row = np.zeros((1, 1_500_000), np.float32)
+    request = infer_request("wide", ("x", "FP32", row.shape, row.tobytes()))
+    put(tmp_path, "wide", models.unary("Identity", TensorProto.FLOAT, ("N", "L"), ("N", "L")))
+    with ServerProcess(tmp_path) as server, connected(server.ready()["grpc"]) as stub:
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError, match="larger than max"):
+                stub.ModelInfer(request)
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert not [line for line in server.log if "ERROR" in line or "Traceback" in line]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gated_server import Gated, gated, rows
 from hosted_server import eventually, infer_request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_engines import PATIENCE_SECONDS, rows_spec
 
@@ -66,7 +66,7 @@ def stream(
         return answers, call.code()
 
 
-USUAL = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+USUAL = settings(max_examples=40, deadline=None)
 
 
 @USUAL

@@ -16,6 +16,8 @@ from typing import Final
 
 _QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
 """Libraries that would fill the log with lines about each of their calls."""
+_CALLER_LEFT: Final = ("grpc._cython.cygrpc", "ExecuteBatchError raised in core")
+"""Where and how gRPC complains, with a traceback, of an answer that its caller did not wait for."""
 
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
 _NOTHING: Final = logging.CRITICAL + 1
@@ -73,7 +75,7 @@ class Log:
         """Whether lines are objects, whose times are ISO 8601 whatever the settings say."""
         self.settings = settings
         self._handler = logging.StreamHandler(sys.stderr)
-        self._handler.addFilter(lambda record: self.settings.admits(record.levelno))
+        self._handler.addFilter(self._admits)
 
     def begin(self) -> None:
         """Take over what the process logs."""
@@ -87,6 +89,12 @@ class Log:
         logging.getLogger().setLevel(settings.least_level)
         for name in _QUIET:
             logging.getLogger(name).setLevel(max(logging.WARNING, settings.least_level))
+
+    def _admits(self, record: logging.LogRecord) -> bool:
+        name, beginning = _CALLER_LEFT
+        if record.name == name and record.getMessage().startswith(beginning):
+            return False
+        return self.settings.admits(record.levelno)
 
 
 def set_up(level: str, form: str) -> Log:
