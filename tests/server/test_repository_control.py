@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_model_that_nobody_knows_is_told_with_those_near_it(
     put(tmp_path, "digits", models.adding(1))
     with explicit(tmp_path) as repository, pytest.raises(ModelNotFound, match="did you mean 'digits'"):
         getattr(repository, call)("digts")
+
+
+def test_names_that_nobody_knows_are_not_kept(tmp_path: Path) -> None:
+    with explicit(tmp_path) as repository:
+        tracemalloc.start()
+        for number in range(20):
+            with pytest.raises(ModelNotFound):
+                repository.load_model(f"{number}{'x' * 1_000_000}")
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept_bytes < 10_000_000
 
 
 def test_a_load_replaces_what_changed_and_leaves_the_rest_alone(tmp_path: Path, models: Models) -> None:

@@ -23,6 +23,16 @@ from headrace_server.models.versions import LoadOptions, Version, open_version
 _logger = logging.getLogger(__name__)
 
 
+class _Turn:
+    """Whose turn it is to change one model; kept while somebody has it or waits for it."""
+
+    __slots__ = ("askers", "lock")
+
+    def __init__(self) -> None:
+        self.askers = 0
+        self.lock = threading.Lock()
+
+
 class Rollout:
     """The versions that serve, by model, and the way from these to others. Any thread may call it.
 
@@ -38,7 +48,7 @@ class Rollout:
         self._places = threading.BoundedSemaphore(parallel)
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._turns: dict[str, threading.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
         self._serving: dict[str, dict[int, Version]] = {}
         self._draining: set[Version] = set()
         self._loading = 0
@@ -97,9 +107,16 @@ class Rollout:
     @contextmanager
     def _turn(self, name: str) -> Iterator[None]:
         with self._lock:
-            turn = self._turns.setdefault(name, threading.Lock())
-        with turn:
-            yield
+            turn = self._turns.setdefault(name, _Turn())
+            turn.askers += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._lock:
+                turn.askers -= 1
+                if not turn.askers:
+                    del self._turns[name]
 
     def _tell_loading(self, name: str, wanted: Iterable[Source]) -> None:
         self._catalogue.announce(name, [source.number for source in wanted])
@@ -145,8 +162,10 @@ class Rollout:
             old = [version for version in before.values() if version not in serving.values()]
             is_late = self._closing
             if not is_late:
-                self._serving[name] = serving
                 self._draining.update(old)
+                self._serving.pop(name, None)
+                if serving:
+                    self._serving[name] = serving
         if is_late:
             for version in serving.values():
                 version.close()
