@@ -46,6 +46,11 @@ def f(rows: NDArray[Any]) -> NDArray[Any]:
     return rows * 3 + 1
 
 
+def answered(*values: int) -> list[int]:
+    """Return what every scripted engine answers to these elements."""
+    return [int(f(np.int64(value))) for value in values]  # type: ignore[arg-type]  # a number is a row too
+
+
 class ScriptedEngine:
     """Answers `f` of each row; `before` sees the inputs of every execution, and may block or raise."""
 
@@ -88,6 +93,11 @@ class ScriptedEngine:
         self.closed.set()
 
 
+def rows_executed(engine: ScriptedEngine) -> list[list[int]]:
+    """Return the elements of each batch that was executed."""
+    return [[int(value) for value in inputs[0].ravel()] for inputs in engine.executed]
+
+
 class Gate:
     """Holds each execution until the test lets it go; given to an engine as its `before`."""
 
@@ -112,6 +122,18 @@ class Gate:
         """Let through what waits and all that comes."""
         self._open.set()
         self._passes.release(1000)
+
+
+class FailsOn:
+    """Raises when a batch holds this element; given to an engine as its `before`."""
+
+    def __init__(self, value: int, error: Exception) -> None:
+        self._value = value
+        self._error = error
+
+    def __call__(self, inputs: Arrays) -> None:
+        if any((array == self._value).any() for array in inputs):
+            raise self._error
 
 
 class Answers:
