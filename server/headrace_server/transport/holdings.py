@@ -42,10 +42,8 @@ class Holdings:
 
         A request of any size may be alone.
         """
-        if not self._fits(size_bytes, own_bytes):
-            self._on_full()
-            if not self._fits(size_bytes, own_bytes):
-                raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
+        if self.size_bytes + size_bytes > self.most_bytes and self.size_bytes > own_bytes:
+            self._make_room(size_bytes)
         self.add(call, size_bytes)
 
     def add(self, call: Call, size_bytes: int) -> None:
@@ -65,8 +63,10 @@ class Holdings:
         call.size_bytes = 0
         call.is_over = True
 
-    def _fits(self, size_bytes: int, own_bytes: int) -> bool:
-        return self.size_bytes <= own_bytes or self.size_bytes + size_bytes <= self.most_bytes
+    def _make_room(self, size_bytes: int) -> None:
+        self._on_full()
+        if self.size_bytes + size_bytes > self.most_bytes:
+            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
 
 
 def foreseen_bytes(work: Work) -> int:
