@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format, text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from headrace_engines.load import load
 from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.model import Limits
 from headrace_server.models.effective import effective
 from headrace_server.models.model_config import GivenConfig, from_json, read
-from headrace_server.models.settlement import settle
+from headrace_server.models.model_config_problems import ConfigError
+from headrace_server.models.settlement import load_declared, settle
 
 LIMITS = Limits(max_queue_size=77)
 
@@ -27,7 +29,7 @@ def folder(models, tmp_path: Path) -> Path:
 
 
 def in_force(folder: Path, given: GivenConfig) -> config_pb.ModelConfig:
-    loaded = load(folder / "1", max_batch_size=8, declaration=given.declaration)
+    loaded = load_declared(folder / "1", given, max_batch_size=8)
     try:
         settled = settle(given, loaded.engine)
         message = effective(
@@ -120,3 +122,31 @@ def test_what_is_told_can_be_read_back_and_tells_the_same(folder: Path, text: st
             first, preserving_proto_field_name=names, always_print_fields_with_no_presence=True
         )
         assert in_force(folder, from_json(document, folder, "mlp")) == first
+
+
+PARTS = (
+    "max_batch_size: 4", "max_batch_size: 0", "max_batch_size: 1", 'input { name: "x" }',
+    'input { name: "x" dims: [ 2, 2 ] reshape { shape: 4 } }', 'input { name: "x" dims: [ -1, 4 ] }',
+    'output { name: "y" label_filename: "labels.txt" }', "dynamic_batching { }",
+    "dynamic_batching { preferred_batch_size: [ 4, 2 ] max_queue_delay_microseconds: 5 }",
+    "dynamic_batching { priority_levels: 3 default_priority_level: 2 "
+    "priority_queue_policy { key: 1 value { max_queue_size: 3 } } }",
+    "dynamic_batching { default_queue_policy { timeout_action: DELAY } preserve_ordering: true }",
+    "instance_group { count: 2 }", 'instance_group { } instance_group { count: 3 name: "z" }',
+    "version_policy { all { } }", "version_policy { latest { } }", 'metric_tags { key: "a" value: "b" }',
+    'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }',
+    'parameters { key: "intra_op_thread_count" value { string_value: "2" } }',
+    "response_cache { enable: false }", 'backend: "onnxruntime"', 'name: "mlp"',
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=6, unique=True))
+def test_whatever_is_told_can_be_read_back_and_tells_the_same(folder: Path, parts: list[str]) -> None:
+    (folder / "config.pbtxt").write_text("\n".join(parts))
+    try:
+        first = in_force(folder, read(folder, "mlp"))
+    except ConfigError:
+        return  # two of the parts, or one and the model, exclude each other
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(first))
+    assert in_force(folder, read(folder, "mlp")) == first
