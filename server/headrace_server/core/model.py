@@ -17,11 +17,9 @@ from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
-from headrace_server.core.queue import NEVER, Queue, QueueFull, Taken
+from headrace_server.core.queue import NEVER, QueueFull, Taken
+from headrace_server.core.queues import queue_for
 from headrace_server.core.request import ENDED, QUEUED, ModelFacts, Work
-from headrace_server.core.request_queue import RequestQueue
-from headrace_server.core.sequence_controls import SequenceControls
-from headrace_server.core.sequences import SequenceQueue
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.statistics import Execution, FailReason, Statistics
 from headrace_server.core.tracing import Tracer
@@ -73,7 +71,7 @@ class Model:
         """Hears of every batch while requests are traced."""
         self._max_rows = spec.max_batch_size or 1
         self._ledger = Ledger(self._max_rows)
-        self._queue = _queue(name, spec, settings, limits)
+        self._queue = queue_for(name, spec, settings, limits.max_queue_size, limits.max_queue_bytes)
         self._ordering = Ordering() if settings.preserve_ordering else None
         self._deliver = deliver if self._ordering is None else self._ordering.deliver
         self._lock = threading.Lock()
@@ -290,17 +288,3 @@ class Model:
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")
         )
-
-
-def _queue(name: str, spec: ModelSpec, settings: ModelSettings, limits: Limits) -> Queue:
-    if settings.sequences is None:
-        return RequestQueue(limits.max_queue_size, limits.max_queue_bytes, settings, spec.batch_sizes)
-    return SequenceQueue(
-        name,
-        settings.sequences,
-        SequenceControls(settings.sequences, has_batch_axis=spec.has_batch_axis),
-        instances=settings.instances,
-        slots=spec.max_batch_size or 1,
-        max_requests=limits.max_queue_size,
-        max_bytes=limits.max_queue_bytes,
-    )
