@@ -169,12 +169,12 @@ def folder(tmp_path: Path) -> Path:
         ('cc_model_filenames { key: "7.5" value: "m" }', "cc_model_filenames: is not supported"),
         ('runtime: "x"', "runtime: is not supported"),
         (
-            'parameters { key: "session.x" value { string_value: "1" } }',
+            'backend: "onnxruntime" parameters { key: "session.x" value { string_value: "1" } }',
             'parameters["session.x"]: this option of ONNX Runtime is not supported; '
             "remove it; only intra_op_thread_count can be set",
         ),
         (
-            'parameters { key: "execution_mode" value { string_value: "1" } }',
+            'backend: "onnxruntime" parameters { key: "execution_mode" value { string_value: "1" } }',
             "parameters[\"execution_mode\"]: '1' came, 0 is what is done here; remove it",
         ),
         (

@@ -256,7 +256,7 @@ REFUSED = {
         ],
     ),
     "options of CUDA": (
-        'parameters { key: "gpu_mem_limit" value: { string_value: "4294967200" } }',
+        'backend: "onnxruntime" parameters { key: "gpu_mem_limit" value: { string_value: "4294967200" } }',
         [
             'c:1: parameters["gpu_mem_limit"]: this option of ONNX Runtime is not supported; remove it; only '
             "intra_op_thread_count can be set"

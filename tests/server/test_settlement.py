@@ -46,6 +46,10 @@ SAMPLE = (
             "dynamic_batching { preferred_batch_size: 16 }",
             "dynamic_batching.preferred_batch_size: 16 is over what the model takes, 8 rows",
         ),
+        (
+            'parameters { key: "level" value { string_value: "1" } }',
+            "this option of ONNX Runtime is not supported",
+        ),
         ("instance_group { kind: KIND_MODEL }", "only a Python model chooses for itself where it runs"),
         ("sequence_batching { }", "the model keeps nothing from one request to the next"),
         (SAMPLE.format("", "xx", "TYPE_FP32", "3"), "the model has no input 'xx'; did you mean x?"),
@@ -69,6 +73,16 @@ def test_preferred_sizes_that_the_model_cannot_take_are_left_out(models, tmp_pat
     given = given_by(tmp_path, "max_batch_size: 8 dynamic_batching { preferred_batch_size: [ 1, 4 ] }")
     engine = OnnxRuntimeEngine(models.unary("Neg", TensorProto.FLOAT), max_batch_size=1)
     assert settle(given, engine).settings.preferred_batch_sizes == (1,)
+    engine.close()
+
+
+def test_the_parameters_of_a_program_are_its_own(tmp_path) -> None:
+    given = given_by(
+        tmp_path,
+        'parameters { key: "level" value { string_value: "high" } } instance_group { kind: KIND_MODEL }',
+    )
+    engine = program(tmp_path)
+    assert settle(given, engine).declaration.parameters == {"level": "high"}
     engine.close()
 
 

@@ -69,22 +69,30 @@ def file_name(config: ModelConfig, named: str, findings: Findings) -> str:
 
 
 def parameters(config: ModelConfig, named: str, findings: Findings) -> Mapping[str, str]:
-    """Return the parameters; options of Triton's backends that ask for what is not done are refused."""
+    """Return the parameters. A program's are its own; where nothing is named, the loaded model tells."""
     given = {key: config.parameters[key].string_value for key in config.parameters}
-    taken = dict(given)
-    for key, value in given.items():
-        path = f'parameters["{key}"]'
-        if named == PYTHON:
-            if key == "EXECUTION_ENV_PATH":
-                findings.report(path, "is not supported", "install what the model needs beside the server")
-        elif key == THREADS:
-            if not (value.isascii() and value.isdigit() and len(value) <= 4 and int(value) <= 1024):
-                findings.report(path, f"{value!r} came, 0 (a thread for each core) to 1024 expected")
-                taken.pop(key)
-        elif key in _IN_FORCE:
+    if named == PYTHON:
+        if (key := "EXECUTION_ENV_PATH") in given:
+            hint = "install what the model needs beside the server"
+            findings.report(f'parameters["{key}"]', "is not supported", hint)
+        return MappingProxyType(given)
+    threads = given.get(THREADS, "1")
+    if not (threads.isascii() and threads.isdigit() and len(threads) <= 4 and int(threads) <= 1024):
+        text = f"{threads!r} came, 0 (a thread for each core) to 1024 expected"
+        findings.report(f'parameters["{THREADS}"]', text)
+        del given[THREADS]
+    if named:
+        refuse_options(config, findings)
+    return MappingProxyType(given)
+
+
+def refuse_options(config: ModelConfig, findings: Findings) -> None:
+    """Report the options of ONNX Runtime, named as Triton's backend does, that ask for what is not done."""
+    for key in config.parameters:
+        path, value = f'parameters["{key}"]', config.parameters[key].string_value
+        if key in _IN_FORCE:
             if value != _IN_FORCE[key]:
                 findings.report(path, f"{value!r} came, {_IN_FORCE[key]} is what is done here", "remove it")
         elif key in _ONNX_OPTIONS or key.startswith(_ONNX_PREFIXES):
             text = "this option of ONNX Runtime is not supported"
             findings.report(path, text, f"remove it; only {THREADS} can be set")
-    return MappingProxyType(taken)

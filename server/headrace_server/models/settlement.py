@@ -15,6 +15,7 @@ from headrace_proto.tensors import datatype_of
 from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.settings import ModelSettings
 from headrace_server.models.model_config import GivenConfig
+from headrace_server.models.model_config_platform import refuse_options
 from headrace_server.models.model_config_problems import ConfigError, Findings, did_you_mean
 from headrace_server.models.model_config_tensors import Tensor
 from headrace_server.models.model_config_warmup import Warmup, WarmupInput
@@ -61,6 +62,8 @@ def settle(given: GivenConfig, engine: Engine | StepEngine) -> GivenConfig:
     settings = _settled(given.settings, given, engine, findings)
     _check_sequences(settings, engine, findings)
     _check_kinds(given.message, engine, findings)
+    if not given.declaration.platform and not isinstance(engine, StepEngine):
+        refuse_options(given.message, findings)
     for position, sample in enumerate(given.warmups):
         _check_sample(sample, f"model_warmup[{position}]", engine.spec, findings)
     findings.end()
