@@ -15,50 +15,14 @@ A plain data structure without a lock, a clock or a thread, as `RequestQueue` is
 
 from __future__ import annotations
 
-import collections
-import heapq
 from collections.abc import Iterable
 
-from headrace_engines.steps import SequenceTurn
 from headrace_server.core.queue import NEVER, QueueFull, Taken
 from headrace_server.core.request import ENDED, TAKEN, Work
 from headrace_server.core.sequence_controls import SequenceControls
+from headrace_server.core.sequence_slots import RunningSequence, Slots, turn_of
 from headrace_server.core.settings import Sequences
 from headrace_server.errors import InvalidInput
-
-
-class _Sequence:
-    """The requests of one id that are known here."""
-
-    __slots__ = ("begun", "id", "instance", "last_active", "running", "slot", "waiting")
-
-    def __init__(self, sequence_id: int | str) -> None:
-        self.id = sequence_id
-        self.waiting: collections.deque[Work] = collections.deque()
-        self.running: Work | None = None
-        self.begun = False
-        """Whether its first request was taken, and its last was not executed."""
-        self.instance = -1
-        self.slot = -1
-        """-1 while it waits for a slot."""
-        self.last_active = 0.0
-        """When something came or was executed last, on the monotonic clock in seconds."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a request that is not the first of a sequence continues this one."""
-        last = self.waiting[-1] if self.waiting else self.running
-        return self.begun if last is None else not _turn(last).end
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its next request can be executed."""
-        return bool(self.waiting) and self.running is None
-
-    @property
-    def is_resting(self) -> bool:
-        """Whether it has nothing to execute."""
-        return not self.waiting and self.running is None
 
 
 class SequenceQueue:
@@ -83,11 +47,8 @@ class SequenceQueue:
         self._enough_ready = sequences.minimum_slot_utilization * slots
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._known: dict[int | str, _Sequence] = {}
-        self._slots: list[list[_Sequence | None]] = [[None] * slots for _ in range(instances)]
-        self._free = [list(range(slots)) for _ in range(instances)]
-        self._backlog: dict[_Sequence, None] = {}
-        """Sequences without a slot, oldest first; there are none while a slot is free."""
+        self._known: dict[int | str, RunningSequence] = {}
+        self._slots = Slots(instances, slots)
         self.requests = 0
         self.size_bytes = 0
 
@@ -98,7 +59,7 @@ class SequenceQueue:
 
     def push(self, work: Work) -> None:
         """Let the work wait. Raises QueueFull, or InvalidInput where it is in no sequence that runs."""
-        turn = _turn(work)
+        turn = turn_of(work)
         if work.rows != 1:
             raise InvalidInput(
                 f"a batch of {work.rows} rows came for sequence {turn.id}, model {self._model!r} takes one "
@@ -117,15 +78,15 @@ class SequenceQueue:
             )
         self._check_limits(work)
         if sequence is None:
-            sequence = self._known[turn.id] = _Sequence(turn.id)
-            self._seat(sequence)
+            sequence = self._known[turn.id] = RunningSequence(turn.id)
+            self._slots.seat(sequence)
         sequence.waiting.append(work)
         sequence.last_active = now
         self._count(work, 1)
 
     def discard(self, work: Work) -> list[Work]:
         """End work that still waits, and return its orphans, which have left the queue."""
-        orphans = self._remove(self._known[_turn(work).id], work)
+        orphans = self._remove(self._known[turn_of(work).id], work)
         self._count(work, -1)
         work.state = ENDED
         work.data = ()
@@ -156,7 +117,7 @@ class SequenceQueue:
     def finished(self, works: Iterable[Work], now: float) -> None:
         """Let the sequences of a batch that was executed go on, and free the slots of those that ended."""
         for work in works:
-            turn = _turn(work)
+            turn = turn_of(work)
             sequence = self._known[turn.id]
             sequence.running = None
             sequence.last_active = now
@@ -174,10 +135,12 @@ class SequenceQueue:
                 self._end(sequence)
         return works
 
-    def _ready(self, instance: int, now: float, missed: list[Work], orphans: list[Work]) -> list[_Sequence]:
+    def _ready(
+        self, instance: int, now: float, missed: list[Work], orphans: list[Work]
+    ) -> list[RunningSequence]:
         """Return the sequences of an instance whose next request can be executed and is in time."""
         ready = []
-        slots = self._slots[instance]
+        slots = self._slots.of(instance)
         for slot in range(len(slots)):
             # A sequence that has nothing left gives its slot to another, which may be late as well.
             while (sequence := slots[slot]) is not None and sequence.is_ready:
@@ -190,77 +153,59 @@ class SequenceQueue:
                 missed.append(work)
         return ready
 
-    def _begin(self, sequence: _Sequence) -> Work:
+    def _begin(self, sequence: RunningSequence) -> Work:
         work = sequence.waiting.popleft()
-        work.sequence = _turn(work)._replace(slot=sequence.slot)
+        work.sequence = turn_of(work)._replace(slot=sequence.slot)
         sequence.running = work
         sequence.begun = True
         self._leave(work)
         return work
 
-    def _remove(self, sequence: _Sequence, work: Work) -> list[Work]:
+    def _remove(self, sequence: RunningSequence, work: Work) -> list[Work]:
         """Take the work out of its sequence, as though it had never come; return its orphans."""
         waiting = sequence.waiting
         place = waiting.index(work)
         del waiting[place]
         orphans = []
-        if _turn(work).start:
-            while place < len(waiting) and not _turn(waiting[place]).start:
+        if turn_of(work).start:
+            while place < len(waiting) and not turn_of(waiting[place]).start:
                 orphans.append(waiting[place])
                 self._leave(waiting[place])
                 del waiting[place]
             before = waiting[place - 1] if place else sequence.running
             if before is not None:
-                before.sequence = _turn(before)._replace(end=True)
+                before.sequence = turn_of(before)._replace(end=True)
             else:
                 sequence.begun = False
         if sequence.is_resting and not sequence.begun:
             self._end(sequence)
         return orphans
 
-    def _seat(self, sequence: _Sequence) -> None:
-        """Give the sequence a slot, of the instance that has the most; if there is none, it waits for one."""
-        instance = max(range(len(self._free)), key=lambda one: len(self._free[one]))
-        if not self._free[instance]:
-            self._backlog[sequence] = None
-            return
-        sequence.instance = instance
-        sequence.slot = heapq.heappop(self._free[instance])
-        self._slots[instance][sequence.slot] = sequence
-
-    def _end(self, sequence: _Sequence) -> None:
+    def _end(self, sequence: RunningSequence) -> None:
         """Free the sequence's slot for the one that waited longest; what it has left begins the next one."""
         sequence.begun = False
-        self._backlog.pop(sequence, None)
-        if sequence.slot >= 0:
-            self._slots[sequence.instance][sequence.slot] = None
-            heapq.heappush(self._free[sequence.instance], sequence.slot)
-            sequence.slot = -1
-            if self._backlog:
-                first = next(iter(self._backlog))
-                del self._backlog[first]
-                self._seat(first)
+        self._slots.leave(sequence)
         if sequence.waiting:
-            self._seat(sequence)
+            self._slots.seat(sequence)
         else:
             del self._known[sequence.id]
 
     def _free_idle(self, instance: int, now: float, *, hurry: bool) -> None:
         """End an instance's sequences that are idle, or will have nothing more, while others wait."""
-        if not self._backlog:
+        if not self._slots.are_wanted:
             return
-        for sequence in list(self._slots[instance]):
-            if sequence is not None and ((hurry and sequence.is_resting) or self._is_idle(sequence, now)):
+        for sequence in self._slots.taken(instance):
+            if (hurry and sequence.is_resting) or self._is_idle(sequence, now):
                 self._end(sequence)
 
-    def _is_idle(self, sequence: _Sequence, now: float) -> bool:
+    def _is_idle(self, sequence: RunningSequence, now: float) -> bool:
         return sequence.is_resting and now >= sequence.last_active + self._max_idle
 
     def _idle_at(self, instance: int) -> float:
         """Return when the next sequence of an instance will be idle, if others wait for its slot."""
-        if not self._backlog:
+        if not self._slots.are_wanted:
             return NEVER
-        resting = [one for one in self._slots[instance] if one is not None and one.is_resting]
+        resting = [one for one in self._slots.taken(instance) if one.is_resting]
         return min((one.last_active + self._max_idle for one in resting), default=NEVER)
 
     def _check_limits(self, work: Work) -> None:
@@ -276,12 +221,6 @@ class SequenceQueue:
     def _count(self, work: Work, by: int) -> None:
         self.requests += by
         self.size_bytes += by * work.size_bytes
-
-
-def _turn(work: Work) -> SequenceTurn:
-    if work.sequence is None:
-        raise InvalidInput("the request is in no sequence: parameter 'sequence_id' expected")
-    return work.sequence
 
 
 def _queued_ns(work: Work) -> int:
