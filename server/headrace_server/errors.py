@@ -15,6 +15,10 @@ class InvalidInput(InferenceError):
     """The request is wrong: the text names the tensor or field, what came, and what was expected."""
 
 
+class MessageTooLarge(InferenceError):
+    """The message has more bytes than the server accepts."""
+
+
 class ModelNotFound(InferenceError):
     """No such model, or no such version of it."""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.internal.encoder import _VarintBytes
 from hosted_server import HostedServer, connected, hosted, infer_request
 from raw_http2 import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawConnection
 from scripted_engines import ScriptedEngine, rows_spec, serving
@@ -90,25 +92,88 @@ def peak_bytes() -> int:
     return int(line.split()[1]) << 10
 
 
+def send_compressed(client: RawConnection, stream: int, path: str, packed: bytes, encoding: str) -> None:
+    client.call(stream, path, None, grpc_encoding=encoding)
+    framed = b"\1" + len(packed).to_bytes(4) + packed
+    pieces = [framed[start : start + FRAME_BYTES] for start in range(0, len(framed), FRAME_BYTES)]
+    for number, piece in enumerate(pieces, 1):
+        client.send(DATA, END_STREAM if number == len(pieces) else 0, stream, piece)
+
+
+def bomb(size_bytes: int, window_bits: int) -> bytes:
+    """Compress a request with so many zeros."""
+    head = ROWS.SerializeToString() + b"\x3a" + _VarintBytes(size_bytes)
+    packer = zlib.compressobj(9, wbits=window_bits)
+    pieces = [packer.compress(piece) for piece in (head, *[bytes(1 << 20)] * (size_bytes >> 20))]
+    packed = b"".join([*pieces, packer.flush()])
+    assert len(packed) < LARGEST_FIRST_BYTES
+    return packed
+
+
+@contextmanager
+def takes_no_more_than(most_bytes: int) -> Iterator[None]:
+    """Fail where the block takes more memory at any time."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = peak_bytes()
+    yield
+    assert peak_bytes() - before < most_bytes
+
+
 @pytest.mark.parametrize(("encoding", "window_bits"), [("gzip", 31), ("deflate", 15)])
 def test_invariant_4_a_bomb_is_not_inflated_beyond_the_limit(encoding: str, window_bits: int) -> None:
-    packer = zlib.compressobj(9, wbits=window_bits)
-    packed = b"".join([*(packer.compress(bytes(LIMIT_BYTES)) for _ in range(60)), packer.flush()])
-    assert len(packed) < LARGEST_FIRST_BYTES
-    framed = b"\1" + len(packed).to_bytes(4) + packed
+    packed = bomb(60 * LIMIT_BYTES, window_bits)
     with server(max_message_bytes=LIMIT_BYTES) as it, RawConnection(it.address) as client:
         client.call(1, LIVE)
         client.await_frame(DATA, 1)
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-        before = peak_bytes()
-        client.call(3, INFER, None, grpc_encoding=encoding)
-        pieces = [framed[start : start + FRAME_BYTES] for start in range(0, len(framed), FRAME_BYTES)]
-        for piece in pieces:
-            client.send(DATA, END_STREAM if piece is pieces[-1] else 0, 3, piece)
-        client.await_frame(HEADERS, 3)
-        assert peak_bytes() - before < 16 * LIMIT_BYTES
+        with takes_no_more_than(16 * LIMIT_BYTES):
+            send_compressed(client, 3, INFER, packed, encoding)
+            client.await_frame(HEADERS, 3)
         client.call(5, LIVE)
         client.await_frame(DATA, 5)
+
+
+def test_invariant_4_bombs_within_the_limit_are_inflated_few_at_a_time_and_not_kept() -> None:
+    packed = bomb(16 * LIMIT_BYTES, 31)
+    with (
+        server(max_message_bytes=17 * LIMIT_BYTES, max_in_flight_bytes=32 * LIMIT_BYTES) as it,
+        ExitStack() as opened,
+        takes_no_more_than(160 * LIMIT_BYTES),
+    ):
+        clients = [opened.enter_context(RawConnection(it.address)) for _ in range(24)]
+        for client in clients:
+            send_compressed(client, 1, INFER, packed, "gzip")
+        for client in clients:
+            client.await_frame(HEADERS, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (LIVE, b""),
+        ("/inference.GRPCInferenceService/ModelMetadata", b"\x0a\x01m"),
+        (INFER, ROWS.SerializeToString()),
+        (STREAM, ROWS.SerializeToString()),
+        ("/grpc.health.v1.Health/Check", b"\x0a\x07model:m"),
+        ("/grpc.health.v1.Health/Watch", b"\x0a\x07model:m"),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x3a\x00"),
+    ],
+)
+def test_every_procedure_takes_what_came_compressed_however_short_it_is(path: str, message: bytes) -> None:
+    with server() as it, RawConnection(it.address) as client:
+        send_compressed(client, 1, path, gzip.compress(message), "gzip")
+        assert len(client.await_frame(DATA, 1).payload) > 5
+
+
+def test_a_compressed_request_that_is_refused_in_a_stream_is_named_and_the_stream_goes_on() -> None:
+    wrong = infer_request("none", id="mine " * 200)
+    with server() as it, connected(it.address) as stub:
+        refusal, answer = stub.ModelStreamInfer(
+            iter([wrong, ROWS]), compression=grpc.Compression.Gzip, timeout=PATIENCE_SECONDS
+        )
+    assert refusal.infer_response.id == wrong.id
+    assert "no model 'none'" in refusal.error_message
+    assert answer.infer_response.id == ROWS.id
 
 
 def test_a_connection_is_asked_to_end_at_its_age_and_calls_go_on_elsewhere() -> None:

@@ -14,6 +14,7 @@ from headrace_server.transport.status import status_of
 Code = grpc.StatusCode
 TABLE = [
     (errors.InvalidInput("text"), Code.INVALID_ARGUMENT),
+    (errors.MessageTooLarge("text"), Code.RESOURCE_EXHAUSTED),
     (errors.ModelNotFound("text"), Code.NOT_FOUND),
     (errors.ModelNotReady("text"), Code.UNAVAILABLE),
     (errors.RegionNotFound("text"), Code.NOT_FOUND),

@@ -29,6 +29,7 @@ from headrace_server.transport.blocking import BlockingCalls
 from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
+from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.listening import Listening
 from headrace_server.transport.refusal import refuse
 from headrace_server.transport.shared_memory import Regions
@@ -80,7 +81,10 @@ class AioServer:
         self._service = service
         self._listening = Listening(options.addresses, options.credentials)
         self._regions = Regions(allowed=options.allow_client_shm)
-        self._inference = Inference(service, asyncio.get_running_loop(), options.inference, self._regions)
+        self._inflation = Inflation(options.connections.max_message_bytes)
+        self._inference = Inference(
+            service, asyncio.get_running_loop(), options.inference, self._regions, self._inflation
+        )
         most_calls = options.inference.max_calls + _CALLS_BESIDE_INFERENCE
         self._server = grpc.aio.server(
             options=[
@@ -136,6 +140,7 @@ class AioServer:
         await self._server.stop(_FAREWELL_SECONDS)
         self._listening.close()
         self._inference.close()
+        self._inflation.close()
 
     def _handlers(self, further: Mapping[str, Procedure]) -> dict[str, _Handler]:
         shared_memory = SharedMemoryCalls(self._regions).procedures()
@@ -145,13 +150,19 @@ class AioServer:
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),
         }
         for name, procedure in procedures.items():
-            handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(procedure, self._blocking))
+            handlers[name] = grpc.unary_unary_rpc_method_handler(
+                _unary(procedure, self._blocking, self._inflation)
+            )
         return {f"/{service}/{name}": handler for service in SERVICES for name, handler in handlers.items()}
 
 
-def _unary(procedure: Procedure, blocking: BlockingCalls) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(
+    procedure: Procedure, blocking: BlockingCalls, inflation: Inflation
+) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
+            if is_compressed(message):
+                message = await inflation.inflated(message)
             request = _parse(procedure, message)
             if procedure.blocks:
                 answered = await blocking.run(functools.partial(procedure.answer, request))

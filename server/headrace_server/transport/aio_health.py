@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from headrace_server.errors import Overloaded
 from headrace_server.transport.health import NOT_SERVING
+from headrace_server.transport.inflation import reading
 from headrace_server.transport.refusal import Context, refuse
 
 SERVICE: Final = "grpc.health.v1.Health"
@@ -39,10 +40,10 @@ class HealthService:
         request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         return {
             f"/{SERVICE}/Check": grpc.unary_unary_rpc_method_handler(
-                self._check, request.FromString, response.SerializeToString
+                self._check, reading(request.FromString), response.SerializeToString
             ),
             f"/{SERVICE}/Watch": grpc.unary_stream_rpc_method_handler(
-                self._watch, request.FromString, response.SerializeToString
+                self._watch, reading(request.FromString), response.SerializeToString
             ),
         }
 

@@ -18,6 +18,7 @@ from headrace_server.errors import InferenceError, Overloaded
 from headrace_server.transport.aio_stream import Stream
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
+from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.refusal import Context, refuse
 from headrace_server.transport.shared_memory import Regions
@@ -60,12 +61,17 @@ class Inference:
     """The two procedures that infer, and the sink that their answers come back through."""
 
     def __init__(
-        self, service: Service, loop: asyncio.AbstractEventLoop, limits: InferenceLimits, regions: Regions
+        self,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        limits: InferenceLimits,
+        regions: Regions,
+        inflation: Inflation,
     ) -> None:
         self._loop = loop
         self._limits = limits
         self._holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
-        self._intake = Intake(service, self, loop, self._holdings, regions)
+        self._intake = Intake(service, self, loop, self._holdings, regions, inflation)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()

@@ -21,6 +21,7 @@ from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, Overloaded, ShuttingDown
 from headrace_server.transport import answers, outline
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
+from headrace_server.transport.inflation import beginning
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.status import status_of
 
@@ -184,7 +185,7 @@ class Stream:
             self._holdings.add(self._call, held_bytes - reply.held_bytes)
             reply.held_bytes = held_bytes
         except Exception as error:  # the edge: one bad request ends alone
-            self._fail(error, outline.request_id(message), reply.held_bytes)
+            self._fail(error, outline.request_id(beginning(message)), reply.held_bytes)
 
     def answer(self, reply: _Reply, answer: bytes | InferenceError) -> None:
         """Take the last answer of a request, unless the stream has ended."""

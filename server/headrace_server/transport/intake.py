@@ -1,7 +1,7 @@
 """The way in: from a message's bytes to work that waits for its model.
 
-What is quick is done on the event loop, without a task or a wait. What is not (large messages, strings,
-inputs that stand in shared memory) is read and checked beside it, and only submitted there.
+What is quick is done on the event loop, without a task or a wait. What is not (large or compressed messages,
+strings, inputs that stand in shared memory) is read and checked beside it, and only submitted there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from headrace_server.transport import codec, outline
 from headrace_server.transport.aside import Aside
 from headrace_server.transport.gathering import Gathering
 from headrace_server.transport.holdings import Holdings
+from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.shared_memory import Regions
 
 _QUICK_BYTES: Final = 1 << 20
@@ -71,12 +72,14 @@ class Intake:
         loop: asyncio.AbstractEventLoop,
         holdings: Holdings,
         regions: Regions,
+        inflation: Inflation,
     ) -> None:
         self._service = service
         self._sink = sink
         self._loop = loop
         self._holdings = holdings
         self._regions = regions
+        self._inflation = inflation
         self._aside = Aside(loop, holdings)
         self._gathering = Gathering(loop)
 
@@ -85,7 +88,7 @@ class Intake:
 
         `limit` is the call's deadline on the monotonic clock. Raises InferenceError.
         """
-        if outline.is_slow(message):
+        if is_compressed(message) or outline.is_slow(message):
             return None
         request = codec.decode(message, self._regions)
         if request.rendering is not None and request.rendering.inputs:
@@ -101,6 +104,8 @@ class Intake:
         self, message: bytes, limit: float, reply: Reply, *, takes_many: bool = False
     ) -> Work:
         """Submit a request that takes its time. Raises InferenceError."""
+        if is_compressed(message):
+            message = await self._inflation.inflated(message)
         own_bytes = len(message)
         is_quick = not outline.is_slow(message)
         decode = functools.partial(codec.decode, message, self._regions)

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from headrace_proto.names import INFERENCE_SERVICE, SERVICES, TRITON_SERVICE
 from headrace_proto.v1 import inference_pb2, model_config_pb2
 from headrace_server.errors import Overloaded
+from headrace_server.transport.inflation import reading
 from headrace_server.transport.refusal import Context, refuse
 
 REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
@@ -36,7 +37,7 @@ def handlers(*, channelz: bool = False) -> dict[str, grpc.RpcMethodHandler[Any, 
     servicer = _Servicer(names + [_CHANNELZ] * channelz, pool=descriptions())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
+        reading(reflection_pb2.ServerReflectionRequest.FromString),
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return {f"/{name}/ServerReflectionInfo": handler for name in (REFLECTION_V1, reflection.SERVICE_NAME)}

@@ -16,6 +16,7 @@ _logger = logging.getLogger(__name__)
 
 _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotReady: grpc.StatusCode.UNAVAILABLE,
     errors.RegionNotFound: grpc.StatusCode.NOT_FOUND,
