@@ -9,10 +9,11 @@ the closed target, with --closed. Rows for a target that is not named are skippe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -23,7 +24,15 @@ from oip.wire import Wire
 from server_process import ServerProcess
 from write_repository import write
 
+from headrace_proto.names import TRITON_SERVICE
 from headrace_proto.v1 import inference_pb2 as pb
+
+
+class WireTo(Protocol):
+    """Returns the connection to a server, on which it is called by one of the service's names."""
+
+    def __call__(self, server: Server, service: str = TRITON_SERVICE) -> Wire: ...
+
 
 _OPTIONS = {Server.OPEN: "--target", Server.CLOSED: "--closed-target"}
 
@@ -34,9 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def wire_to(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Server], Wire]]:
+def wire_to(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireTo]:
     """Return the connection to each server; ours are started when they are first asked for."""
     named = dict.fromkeys(Server, None) | {
         server: pytestconfig.getoption(option, None) for server, option in _OPTIONS.items()
@@ -44,22 +51,25 @@ def wire_to(
     with ExitStack() as stack:
 
         @cache
-        def wire(server: Server) -> Wire:
-            address = named[server] or _start(server, stack, tmp_path_factory)
-            wire = Wire(address)
+        def address_of(server: Server) -> str:
+            return named[server] or _start(server, stack, tmp_path_factory)
+
+        @cache
+        def wire(server: Server, service: str) -> Wire:
+            wire = Wire(address_of(server), service)
             stack.callback(wire.close)
             return wire
 
-        def wire_or_skip(server: Server) -> Wire:
+        def wire_or_skip(server: Server, service: str = TRITON_SERVICE) -> Wire:
             if any(named.values()) and not named[server]:
                 pytest.skip(f"no server is named that is {server.name.lower()}")
-            return wire(server)
+            return wire(server, service)
 
         yield wire_or_skip
 
 
 @pytest.fixture(scope="session")
-def is_ours(wire_to: Callable[[Server], Wire]) -> bool:
+def is_ours(wire_to: WireTo) -> bool:
     """Whether the rows are put to Headrace, whose words and differences they know."""
     metadata = wire_to(Server.OPEN).call("ServerMetadata", pb.ServerMetadataRequest()).answer
     return bool(metadata.name == "headrace")

@@ -6,18 +6,32 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from oip.case import Case, Server, put
+from oip.case import Case, put
 from oip.rows import ALL
 from oip.wire import Outcome, Wire
+
+from headrace_proto.names import INFERENCE_SERVICE
 
 ROWS = [pytest.param(row, id=f"{topic}: {row.name}") for topic, rows in ALL.items() for row in rows]
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row(row: Case, wire_to: Callable[[Server], Wire], is_ours: bool) -> None:
+def test_row(row: Case, wire_to: Callable[..., Wire], is_ours: bool) -> None:
     if row.only_ours and not is_ours:
         pytest.skip(row.only_ours)
-    wire = wire_to(row.server)
+    put_row(row, wire_to(row.server), is_ours=is_ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_row_by_our_own_name(row: Case, wire_to: Callable[..., Wire], is_ours: bool) -> None:
+    if not is_ours:
+        pytest.skip("it has not our name")
+    put_row(row, wire_to(row.server, INFERENCE_SERVICE), is_ours=True)
+
+
+def put_row(row: Case, wire: Wire, *, is_ours: bool) -> None:
+    """Take the row's steps, and undo what they changed."""
     earlier: list[Outcome] = []
     try:
         for step in row.steps:

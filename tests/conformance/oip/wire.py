@@ -59,8 +59,10 @@ class Outcome:
 class Wire:
     """One connection to the server in question."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, service: str = TRITON_SERVICE) -> None:
+        """`service` is the name by which procedures are called that a row names without one."""
         self.address = address
+        self._service = service
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_send_message_length", -1),
@@ -96,7 +98,7 @@ class Wire:
         compression: grpc.Compression | None = None,
     ) -> Pending:
         """Begin a unary call."""
-        path = path_of(method)
+        path = self._path_of(method)
         call = self._channel.unary_unary(path).future(
             _bytes_of(request), timeout=timeout_seconds, metadata=metadata, compression=compression
         )
@@ -111,14 +113,15 @@ class Wire:
         timeout_seconds: float = PATIENCE_SECONDS,
     ) -> Outcome:
         """Send these requests on a stream, half close it, and read it to its end."""
-        stream = self._channel.stream_stream(path_of(method))
+        path = self._path_of(method)
+        stream = self._channel.stream_stream(path)
         call = stream(map(_bytes_of, requests), timeout=timeout_seconds, metadata=metadata)
-        return _read(call, path_of(method))
+        return _read(call, path)
 
     def watch(self, method: str, request: Message, *, timeout_seconds: float = PATIENCE_SECONDS) -> Any:
         """Return the first answer of a stream that the server alone writes, and leave it."""
-        call = self._channel.unary_stream(path_of(method))(_bytes_of(request), timeout=timeout_seconds)
-        path = path_of(method)
+        path = self._path_of(method)
+        call = self._channel.unary_stream(path)(_bytes_of(request), timeout=timeout_seconds)
         try:
             first = [_answer(path, next(call))]
         except grpc.RpcError:
@@ -128,7 +131,10 @@ class Wire:
 
     def open(self, *, metadata: Metadata = (), timeout_seconds: float = PATIENCE_SECONDS) -> Stream:
         """Open a stream of inference that is written to as the case goes on."""
-        return Stream(self._channel, metadata, timeout_seconds)
+        return Stream(self._channel, self._path_of("ModelStreamInfer"), metadata, timeout_seconds)
+
+    def _path_of(self, method: str) -> str:
+        return method if method.startswith("/") else f"/{self._service}/{method}"
 
 
 class Pending:
@@ -156,11 +162,10 @@ class Pending:
 class Stream:
     """A stream of inference, written to and read from one message at a time."""
 
-    _PATH = f"/{TRITON_SERVICE}/ModelStreamInfer"
-
-    def __init__(self, channel: grpc.Channel, metadata: Metadata, timeout_seconds: float) -> None:
+    def __init__(self, channel: grpc.Channel, path: str, metadata: Metadata, timeout_seconds: float) -> None:
+        self._path = path
         self._written: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._call = channel.stream_stream(self._PATH)(
+        self._call = channel.stream_stream(self._path)(
             self._requests(), timeout=timeout_seconds, metadata=metadata
         )
 
@@ -170,7 +175,7 @@ class Stream:
 
     def read(self) -> Any:
         """Return the next answer."""
-        return _answer(self._PATH, next(self._call))
+        return _answer(self._path, next(self._call))
 
     def cancel(self) -> None:
         """Leave, whatever is still to come."""
@@ -180,16 +185,11 @@ class Stream:
     def half_close(self) -> Outcome:
         """Say that no more requests come, and read to the end."""
         self._written.put(None)
-        return _read(self._call, self._PATH)
+        return _read(self._call, self._path)
 
     def _requests(self) -> Iterator[bytes]:
         while (request := self._written.get()) is not None:
             yield request
-
-
-def path_of(method: str) -> str:
-    """Return the path of a procedure; a bare name is one of the inference service."""
-    return method if method.startswith("/") else f"/{TRITON_SERVICE}/{method}"
 
 
 def _read(call: Any, path: str) -> Outcome:

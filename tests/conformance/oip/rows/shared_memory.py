@@ -5,6 +5,7 @@ The server must run on this machine. CUDA shared memory is told about as far as 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from oip.wire import Outcome, Wire
 
 from headrace_proto.v1 import inference_pb2 as pb
 
-_OBJECT: Final = Path("/dev/shm/headrace_conformance")
+_OBJECT: Final = Path(f"/dev/shm/headrace_conformance_{os.getpid()}")
 _KEY: Final = f"/{_OBJECT.name}"
 _FLOATS: Final = np.arange(2048, dtype=np.float32)
 _X: Final = raw("x", "FP32", [[1, 2, 3]])
