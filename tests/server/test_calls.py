@@ -71,7 +71,7 @@ def test_the_timeout_parameter_is_answered_at_its_deadline_while_the_engine_is_b
             it.stub.ModelInfer(rows(1, timeout=50_000), timeout=PATIENCE_SECONDS)
         took_seconds = time.monotonic() - begun
         assert refused.value.code() is Code.DEADLINE_EXCEEDED
-        assert refused.value.details() == "the deadline passed while the request waited"
+        assert refused.value.details() == "model 'm': the deadline passed while the request waited"
         assert 0.05 <= took_seconds < 5
         it.gate.open()
         first.result()

@@ -120,7 +120,7 @@ def test_which_models_are_ready(stub: InferenceServiceStub, name: str, version: 
         ("mlp", "4", Code.NOT_FOUND, "model 'mlp' has no version '4'; '3' is served"),
         ("mlp", "1x", Code.INVALID_ARGUMENT, "model version '1x' came, a whole number from 1 expected"),
         ("mlp", "-1", Code.INVALID_ARGUMENT, "model version '-1' came"),
-        ("", "", Code.NOT_FOUND, "there is no model ''"),
+        ("", "", Code.NOT_FOUND, "the request names no model"),
     ],
 )
 def test_models_and_versions_that_are_not_there(

@@ -121,7 +121,7 @@ def test_a_stream_uses_memory_as_calls_do() -> None:
         requests = [through(1, into=(64, 8)), through(1, region="none"), through(2)]
         answers = list(it.stub.ModelStreamInfer(iter(requests), timeout=PATIENCE_SECONDS))
         errors = [answer.error_message for answer in answers if answer.error_message]
-        assert errors == ["there is no shared memory region 'none'"]
+        assert errors == ["input 'x': there is no shared memory region 'none'"]
         assert elements(shared, 64, 1) == expected(5)
         raw = [list(answer.infer_response.raw_output_contents) for answer in answers]
         assert sorted(raw) == [[], [b""], [np.array(expected(5, 6), np.int64).tobytes()]]
@@ -136,7 +136,7 @@ def test_a_region_that_is_unregistered_while_a_request_waits_still_serves_it() -
         it.gate.open()
         call.result(PATIENCE_SECONDS)
         assert elements(shared, 64, 1) == expected(5)
-        assert refused(it, through(1)) == (Code.NOT_FOUND, "there is no shared memory region 'r'")
+        assert refused(it, through(1)) == (Code.NOT_FOUND, "input 'x': there is no shared memory region 'r'")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_sequence_has_to_be_named() -> None:
         ({"sequence_id": 1.5}, InvalidInput, "'sequence_id': 1.5 came"),
         ({"sequence_start": 1}, InvalidInput, "'sequence_start': 1 came, true or false expected"),
         ({"priority": -1}, InvalidInput, "'priority': -1 came, a priority, 0 or more, expected"),
-        ({"timeout": True}, InvalidInput, "'timeout': True came, a whole number of microseconds expected"),
+        ({"timeout": True}, InvalidInput, "'timeout': True came, a whole number of microseconds, 0 or more"),
         ({"timeout": "5"}, InvalidInput, "'timeout': '5' came"),
         ({"triton_other": 1}, InvalidInput, "names that begin with 'triton_' are reserved"),
         ({"triton_enable_empty_final_response": "yes"}, InvalidInput, "'yes' came, true or false expected"),

@@ -170,7 +170,10 @@ class Model:
                 return
             orphans = self._discard(work)
         self._refuse(orphans)
-        self.fail([work], DeadlineMissed("the deadline passed while the request waited"))
+        self.fail([work], self._missed())
+
+    def _missed(self) -> DeadlineMissed:
+        return DeadlineMissed(f"model {self.facts.name!r}: the deadline passed while the request waited")
 
     def take(self, *, wait: bool, instance: int = 0) -> list[Work] | None:
         """Return the next batch for an engine that is free; `instance` says which of the model's.
@@ -184,7 +187,7 @@ class Model:
             if taken is None:
                 return None
             if taken.missed:
-                self.fail(taken.missed, DeadlineMissed("the deadline passed while the request waited"))
+                self.fail(taken.missed, self._missed())
                 self._refuse(taken.orphans)
             if taken.batch or not wait:
                 return taken.batch

@@ -31,10 +31,13 @@ class TermsReader:
         """Return the terms that these parameters ask for. Raises InvalidInput or NotSupported."""
         for name in parameters:
             if name.startswith("triton_") and name != _EMPTY_FINAL_RESPONSE:
-                raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
+                raise InvalidInput(
+                    f"parameter {name!r}: names that begin with 'triton_' are reserved; "
+                    f"of these there is {_EMPTY_FINAL_RESPONSE!r} alone"
+                )
         _flag(parameters, _EMPTY_FINAL_RESPONSE)
         level = self._priorities.level(_whole_number(parameters, "priority", "a priority, 0 or more,"))
-        asked_us = _whole_number(parameters, "timeout", "a whole number of microseconds")
+        asked_us = _whole_number(parameters, "timeout", "a whole number of microseconds, 0 or more,")
         return Terms(level, *self._priorities.patience(level, asked_us), self._sequence(parameters))
 
     def _sequence(self, parameters: Parameters) -> SequenceTurn | None:

@@ -138,6 +138,8 @@ class ModelCatalogue:
 
     def unknown(self, name: str) -> ModelNotFound:
         """Return the error for a name that no model has, with those that are near it."""
+        if not name:
+            return ModelNotFound("the request names no model")
         near = difflib.get_close_matches(name[:_MOST_NAME_CHARACTERS], self.known(), n=3)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         return ModelNotFound(f"there is no model {name!r}{hint}")

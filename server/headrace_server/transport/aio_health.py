@@ -61,7 +61,10 @@ class HealthService:
     async def _check(self, request: Any, context: Context) -> Any:
         state = self._states.get(request.service)
         if state is None:
-            told = f"there is no health of {request.service[:_MOST_CHARACTERS]!r}"
+            told = (
+                f"there is no health of {request.service[:_MOST_CHARACTERS]!r}; "
+                "'', a service, model:NAME or model:NAME:VERSION expected"
+            )
             await context.abort(grpc.StatusCode.NOT_FOUND, told)
         return health_pb2.HealthCheckResponse(status=state)
 

@@ -116,7 +116,7 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
     for key, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
-            raise InvalidInput(f"parameter {key!r} has no value")
+            raise InvalidInput(f"parameter {key!r} has no value; bool, int64, string or double expected")
         if choice == "uint64_param" and key != _UNSIGNED:
             raise InvalidInput(
                 f"parameter {key!r} came as uint64_param; bool, int64, string or double expected"

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from headrace_proto.tensors import datatype_of
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import Request, Work
-from headrace_server.errors import InvalidInput
+from headrace_server.errors import InvalidInput, RegionNotFound
 from headrace_server.transport.classification import CLASSIFIABLE
 from headrace_server.transport.shared_memory import Regions, Slice
 
@@ -122,7 +122,11 @@ def _slice(tensor: str, parameters: _Parameters, regions: Regions) -> Slice | No
         raise InvalidInput(f"{tensor}: {_OFFSET} and {_BYTE_SIZE} need {_REGION}")
     if size_bytes is None:
         raise InvalidInput(f"{tensor}: {_REGION} needs {_BYTE_SIZE}")
-    return regions.find(region).slice(tensor, offset or 0, size_bytes)
+    try:
+        found = regions.find(region)
+    except RegionNotFound as error:
+        raise RegionNotFound(f"{tensor}: {error}") from None
+    return found.slice(tensor, offset or 0, size_bytes)
 
 
 def _value(tensor: str, parameters: _Parameters, name: str, expected: str) -> Any:
