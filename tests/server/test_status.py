@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
+from pathlib import Path
 
 import grpc
 import pytest
@@ -40,6 +41,13 @@ def test_each_error_has_its_code_and_its_text_leaves(error: InferenceError, code
 
 def test_every_error_of_the_domain_is_in_the_table() -> None:
     assert {type(error) for error, _ in TABLE} == set(InferenceError.__subclasses__())
+
+
+@pytest.mark.parametrize("code", sorted({code.name for _, code in TABLE}))
+def test_each_code_is_told_in_the_documentation(code: str) -> None:
+    page = Path(__file__).parents[2] / "docs" / "errors.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert any(code in row.split("|")[2] for row in rows)
 
 
 def test_an_engines_failure_tells_the_id_that_the_log_has() -> None:
