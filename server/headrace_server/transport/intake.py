@@ -104,20 +104,19 @@ class Intake:
         self, message: bytes, limit: float, reply: Reply, *, takes_many: bool = False
     ) -> Work:
         """Submit a request that takes its time. Raises InferenceError."""
+        own_bytes = len(message)  # which whoever calls has counted
         if is_compressed(message):
             message = await self._inflation.inflated(message)
-        own_bytes = len(message)
         is_quick = not outline.is_slow(message)
         decode = functools.partial(codec.decode, message, self._regions)
-        request = decode() if is_quick else await self._aside.run(own_bytes, decode, own_bytes)
+        request = decode() if is_quick else await self._aside.run(len(message), decode, own_bytes)
         made_bytes = self._fetched_bytes(request) + _string_bytes(request)
         is_quick = is_quick and made_bytes <= _QUICK_BYTES
+        held_bytes = len(message) + made_bytes
         prepare = functools.partial(self._prepare, request, limit, reply, takes_many=takes_many)
         refused: Holder | None = None
         while True:
-            work = (
-                prepare() if is_quick else await self._aside.run(own_bytes + made_bytes, prepare, own_bytes)
-            )
+            work = prepare() if is_quick else await self._aside.run(held_bytes, prepare, own_bytes)
             try:
                 work.model.submit(work, hold=True)
             except ShuttingDown:
