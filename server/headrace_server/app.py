@@ -191,7 +191,7 @@ class Server:
         registered = self._registrar is not None and self._registrar.registered.is_set()
         if self._registrar is not None:
             await self._registrar.stop()
-        await self._health.show({})
+        await self._health.leave()
         if registered:
             await asyncio.sleep(self._config.drain_secs)
 

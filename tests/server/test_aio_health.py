@@ -100,7 +100,7 @@ def test_watches_end_with_the_server_once_they_have_told_how_things_stand(
 ) -> None:
     watch = stub.Watch(asked(""))
     assert next(watch).status == SERVING
-    server.run(server.health.show({}))
+    server.run(server.health.leave())
     assert next(watch).status == NOT_SERVING
     server.begin_stop().result(PATIENCE_SECONDS)
     with pytest.raises(grpc.RpcError) as ended:

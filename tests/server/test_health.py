@@ -4,7 +4,7 @@ import pytest
 
 from headrace_proto.names import SERVICES
 from headrace_server.core.catalogue import Entry, ModelState
-from headrace_server.transport.health import NOT_SERVING, SERVING, Health, states_of
+from headrace_server.transport.health import NOT_SERVING, SERVING, UNKNOWN, Health, states_of
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,10 @@ async def test_listeners_hear_of_changes_alone_and_of_names_that_went() -> None:
     await health.show({"": SERVING, "a": SERVING})
     assert heard == [("a", SERVING)]
     heard.clear()
-    await health.show({})
-    assert sorted(heard) == [("", NOT_SERVING), ("a", NOT_SERVING)]
+    await health.show({"": SERVING})
+    assert heard == [("a", UNKNOWN)]
     heard.clear()
-    await health.show({})
-    assert heard == []
+    await health.show({"": SERVING})
+    assert heard == [], "what has gone is forgotten"
+    await health.leave()
+    assert heard == [("", NOT_SERVING)]

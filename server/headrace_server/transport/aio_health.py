@@ -13,13 +13,12 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from headrace_server.errors import Overloaded
-from headrace_server.transport.health import NOT_SERVING
+from headrace_server.transport.health import NOT_SERVING, UNKNOWN
 from headrace_server.transport.inflation import reading
 from headrace_server.transport.refusal import Context, refuse
 
 SERVICE: Final = "grpc.health.v1.Health"
 
-_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _MOST_WATCHERS: Final = 512
 _MOST_CHARACTERS: Final = 100
 
@@ -48,8 +47,11 @@ class HealthService:
         }
 
     async def set(self, name: str, state: int) -> None:
-        """Tell a name's state from now on; nobody who watches it is waited for."""
-        self._states[name] = state
+        """Tell a name's state from now on, or forget it if it is UNKNOWN; no watcher is waited for."""
+        if state == UNKNOWN:
+            self._states.pop(name, None)
+        else:
+            self._states[name] = state
         self._wake(name)
 
     def end(self) -> None:
@@ -88,7 +90,7 @@ class HealthService:
         told = None
         while True:
             changed.clear()
-            state = self._states.get(name, _UNKNOWN)
+            state = self._states.get(name, UNKNOWN)
             if state != told:
                 await context.write(health_pb2.HealthCheckResponse(status=state))
                 told = state

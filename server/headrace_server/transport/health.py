@@ -16,6 +16,8 @@ from headrace_server.core.catalogue import Entry, ModelState
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+"""What those who watch a name are told once it has gone, and never a state that is kept."""
 
 Listener = Callable[[str, int], Awaitable[None]]
 
@@ -32,13 +34,16 @@ class Health:
         self._listeners.append(listener)
 
     async def show(self, states: Mapping[str, int]) -> None:
-        """Take these states; names that are not among them, and once were, are not serving."""
-        wanted = dict.fromkeys(self._states, NOT_SERVING) | dict(states)
-        for name, state in wanted.items():
+        """Take these states; others are forgotten, as versions come and go for ever."""
+        for name, state in (dict.fromkeys(self._states, UNKNOWN) | dict(states)).items():
             if self._states.get(name) != state:
-                self._states[name] = state
                 for listener in self._listeners:
                     await listener(name, state)
+        self._states = dict(states)
+
+    async def leave(self) -> None:
+        """Say of everything that it is not serving any more."""
+        await self.show(dict.fromkeys(self._states, NOT_SERVING))
 
 
 def states_of(*, ready: bool, index: list[Entry]) -> dict[str, int]:
