@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,8 @@ from hosted_server import HostedServer, connected, eventually, hosted, infer_req
 from model_folders import put
 from onnx_models import Models
 from scripted_engines import PATIENCE_SECONDS
+from server_process import ServerProcess
 
-from headrace_engines.memory import give_back
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.service import Service
@@ -110,25 +109,25 @@ def test_a_model_takes_one_thread_and_tells_its_memory(tmp_path: Path, models: M
     assert repository.close(PATIENCE_SECONDS)
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
 def test_what_is_told_of_memory_is_about_what_is_taken_and_an_unload_gives_it_back(
     tmp_path: Path, models: Models
 ) -> None:
-    model = models.mlp((1024, 1024, 1024, 8))
-    for place in range(8):
-        put(tmp_path, f"m{place}", model)
-    repository = Repository(RepositoryOptions((tmp_path,), Mode.EXPLICIT, ("*",), parallel=PARALLEL))
-    give_back()
-    before = resident_bytes()
-    repository.open()
-    repository.load_all()
-    told = sum(model.memory_bytes for model in repository.catalogue.ready())
-    assert 0.7 < (resident_bytes() - before) / told < 1.5
-    for place in range(8):
-        repository.unload_model(f"m{place}")
-    assert (resident_bytes() - before) / told < 0.3
-    assert repository.close(PATIENCE_SECONDS)
+    put(tmp_path, "small", models.mlp())
+    names = [f"m{place}" for place in range(8)]
+    for name in names:
+        put(tmp_path, name, models.mlp((1024, 1024, 1024, 8)))
+    flags = ["--model-control-mode", "explicit", "--load-model", "small"]
+    with ServerProcess(tmp_path, *flags) as server, connected(server.ready()["grpc"]) as stub:
+        before = server.memory_bytes()  # a process of its own: no other test's memory is used again
+        for name in names:
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name))
+        told = sum(
+            one.memory_usage[0].byte_size
+            for one in stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats
+            if one.name in names
+        )
+        assert 0.7 < (server.memory_bytes() - before) / told < 1.5
+        for name in names:
+            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name))
+        assert (server.memory_bytes() - before) / told < 0.3

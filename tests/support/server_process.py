@@ -75,11 +75,18 @@ class ServerProcess:
         """Send a signal."""
         self._process.send_signal(number)
 
+    def memory_bytes(self) -> int:
+        """Return the memory that the process has in use."""
+        return self._status_bytes("VmRSS:")
+
     def peak_memory_bytes(self) -> int:
         """Return the most memory that the process ever had in use."""
+        return self._status_bytes("VmHWM:")
+
+    def _status_bytes(self, field: str) -> int:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(peak) * 1024
+        (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(field))
+        return int(kilobytes) * 1024
 
     def exit_code(self) -> int:
         """Wait for the end."""
