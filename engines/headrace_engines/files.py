@@ -25,7 +25,10 @@ def check(path: Path) -> None:
 
 
 def text(path: Path, most_bytes: int) -> str:
-    """Return what a text file holds. Raises ModelFileError if it is none, or larger than `most_bytes`."""
+    """Return what a text file holds, without the byte order mark that some editors put in front.
+
+    Raises ModelFileError if it is no text, or larger than `most_bytes`.
+    """
     check(path)
     try:
         with path.open("rb") as file:
@@ -35,7 +38,7 @@ def text(path: Path, most_bytes: int) -> str:
     if len(content) > most_bytes:
         raise ModelFileError(f"{path.name}: larger than {most_bytes} bytes")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ModelFileError(f"{path.name}: no UTF-8 text: {error.reason} in line {line}") from error

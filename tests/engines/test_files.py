@@ -38,6 +38,11 @@ def test_what_is_no_text_or_too_large_is_told(tmp_path: Path, content: bytes, to
     assert str(refused.value) == told
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfname")
+    assert files.text(tmp_path / "file", 10) == "name"
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match=r"^pipe: not a regular file$"):

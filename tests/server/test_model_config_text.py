@@ -56,7 +56,11 @@ def test_a_text_is_read_as_protobuf_reads_it(text: str) -> None:
         ),
         (
             "max_batch_size: 99999999999",
-            ["c:1: max_batch_size: 99999999999 is not a whole number"],
+            ["c:1: max_batch_size: 99999999999 is too large: 2147483647 is the most"],
+        ),
+        (
+            "max_batch_size: -99999999999",
+            ["c:1: max_batch_size: -99999999999 is too small: -2147483648 is the least"],
         ),
         (
             "input {\n data_type: TYPE_FLOAT\n}",
@@ -221,7 +225,11 @@ def test_what_protobuf_prints_is_read_back(message: ModelConfig) -> None:
         ('{"instance_group": [{"kind": "5"}]}', 'instance_group[0].kind: "5" is not one of KIND_AUTO'),
         ('{"input": [{"data_type": "FLOAT"}]}', "did you mean TYPE_FP32?"),
         ('{"instance_group": [{"kind": 9}]}', "instance_group[0].kind: 9 is not one of KIND_AUTO"),
-        ('{"name": 5}', "config override: name: "),
+        ('{"name": 5}', "config override: name: 5 is not a text in quotes"),
+        ('{"max_batch_size": "many"}', "config override: max_batch_size: many is not a whole number"),
+        ('{"max_batch_size": 99999999999}', "99999999999 is too large: 2147483647 is the most"),
+        ('{"input": [{"dims": [3, "x"]}]}', "config override: input[0].dims[1]: x is not a whole number"),
+        ('{"metric_tags": {"a": 3}}', 'config override: metric_tags["a"]: 3 is not a text in quotes'),
     ],
 )
 def test_what_is_wrong_with_json_is_told(text: str, expected: str) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from headrace_server.models.model_config_problems import Problem
 from headrace_server.models.model_config_text import Document, in_map, map_values
-from headrace_server.models.model_config_values import expected, meant, misnamed
+from headrace_server.models.model_config_values import expected, meant, misnamed, refusal
 
 JSON_SOURCE: Final = "config override"
 
@@ -124,6 +124,10 @@ class _Cleaning:
         if isinstance(value, dict | list) or not _is_of(field.enum_type, value):
             hint = meant(field, value) if isinstance(value, str) else ""
             return self._refused(path, value, expected(field), _NEUTRAL.get(field.cpp_type, 0), hint)
+        if not _is_taken(field, value):
+            word = value if isinstance(value, str) else json.dumps(value)
+            self._problem(path, refusal(field, word), meant(field, word))
+            return _NEUTRAL.get(field.cpp_type, 0)
         return value
 
     def _refused(self, path: str, value: Any, wanted: str, instead: Any, hint: str = "") -> Any:
@@ -139,6 +143,16 @@ def _is_of(known: EnumDescriptor | None, value: Any) -> bool:
     if known is None:
         return True
     return value in (known.values_by_name if isinstance(value, str) else known.values_by_number)
+
+
+def _is_taken(field: FieldDescriptor, value: Any) -> bool:
+    """Whether protobuf's JSON mapping takes a value for a field, or for one of several in it."""
+    holder = message_factory.GetMessageClass(cast(Descriptor, field.containing_type))()
+    try:
+        json_format.ParseDict({field.name: [value] if field.is_repeated else value}, holder)
+    except json_format.ParseError:
+        return False
+    return True
 
 
 def _key(text: str, values: FieldDescriptor) -> str | int:

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from headrace_proto.v1.model_config_pb2 import ModelConfig
 from headrace_server.models.model_config_problems import Problem
-from headrace_server.models.model_config_values import expected, meant, misnamed, number
+from headrace_server.models.model_config_values import meant, misnamed, number, refusal
 
 _BRACKETS: Final = {"{": "}", "<": ">"}
 _FRONT: Final = re.compile(r"\d+(:\d+)? : ('.*': )?", re.DOTALL)
@@ -196,7 +196,7 @@ class _Reader:
         try:
             value = self._text(token) if is_text else self._consumed(described, token)
         except ValueError:
-            self._problem(line, path, f"{token} is not {expected(described)}", meant(described, token))
+            self._problem(line, path, refusal(described, token), meant(described, token))
             value = described.default_value if not described.is_repeated else 0
         if described.is_repeated:
             getattr(message, described.name).append(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from google.protobuf import text_format
@@ -15,6 +16,16 @@ _MEANT: Final = {
     "INT": "TYPE_INT32", "LONG": "TYPE_INT64", "BYTE": "TYPE_UINT8",
     "CPU": "KIND_CPU", "GPU": "KIND_GPU", "AUTO": "KIND_AUTO",
 }  # fmt: skip
+
+_RANGES: Final = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
+"""The least and the most of whole numbers, by a field's type."""
+
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,100}")
 
 _NOTHING: Final = "TYPE_INVALID"
 """The value that stands for a type that was not given."""
@@ -57,6 +68,18 @@ def expected(described: FieldDescriptor) -> str:
             return "a whole number from 0"
         case _:
             return "a whole number"
+
+
+def refusal(described: FieldDescriptor, word: str) -> str:
+    """Say what is wrong with a word that the field does not take."""
+    lowest, highest = _RANGES.get(described.cpp_type, (0, 0))
+    if highest and described.enum_type is None and _DECIMAL.fullmatch(word):
+        value = int(word)
+        if value > highest:
+            return f"{word} is too large: {highest} is the most"
+        if value < lowest < 0:
+            return f"{word} is too small: {lowest} is the least"
+    return f"{word} is not {expected(described)}"
 
 
 def misnamed(name: str, described: Descriptor) -> str:
