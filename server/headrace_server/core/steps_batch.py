@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -27,8 +27,6 @@ from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, InvalidInput, Overloaded
 
 _logger = logging.getLogger(__name__)
-
-_RETRY_AFTER_SECONDS: Final = 1.0
 
 
 class StepsBatch:
@@ -154,7 +152,7 @@ class StepsBatch:
         if work.window is not None and not work.window.admit(len(answer), self._patience_seconds):
             self._give_up(place)
             reason = f"the responses are not read: one has waited for {self._patience_seconds:g} s"
-            self._model.fail([work], Overloaded(reason, _RETRY_AFTER_SECONDS))
+            self._model.fail([work], Overloaded(reason))
             return False
         try:
             work.sink.deliver_part(work, answer)
