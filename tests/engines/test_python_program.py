@@ -116,6 +116,17 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, code: str, message
     assert not own_modules()
 
 
+@pytest.mark.parametrize("code", ["\nx = = 1", "\nx = 1 / 0", "\nimport nowhere", "\nfrom .wrong import x"])
+def test_the_line_is_told_of_a_repository_that_is_named_relatively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    path = version(tmp_path, code, wrong="\n\nnothing")
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
+    with pytest.raises(ModelFileError, match=r"^(model|wrong)\.py:3: \w+Error: "):
+        opened(Path("..") / path.relative_to(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["model.py", "other.txt", "a.b.py"])
 def test_a_file_that_is_no_module_is_told(tmp_path: Path, name: str) -> None:
     if name != "model.py":
@@ -236,7 +247,7 @@ def test_a_closed_program_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_the_trace_of_a_failure_shows_its_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     with pytest.raises(ModelFileError):
         opened(version(tmp_path, "\ndef fails():\n    raise OSError('here')\nfails()"))
     assert "raise OSError('here')" in caplog.text

@@ -30,14 +30,14 @@ class Program:
         """Execute the file. Raises ModelFileError naming the file, and the line where there is one."""
         if path.suffix != ".py" or "." in path.stem or not path.is_file():
             raise ModelFileError(f"{path.name}: not there; a file with Python code, *.py, expected")
-        self._path = path
+        self._path = path.absolute()  # as the import system names files in traces
         self._version = version
         self._parameters = declaration.parameters
         self._lock = threading.Lock()
         self._begun = 0
         self._running = 0
         try:
-            self._module = import_file(path, f"{path.parent.parent.name}-{version}")
+            self._module = import_file(self._path, f"{self._path.parent.parent.name}-{version}")
         except BaseException as error:  # user code: an exit, too, is a failure of the program alone
             raise self._failure(error) from error
         try:
@@ -114,7 +114,7 @@ class Program:
 
         Files are named from their folder on, as everywhere: the text reaches clients.
         """
-        _log.info("%s: failed to load", self._path, exc_info=error)
+        _log.warning("%s: failed to load", self._path, exc_info=error)
         if isinstance(error, SyntaxError):
             file = self._within(error.filename or self._path.name)
             return ModelFileError(f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}")
