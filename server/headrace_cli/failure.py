@@ -62,10 +62,11 @@ def failing(*kinds: type[Exception], exit_code: ExitCode = ExitCode.FAILED) -> I
     except BrokenPipeError:
         raise  # whoever read the output left: an end, and no failure to tell anybody
     except kinds as error:
-        raise CommandError(_told(error), exit_code) from error
+        raise CommandError(told(error), exit_code) from error
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """Return what a person is told of an error that speaks for itself; of a file, which one it is."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror.lower()}"

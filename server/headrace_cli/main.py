@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import Any, Final
 
 import click
 
-from headrace_cli.failure import CommandError, ExitCode
+from headrace_cli import standard_streams
+from headrace_cli.failure import CommandError, ExitCode, told
 from headrace_proto import __version__
 
 COMMANDS: Final[Mapping[str, str]] = {
@@ -86,6 +86,7 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    standard_streams.prepare()
     sys.exit(run(arguments))
 
 
@@ -107,14 +108,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; without this the interpreter complains while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.give_up_stdout()  # whoever read it has gone
         return ExitCode.FAILED
     except Exception as error:
-        return _fail(
-            f"unexpected {type(error).__name__}: {error} (headrace --debug shows where)", ExitCode.FAILED
-        )
+        return _fail(_unforeseen(error), ExitCode.FAILED)
     return outcome if isinstance(outcome, int) else ExitCode.OK
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        if error.filename == standard_streams.STDOUT:
+            standard_streams.give_up_stdout()
+        return told(error)
+    return f"unexpected {type(error).__name__}: {error} (headrace --debug shows where)"
 
 
 def _fail(message: str, exit_code: ExitCode) -> int:

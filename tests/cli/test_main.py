@@ -104,6 +104,28 @@ def test_what_nobody_foresaw_is_one_line_too(
     )
 
 
+def test_output_that_cannot_be_written_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            headrace("serve", "--show-config"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "headrace: error: stdout: no space left on device\n"
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_server_lives_without_a_standard_stream(descriptor: int, tmp_path: Path) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    serve = headrace("serve", "--model-repository", str(tmp_path), "--grpc-port", "0", "--metrics-port", "0")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {descriptor}>&-', "sh", *serve],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert ("no model could be loaded" in done.stderr) is (descriptor != 2)
+
+
 def test_an_interrupt_has_its_exit_code() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"

@@ -46,6 +46,11 @@ def test_every_version_of_every_model_by_number(tmp_path: Path) -> None:
     assert not any(model.problem for model in found.values())
 
 
+def test_a_repository_that_cannot_even_be_looked_at_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="nnn cannot be read: File name too long"):
+        scan([tmp_path / ("n" * 300)])
+
+
 def test_several_repositories(tmp_path: Path) -> None:
     folders(tmp_path, "first/a/1", "second/b/2", "second/.cache/1")
     found = scan([tmp_path / "first", tmp_path / "second"])

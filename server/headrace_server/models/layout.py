@@ -77,9 +77,9 @@ def is_version(text: str) -> bool:
 
 
 def _model_folders(repository: Path) -> list[Path]:
-    if not repository.is_dir():
-        raise RepositoryError(f"there is no model repository at {repository}: no such folder")
     try:
+        if not repository.is_dir():
+            raise RepositoryError(f"there is no model repository at {repository}: no such folder")
         entries = list(repository.iterdir())
     except OSError as error:
         raise RepositoryError(
