@@ -227,7 +227,9 @@ def test_a_stop_does_not_wait_for_a_load(tmp_path: Path) -> None:
         assert other.loads == 0, "what was not begun is left out"
 
 
-def test_a_stop_waits_for_what_is_drained_as_long_as_it_may(tmp_path: Path, models: Models) -> None:
+def test_a_stop_waits_for_what_is_drained_as_long_as_it_may(
+    tmp_path: Path, models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
     program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
     with staged(tmp_path) as stage:
         stage.repository.load_model("m")
@@ -235,5 +237,6 @@ def test_a_stop_waits_for_what_is_drained_as_long_as_it_may(tmp_path: Path, mode
         put(tmp_path, "m", models.adding(2), 2)
         stage.repository.load_model("m")
         assert not stage.repository.close(0.01)
+        assert "not finished in 0.0 s: m version 1" in caplog.messages
         program.open()
         assert stage.answer_of("old") == 1

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from headrace_engines.errors import EngineError
 from headrace_engines.memory import give_back
 from headrace_server.errors import ShuttingDown
-from headrace_server.models.catalogue import WHOLE, ModelCatalogue
+from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.plan import PlanError, Source
 from headrace_server.models.versions import LoadOptions, Version, open_version
@@ -54,13 +54,15 @@ class Rollout:
         self._loading = 0
         self._closing = False
 
-    def apply(self, name: str, planned: Callable[[], Mapping[int, Source]]) -> dict[int, str]:
+    def apply(
+        self, name: str, planned: Callable[[], Mapping[int, Source]], loaded: str = OF_REPOSITORY
+    ) -> dict[int, str]:
         """Make the model serve the planned versions; return the reasons of those that cannot be loaded.
 
         What serves and is unchanged stays. What is no longer wanted goes when everything new is ready, so
         that a failure leaves it serving. `planned` is called when the model's turn has come, so that the
-        last to ask sees the newest state. Raises what it raises but for what is wrong with the model, and
-        ShuttingDown if the end of the server comes between.
+        last to ask sees the newest state; `loaded` says in words where it comes from. Raises what it
+        raises but for what is wrong with the model, and ShuttingDown if the end of the server comes between.
         """
         with self._turn(name):
             standing = self._serving.get(name, {})
@@ -68,7 +70,7 @@ class Rollout:
                 sources = planned()
             except (PlanError, ConfigError) as error:
                 _logger.error("model %s is not served as it stands: %s", name, error)  # noqa: TRY400  # it says all
-                self._swap(name, standing, failures := {WHOLE: str(error)})
+                self._swap(name, standing, failures := {WHOLE: str(error)}, loaded)
                 return failures
             kept = {
                 number: standing[number]
@@ -79,7 +81,7 @@ class Rollout:
             self._tell_loading(name, wanted)
             opened, failures = self._open(name, wanted)
             serving = {**(standing if failures else kept), **opened}
-            self._swap(name, serving, failures)
+            self._swap(name, serving, failures, loaded)
             if wanted:
                 give_back()
             return failures
@@ -98,11 +100,12 @@ class Rollout:
             versions += self._draining
         for version in versions:
             version.close()
-        in_time = [version.join(max(0.0, give_up - time.monotonic())) for version in versions]
-        if not all(in_time):
-            _logger.warning("%d models did not finish in %.1f s", in_time.count(False), timeout_seconds)
+        late = [one for one in versions if not one.join(max(0.0, give_up - time.monotonic()))]
+        if late:
+            names = ", ".join(sorted(f"{one.model.facts.name} version {one.number}" for one in late))
+            _logger.warning("not finished in %.1f s: %s", timeout_seconds, names)
         with self._lock:
-            return all(in_time) and not self._loading
+            return not late and not self._loading
 
     @contextmanager
     def _turn(self, name: str) -> Iterator[None]:
@@ -154,7 +157,11 @@ class Rollout:
         return reason
 
     def _swap(
-        self, name: str, serving: dict[int, Version], failures: Mapping[int, str]
+        self,
+        name: str,
+        serving: dict[int, Version],
+        failures: Mapping[int, str],
+        loaded: str = OF_REPOSITORY,
     ) -> list[threading.Thread]:
         """Let these versions answer, and drain those that did until now."""
         with self._lock:
@@ -171,7 +178,7 @@ class Rollout:
                 version.close()
             raise ShuttingDown("the server is stopping")
         models = {number: version.model for number, version in serving.items()}
-        self._catalogue.serve(name, models, failures)
+        self._catalogue.serve(name, models, failures, loaded)
         self._on_change()
         return [self._drain(version) for version in old]
 
