@@ -97,6 +97,7 @@ def test_the_server_is_live_ready_and_tells_its_name(stub: InferenceServiceStub)
     metadata = stub.ServerMetadata(pb.ServerMetadataRequest())
     assert metadata.name == "headrace"
     assert "binary_tensor_data" in metadata.extensions
+    assert len(set(metadata.extensions)) == len(metadata.extensions)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ SERVER_NAME: Final = "headrace"
 EXTENSIONS: Final = (
     "classification",
     "sequence",
-    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
