@@ -141,6 +141,30 @@ def test_a_configuration_in_json_stands_for_the_file_until_the_next_load(
         assert repository.catalogue.find("m", "").facts.spec.max_batch_size == 64
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        (
+            Override('{"max_batch_size": "many"}'),
+            "config override: max_batch_size: many is not a whole number",
+        ),
+        (Override("{}", {"1/model.onnx": b"no model"}), "model.onnx: ONNX Runtime cannot load it"),
+    ],
+    ids=["configuration", "files"],
+)
+def test_the_index_does_not_blame_the_repository_for_what_a_caller_sent(
+    tmp_path: Path, models: Models, override: Override, reason: str
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with explicit(tmp_path, load=("m",)) as repository:
+        with pytest.raises(InvalidInput, match=reason):
+            repository.load_model("m", override)
+        (entry,) = repository.index()
+        assert entry.reason.startswith(
+            f"serves as it was loaded before; a load with what a caller sent along failed: {reason}"
+        )
+
+
 WRONG_TYPES = {
     "3": "a JSON object is expected, int came",
     "[]": "a JSON object is expected, list came",

@@ -20,6 +20,8 @@ from headrace_server.models.layout import FoundModel, is_version
 WHOLE: Final = 0
 """Stands for the version where something is said of a model as a whole."""
 UNLOADED: Final = "unloaded"
+OF_REPOSITORY: Final = "what the repository holds now"
+"""What was loaded, in the words that tell of its failure."""
 
 _MOST_NAME_CHARACTERS: Final = 256
 """Looking for near names costs time that grows with their length."""
@@ -97,8 +99,12 @@ class ModelCatalogue:
                     standings[number] = _Standing(ModelState.LOADING)
             self._put(name, standings)
 
-    def serve(self, name: str, models: Mapping[int, Model], failures: Mapping[int, str]) -> None:
+    def serve(
+        self, name: str, models: Mapping[int, Model], failures: Mapping[int, str], loaded: str = OF_REPOSITORY
+    ) -> None:
         """Let these versions answer from now on, and no other ones; say why those that failed did.
+
+        `loaded` says in words what failed, where it was anything else than the repository's.
 
         Versions that answered until now are to be drained by the caller, who then tells `drained`.
         """
@@ -112,7 +118,7 @@ class ModelCatalogue:
             standings.pop(WHOLE, None)
             for number, reason in failures.items():
                 for concerned in models if number == WHOLE and models else (number,):
-                    standings[concerned] = _failed(standings.get(concerned), reason)
+                    standings[concerned] = _failed(standings.get(concerned), reason, loaded)
             self._put(name, standings)
             self._publish()
 
@@ -193,11 +199,11 @@ def _entries(name: str, standings: Mapping[int, _Standing]) -> list[Entry]:
     return entries
 
 
-def _failed(standing: _Standing | None, reason: str) -> _Standing:
+def _failed(standing: _Standing | None, reason: str, loaded: str) -> _Standing:
     """Return how a version stands after a load that failed: what it was loaded as before goes on serving."""
     if standing is None or standing.state is not ModelState.READY:
         return _Standing(ModelState.UNAVAILABLE, reason)
-    told = f"serves as it was loaded before; what the repository holds now failed: {reason}"
+    told = f"serves as it was loaded before; {loaded} failed: {reason}"
     return _Standing(ModelState.READY, told, standing.model)
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from headrace_engines.publication import check_name
 from headrace_server.core.catalogue import Entry, Override
 from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, NotSupported, ShuttingDown
-from headrace_server.models.catalogue import WHOLE, ModelCatalogue
+from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.layout import FoundModel, RepositoryError, read_model, scan
 from headrace_server.models.overrides import Upload
 from headrace_server.models.plan import plan
@@ -38,6 +38,7 @@ class Mode(enum.Enum):
 
 
 EVERYTHING: Final = "*"
+_OF_CALLER: Final = "a load with what a caller sent along"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,10 @@ class Repository:
             _check_upload(name, override)
             upload = Upload(override.files)
             found = read_model(name, upload.folder)
-            failures = self._rollout.apply(name, lambda: plan(found, config, upload))
+            failures = self._rollout.apply(name, lambda: plan(found, config, upload), _OF_CALLER)
         else:
-            failures = self._rollout.apply(name, lambda: plan(self._found_in(name, folders), config))
+            loaded = OF_REPOSITORY if config is None else _OF_CALLER
+            failures = self._rollout.apply(name, lambda: plan(self._found_in(name, folders), config), loaded)
         if failures:
             reasons = (f"version {number}: {why}" if number else why for number, why in failures.items())
             raise InvalidInput(f"model {name!r} cannot be loaded: {'; '.join(reasons)}")
