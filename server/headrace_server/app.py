@@ -2,7 +2,7 @@
 
 Start: configuration → port bound (live, not ready) → models loaded and warmed up → SERVING → registered
 → ready line. Stop: deregistered and NOT_SERVING → still serving while look-ups notice → what was accepted
-is answered → engines closed. A second signal ends the process at once.
+is answered → engines closed. A second signal ends the process at once, unless it comes with the first.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _WHY_NOT_STARTED: Final = (
     StartError, PortError, CertificateError, MetricsPortError, TraceFileError,
     RepositoryError, RegistrationError,
 )  # fmt: skip
+_SAME_STOP_SECONDS: Final = 0.5
+"""Signals that come so close are one: `timeout` and others send theirs to a child and to its group."""
 _TRACES_SECONDS: Final = 5.0
 """Longest wait on stop for traces to be written."""
 
@@ -212,12 +214,19 @@ class Server:
 
     def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
+            if self._stop.is_set():
+                _logger.info("a signal so soon after the first is taken for the same")
+                return
             self._stop.set()
             self._changed.set()
+            loop.call_later(_SAME_STOP_SECONDS, let_the_next_one_end)
+            _logger.info("stopping")
+
+        def let_the_next_one_end() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
-            _logger.info("stopping; a second signal ends the process at once")
+            _logger.info("still stopping; a second signal ends the process at once")
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)

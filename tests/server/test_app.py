@@ -223,6 +223,20 @@ def test_a_second_signal_ends_the_process_at_once(slow_repository: Path) -> None
         assert server.exit_code() == -signal.SIGTERM, "the signal ended it, and not the end of its work"
 
 
+def test_signals_that_come_together_are_one(slow_repository: Path) -> None:
+    rounds = np.array(10_000).tobytes()
+    slow = infer_request("slow", ("x", "FP32", (1,), bytes(4)), ("rounds", "INT64", (), rounds))
+    with ServerProcess(slow_repository) as server, connected(server.ready()["grpc"]) as stub:
+        stream = stub.ModelStreamInfer(iter([slow, ROW]))
+        assert next(stream).infer_response.model_name == "good"
+        server.signal(signal.SIGTERM)
+        server.await_log("stopping")
+        server.signal(signal.SIGTERM)
+        server.await_log("taken for the same")
+        assert next(stream).infer_response.model_name == "slow"
+        assert server.exit_code() == 0
+
+
 def test_what_is_not_answered_within_the_exit_timeout_is_cut_off(slow_repository: Path) -> None:
     with (
         ServerProcess(slow_repository, "--exit-timeout-secs", "0.2") as server,

@@ -19,7 +19,7 @@ def command(show_config: bool, file: Path | None, **flags: Any) -> int:
     """Serve a folder of models over gRPC.
 
     Models stand in the folder as MODEL/VERSION/model.onnx. When all are loaded and warmed up, one JSON
-    line on stdout tells the address. SIGTERM or Ctrl-C drains and stops; a second one stops at once.
+    line on stdout tells the address. SIGTERM or Ctrl-C drains and stops; a later one stops at once.
 
     \b
     Examples:
