@@ -14,6 +14,7 @@ import pytest
 from gated_server import Gated, answered, expected, gated, rows
 from hosted_server import eventually
 from prometheus_client.parser import text_string_to_metric_families
+from request_streams import closed
 from scripted_engines import Arrays, Gate, Shelf, rows_spec
 
 from headrace_engines.errors import ExecutionError
@@ -196,6 +197,19 @@ def test_a_full_queue_and_a_deadline_that_passed_are_rejections_and_a_caller_who
         assert scrape(url).value("nv_inference_request_success") == 2
         (stats,) = one.stub.ModelStatistics(pb.ModelStatisticsRequest(name="m")).model_stats
         assert stats.inference_stats.fail.count == 2
+
+
+def test_calls_and_streams_whose_own_deadline_passes_in_the_queue_are_all_rejections() -> None:
+    with gated() as one, metered(one) as url:
+        busy = one.occupy()
+        calls = [one.stub.ModelInfer.future(rows(n), timeout=0.3) for n in range(5)]
+        stream = one.stub.ModelStreamInfer(closed(*map(rows, range(5))), timeout=0.3)
+        for call in (*calls, stream):
+            assert call.code() is Code.DEADLINE_EXCEEDED
+        eventually(lambda: scrape(url).failures() == {"REJECTED": 10}, "all are rejections")
+        one.gate.open()
+        assert answered(busy.result(PATIENCE_SECONDS)) == expected(0)
+        assert scrape(url).failures() == {"REJECTED": 10}
 
 
 def test_an_engine_s_failure_and_a_wrong_request_have_reasons_of_their_own() -> None:

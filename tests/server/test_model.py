@@ -14,9 +14,9 @@ from works import work_of
 from headrace_engines.spec import ModelSpec, TensorSpec
 from headrace_engines.steps import SequenceTurn
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.request import State, Work
+from headrace_server.core.request import NO_DEADLINE, State, Work
 from headrace_server.core.settings import ModelSettings, Sequences
-from headrace_server.core.statistics import Execution
+from headrace_server.core.statistics import Execution, FailReason
 from headrace_server.errors import DeadlineMissed, DeviceLost, InvalidInput, Overloaded, ShuttingDown
 
 INSTANCES = 3
@@ -198,6 +198,34 @@ def test_a_caller_who_leaves_after_the_work_was_taken_is_noted_and_counted_when_
     assert model.snapshot().cancel.count == 0
     model.drop([work])
     assert (model.snapshot().cancel.count, work.state, work.data) == (1, State.ENDED, ())
+    assert not sink.by_key["a"]
+
+
+@pytest.mark.parametrize(
+    ("deadline_in_seconds", "reason"),
+    [
+        pytest.param(-1, FailReason.REJECTED, id="passed"),
+        pytest.param(0.005, FailReason.REJECTED, id="the caller's clock is ahead"),
+        pytest.param(3600, FailReason.CANCELED, id="far away"),
+        pytest.param(NO_DEADLINE, FailReason.CANCELED, id="none"),
+    ],
+)
+@pytest.mark.parametrize("is_taken", [False, True], ids=["waits", "executed"])
+def test_a_caller_who_leaves_at_the_deadline_has_missed_it(
+    deadline_in_seconds: float, reason: FailReason, *, is_taken: bool
+) -> None:
+    model, sink = model_of(), Answers()
+    work = submitted(model, sink, "a")
+    assert not is_taken or model.take(wait=False) == [work]
+    work.deadline = time.monotonic() + deadline_in_seconds
+    work.queued_ns = time.monotonic_ns()
+    model.cancel(work)
+    if is_taken:
+        work.deadline = 0.0
+        model.drop([work])
+    figures = model.snapshot()
+    assert [(other, count) for other, count in figures.failures.items() if count] == [(reason, 1)]
+    assert (figures.fail.count, figures.cancel.count) == ((1, 0) if reason is FailReason.REJECTED else (0, 1))
     assert not sink.by_key["a"]
 
 

@@ -153,8 +153,10 @@ class Model:
 
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
+        is_late = work.is_late(time.monotonic())
         with self._lock:
             work.abandoned = True
+            work.left_late = is_late
             if work.window is not None:
                 work.window.open()
             if work.state is not QUEUED:
@@ -265,7 +267,9 @@ class Model:
         self._forget(works)
 
     def _forget(self, works: Sequence[Work]) -> None:
-        self._ledger.failed(FailReason.CANCELED, works)
+        """Count what nobody hears of: gRPC may end a call at its deadline before anybody here has looked."""
+        self._ledger.failed(FailReason.REJECTED, [work for work in works if work.left_late])
+        self._ledger.failed(FailReason.CANCELED, [work for work in works if not work.left_late])
         if self._ordering is not None:
             self._ordering.leave(works)
 

@@ -20,6 +20,11 @@ from headrace_server.errors import InferenceError
 
 NO_DEADLINE: Final = math.inf
 
+_LEEWAY_SHARE: Final = 0.01
+"""By so much gRPC rounds a timeout up when it tells the server of it."""
+_LEEWAY_SECONDS: Final = 0.01
+"""So long a call may be on its way, while the caller's clock runs already."""
+
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
 Data = tuple[bytes | NDArray[Any] | None, ...]
@@ -131,9 +136,9 @@ class Work:
     """An accepted request: what its model's queue holds, and what its sink gets back."""
 
     __slots__ = (
-        "abandoned", "data", "deadline", "id", "is_overdue", "model", "overdue_at", "parameters", "priority",
-        "queued_ns", "rendering", "reply", "rows", "sequence", "shapes", "sink", "size_bytes", "state",
-        "wanted", "window",
+        "abandoned", "data", "deadline", "id", "is_overdue", "left_late", "model", "overdue_at",
+        "parameters", "priority", "queued_ns", "rendering", "reply", "rows", "sequence", "shapes", "sink",
+        "size_bytes", "state", "wanted", "window",
     )  # fmt: skip
 
     def __init__(
@@ -163,9 +168,21 @@ class Work:
         self.queued_ns = queued_ns
         self.abandoned = False
         """Whether the caller has gone after the work was taken."""
+        self.left_late = False
+        """Whether the caller has gone because the deadline passed."""
         self.window: Window | None = None
         """Bounds the responses on their way; only while a model that gives several executes the work."""
         self.state = QUEUED
+
+    def is_late(self, now: float) -> bool:
+        """Whether a caller who leaves at this moment, in seconds, leaves because the deadline passed.
+
+        A caller's own clock ends the call as well, and somewhat earlier than ours would.
+        """
+        if self.deadline == NO_DEADLINE:
+            return False
+        allowed_seconds = self.deadline - self.queued_ns * 1e-9
+        return now >= self.deadline - _LEEWAY_SHARE * allowed_seconds - _LEEWAY_SECONDS
 
 
 class Sink(Protocol):

@@ -22,8 +22,9 @@ class FailReason(enum.Enum):
     """Why a request got no rows; the values are the protocol's words."""
 
     REJECTED = "REJECTED"
-    """The queue was full, or the deadline passed in it."""
+    """The queue was full, or the deadline passed before the answer."""
     CANCELED = "CANCELED"
+    """The caller left before the deadline."""
     BACKEND = "BACKEND"
     """The engine failed."""
     OTHER = "OTHER"

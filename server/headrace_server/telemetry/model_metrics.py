@@ -69,8 +69,8 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
 )
 _FAILURES: Final = (
     "nv_inference_request_failure",
-    "Requests that were not: REJECTED, the queue was full or the deadline passed in it; CANCELED, the caller "
-    "left; BACKEND, the engine failed; OTHER",
+    "Requests that were not: REJECTED, the queue was full or the deadline passed; CANCELED, the caller left "
+    "before it; BACKEND, the engine failed; OTHER",
 )
 _GAUGES: Final[tuple[tuple[str, str, Callable[[Model], float]], ...]] = (
     (
