@@ -57,15 +57,15 @@ def transport_options(config: ServerConfig) -> TransportOptions:
 def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] | None:
     if not config.tls_cert:
         return None
-    client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-    files = TlsFiles(Path(config.tls_cert), Path(config.tls_key), client_ca)
+    client_ca = _fixed(config.tls_client_ca) if config.tls_client_ca else None
+    files = TlsFiles(_fixed(config.tls_cert), _fixed(config.tls_key), client_ca)
     return functools.partial(server_credentials, files)
 
 
 def repository_options(config: ServerConfig) -> RepositoryOptions:
     """Return which folders hold the models, and how they are kept up with."""
     return RepositoryOptions(
-        folders=config.model_repository,
+        folders=tuple(map(_fixed, config.model_repository)),
         mode=Mode(config.model_control_mode),
         load_at_start=config.load_model,
         poll_seconds=config.repository_poll_secs,
@@ -80,7 +80,7 @@ def repository_options(config: ServerConfig) -> RepositoryOptions:
 
 def tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:
     """Return the tracing of these models. Raises TraceFileError where its file cannot be written."""
-    writer = TraceWriter(Path(config.trace_file)) if config.trace_file else None
+    writer = TraceWriter(_fixed(config.trace_file)) if config.trace_file else None
     level = TIMESTAMPS if TIMESTAMPS in config.trace_level else OFF
     defaults = TraceSettings(trace_level=level, trace_rate=config.trace_rate)
     return Tracing(catalogue, defaults, writer)
@@ -91,9 +91,9 @@ def consul_settings(config: ServerConfig) -> ConsulSettings:
     return ConsulSettings(
         address=config.consul_address,
         token=config.consul_token,
-        cacert=config.consul_cacert,
-        client_cert=config.consul_client_cert,
-        client_key=config.consul_client_key,
+        cacert=_fixed_text(config.consul_cacert),
+        client_cert=_fixed_text(config.consul_client_cert),
+        client_key=_fixed_text(config.consul_client_key),
         namespace=config.consul_namespace,
     )
 
@@ -114,3 +114,12 @@ def service_entry(
         checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
         ttl_seconds=config.consul_ttl_secs,
     )
+
+
+def _fixed(path: str | Path) -> Path:
+    """Return the path as it is meant at the start: a model that is a program may leave this folder."""
+    return Path(path).absolute()
+
+
+def _fixed_text(path: str) -> str:
+    return str(_fixed(path)) if path else ""
