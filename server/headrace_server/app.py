@@ -114,11 +114,11 @@ class Server:
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
         try:
             self._tracing.start()
+            bound = await transport.start()  # first: what is wrong with --host is told of gRPC
+            self._addresses = _told(bound)
             if self._config.allow_metrics:
                 self._metrics_port = metrics.start()
                 self._addresses["metrics"] = _address(metrics_host, self._metrics_port)
-            bound = await transport.start()
-            self._addresses = _told(bound) | self._addresses
             _logger.info("listening on %s, loading %d models", ", ".join(map(str, bound)), len(wanted))
             await self._load(wanted)
             if not self._stop.is_set():

@@ -99,6 +99,15 @@ def test_a_port_that_is_taken_is_told(repository: Path) -> None:
             assert f"cannot listen on 127.0.0.1:{port}: the port is taken" in line
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [("host.invalid", "the host does not resolve"), ("192.0.2.1", "cannot assign requested address")],
+)
+def test_a_host_that_is_nobody_s_is_told(repository: Path, host: str, why: str) -> None:
+    with ServerProcess(repository, "--host", host) as server:
+        assert f"cannot listen on {host}:0: {why}" in only_error(server)
+
+
 def test_a_second_server_on_the_port_of_the_first_is_told(repository: Path) -> None:
     with ServerProcess(repository) as first:
         address = first.ready()["grpc"]

@@ -60,6 +60,25 @@ def test_a_socket_of_a_server_that_runs_is_left_to_it(tmp_path: Path) -> None:
         assert is_live(first.address)
 
 
+@pytest.mark.parametrize("again", ["{path}", "{folder}/./it.sock"])
+def test_a_socket_that_is_given_twice_is_told(tmp_path: Path, again: str) -> None:
+    path = tmp_path / "it.sock"
+    with (
+        pytest.raises(PortError, match=r"it\.sock: it is given twice"),
+        listening(f"unix:{path}", "unix:" + again.format(path=path, folder=tmp_path)),
+    ):
+        pytest.fail("it listens")
+
+
+def test_a_socket_is_removed_from_wherever_the_process_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with listening("unix:it.sock"):
+        monkeypatch.chdir("/")
+    assert not (tmp_path / "it.sock").exists()
+
+
 @pytest.mark.parametrize("kind", ["file", "link to a file", "folder"])
 def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "it"
@@ -89,7 +108,7 @@ def test_a_taken_port_among_several_addresses_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with (
-            pytest.raises(PortError, match=f"cannot listen on {address}: the port is taken"),
+            pytest.raises(PortError, match=f"cannot listen on {address}: the port is taken; --grpc-port or"),
             listening("127.0.0.1:0", address),
         ):
             pytest.fail("it listens")

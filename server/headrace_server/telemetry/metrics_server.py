@@ -6,6 +6,7 @@ whoever reads slowly, or sends its request byte by byte, is cut off and loses on
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import socketserver
@@ -21,6 +22,9 @@ from headrace_server.telemetry.exposition import CONTENT_TYPE
 
 _logger = logging.getLogger(__name__)
 
+_OF_THE_PORT: Final = (errno.EADDRINUSE, errno.EACCES)
+_ANOTHER_PORT: Final = "--metrics-port takes another port, 0 any free one"
+_ANOTHER_HOST: Final = "--metrics-address takes another address"
 _PLACES: Final = 8
 _LONGEST_SECONDS: Final = 10.0
 
@@ -49,9 +53,10 @@ class MetricsServer:
             )[0]
             self._server = _Server(family, address, self._page, self._longest_seconds)
         except OSError as error:
+            advice = _ANOTHER_PORT if error.errno in _OF_THE_PORT else _ANOTHER_HOST
             raise MetricsPortError(
                 f"cannot listen on {self._host} port {self._port} for metrics: {error.strerror}; "
-                "--metrics-port takes another port, 0 any free one, and --no-allow-metrics does without"
+                f"{advice}, and --no-allow-metrics does without"
             ) from error
         threading.Thread(target=self._server.serve, name="metrics", daemon=True).start()
         return int(self._server.server_address[1])

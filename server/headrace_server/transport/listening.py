@@ -37,7 +37,12 @@ class Listening:
 
     def open(self, server: grpc.aio.Server) -> tuple[ListenAddress, ...]:
         """Let the server listen; return the addresses with the ports that they got. Raises PortError."""
-        return tuple(self._open(server, address) for address in self._addresses)
+        bound: list[ListenAddress] = []
+        for address in self._addresses:
+            if address in bound or (address.path and Path(address.path).absolute() in self._sockets):
+                raise PortError(f"cannot listen on {address}: it is given twice")
+            bound.append(self._open(server, address))
+        return tuple(bound)
 
     def close(self) -> None:
         """Remove the socket files that were made and are still ours."""
@@ -62,7 +67,7 @@ class Listening:
             raise PortError(f"cannot listen on {address}: {_why_not(address)}")
         if not address.path:
             return replace(address, port=port)
-        path = Path(address.path)
+        path = Path(address.path).absolute()  # whatever folder the process is in when it is removed
         self._sockets[path] = path.stat().st_ino
         return address
 
@@ -112,7 +117,7 @@ def _why_not(address: ListenAddress) -> str:
         return f"the host does not resolve ({error.strerror})"
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return "the port is taken"
+            return "the port is taken; --grpc-port or --listen takes another one, 0 any free one"
         return (error.strerror or str(error)).lower()
     return "gRPC gave no reason"
 
