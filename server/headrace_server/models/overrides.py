@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
 import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from headrace_server.errors import InvalidInput, NotSupported
+from headrace_server.errors import InferenceError, InvalidInput, NotSupported, Overloaded
 from headrace_server.models.layout import is_version
+from headrace_server.models.scratch import ScratchFolder
 
+_CALLERS_FAULTS: Final = frozenset(
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+)
+"""What names can do to each other; whatever else goes wrong in writing is the machine's."""
+_RETRY_SECONDS: Final = 60.0
 _PROGRAM: Final = ".py"
 _MOST_FILES: Final = 256
 _MOST_DEPTH: Final = 16
@@ -24,24 +29,37 @@ class Upload:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         """`files` are contents by path in the model's folder, such as "1/model.onnx".
 
-        Raises InvalidInput for a path that leads out of the folder or nowhere, NotSupported for a program.
+        Raises InvalidInput for a path that leads out of the folder or nowhere, NotSupported for a program,
+        Overloaded where the machine cannot keep them.
         """
         paths = {_checked(path): content for path, content in files.items()}
         if len(paths) != len(files) or len(files) > _MOST_FILES:
             raise InvalidInput(
                 f"{len(files)} files came; at most {_MOST_FILES} with different paths are taken"
             )
-        self.folder = Path(tempfile.mkdtemp(prefix="headrace-model-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            self._scratch = ScratchFolder()
+        except OSError as error:
+            raise _unwritten(error) from error
+        self.folder = self._scratch.path
         try:
             _write(self.folder, paths)
         except OSError as error:
             self.remove()
-            raise InvalidInput(f"the files cannot stand beside each other: {error.strerror}") from error
+            raise _unwritten(error) from error
 
     def remove(self) -> None:
         """Remove the folder now."""
-        self._remove()
+        self._scratch.remove()
+
+
+def _unwritten(error: OSError) -> InferenceError:
+    """Return what to tell a caller whose files could not be written."""
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in _CALLERS_FAULTS:
+        return InvalidInput(f"the files cannot stand beside each other: {reason}")
+    place = tempfile.tempdir or "a folder of temporary files"
+    return Overloaded(f"the server cannot keep the model's files in {place}: {reason}", _RETRY_SECONDS)
 
 
 def _checked(text: str) -> PurePosixPath:

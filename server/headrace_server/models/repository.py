@@ -24,6 +24,7 @@ from headrace_server.models.overrides import Upload
 from headrace_server.models.plan import plan
 from headrace_server.models.polling import Watch
 from headrace_server.models.rollout import Rollout
+from headrace_server.models.scratch import remove_abandoned
 from headrace_server.models.versions import LoadOptions
 
 _logger = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class Repository:
     def open(self) -> list[str]:
         """Look at the folders; return the names of the models that `start` will load.
 
+        Files that callers sent to servers that were killed are removed first.
         Raises RepositoryError if there is nothing to serve, or a model that should be loaded is not there.
         """
+        remove_abandoned()
         found = self._look()
         options = self._options
         if not found and options.mode is Mode.NONE:
