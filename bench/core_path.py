@@ -106,6 +106,9 @@ class _OneModel:
     def find(self, name: str, version: str) -> Model:
         return self._model
 
+    def answers(self, name: str, version: str) -> bool:
+        return True
+
     def ready(self) -> Sequence[Model]:
         return (self._model,)
 

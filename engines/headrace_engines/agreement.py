@@ -8,7 +8,6 @@ tensor, all at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeclarationError, Difference, ExecutionError
+from headrace_engines.near import near
 from headrace_engines.python_model import DTYPES
 from headrace_engines.samples import accepted_recipe
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
@@ -119,8 +119,8 @@ def _agreed(
     names = [tensor.name for tensor in found]
     for name in said:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            meant = near(name, names)
+            hint = f"; did you mean {meant[0]!r}?" if meant else ""
             text = f"the model has {', '.join(map(repr, names))} alone{hint}"
             differences.append(Difference(kind, text, name))
     agreed = []

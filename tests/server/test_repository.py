@@ -81,8 +81,15 @@ def test_what_is_not_there(
     tmp_path: Path, models: Models, name: str, version: str, error: type[Exception], text: str
 ) -> None:
     put(tmp_path, "digits", models.adding(2), version=2)
-    with serving(tmp_path) as repository, pytest.raises(error, match=text):
-        repository.catalogue.find(name, version)
+    with serving(tmp_path) as repository:
+        with pytest.raises(error, match=text):
+            repository.catalogue.find(name, version)
+        if error is InvalidInput:
+            with pytest.raises(error, match=text):
+                repository.catalogue.answers(name, version)
+        else:
+            assert not repository.catalogue.answers(name, version)
+        assert repository.catalogue.answers("digits", "2")
 
 
 def test_a_broken_model_leaves_the_rest_serving_and_tells_why(

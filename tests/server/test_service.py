@@ -140,6 +140,23 @@ def test_what_is_ready_without_any_model() -> None:
     assert not service.is_model_ready("m", "")
 
 
+class Polled(Shelf):
+    """A catalogue that is not to be asked for the error, which looks for near names and takes its time."""
+
+    def find(self, name: str, version: str) -> Model:
+        raise NotImplementedError
+
+    def answers(self, name: str, version: str) -> bool:
+        return name == "m"
+
+
+def test_readiness_costs_no_error_about_what_is_not_there() -> None:
+    service = Service(Polled())
+    assert [service.is_model_ready(name, "") for name in ("m", "n")] == [True, False]
+    service.leave()
+    assert not service.is_model_ready("m", "")
+
+
 def test_models_by_name_and_version() -> None:
     a, b = (Model(name, "1", ROWS, "scripted", Limits()) for name in "ab")
     service = Service(Shelf(a, b))

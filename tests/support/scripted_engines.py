@@ -20,7 +20,7 @@ from headrace_server.core.request import NO_DEADLINE, InputTensor, Request, Work
 from headrace_server.core.service import Service
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.worker import Worker
-from headrace_server.errors import InferenceError, ModelNotFound
+from headrace_server.errors import InferenceError, ModelNotFound, ModelNotReady
 
 PATIENCE_SECONDS = 20.0
 """Longest wait for something that must happen; a test that waits this long has failed."""
@@ -192,6 +192,12 @@ class Shelf:
         if name not in self._models or version not in ("", "1"):
             raise ModelNotFound(f"there is no model {name!r} {version!r}")
         return self._models[name]
+
+    def answers(self, name: str, version: str) -> bool:
+        try:
+            return self.find(name, version).lost is None
+        except (ModelNotFound, ModelNotReady):
+            return False
 
     def ready(self) -> Sequence[Model]:
         return [model for model in self._models.values() if model.lost is None]

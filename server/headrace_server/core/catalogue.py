@@ -56,6 +56,12 @@ class Catalogue(Protocol):
         Raises ModelNotFound, ModelNotReady, or InvalidInput where the version is no number.
         """
 
+    def answers(self, name: str, version: str) -> bool:
+        """Whether that model is there and can answer; costs little whatever is asked for, for callers poll.
+
+        Raises InvalidInput where the version is no number.
+        """
+
     def ready(self) -> Sequence[Model]:
         """Return every version that answers, ordered by name and version."""
 

@@ -12,8 +12,6 @@ from headrace_server.errors import (
     ControlDisabled,
     DeadlineMissed,
     InferenceError,
-    ModelNotFound,
-    ModelNotReady,
     NotSupported,
     ShuttingDown,
 )
@@ -111,12 +109,7 @@ class Service:
 
         Callers ask until it is there. Raises InvalidInput where the version is no number.
         """
-        if self._leaving:
-            return False
-        try:
-            return self._catalogue.find(name, version).lost is None
-        except (ModelNotFound, ModelNotReady):
-            return False
+        return not self._leaving and self._catalogue.answers(name, version)
 
     def model(self, name: str, version: str) -> Model:
         """Return the model that would answer. Raises as `Catalogue.find` does."""

@@ -6,12 +6,12 @@ of a model whole.
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headrace_engines.near import near
 from headrace_server.core.catalogue import Entry, ModelState
 from headrace_server.core.model import Model
 from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
@@ -22,9 +22,6 @@ WHOLE: Final = 0
 UNLOADED: Final = "unloaded"
 OF_REPOSITORY: Final = "what the repository holds now"
 """What was loaded, in the words that tell of its failure."""
-
-_MOST_NAME_CHARACTERS: Final = 256
-"""Looking for near names costs time that grows with their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,14 @@ class ModelCatalogue:
         if model is None:
             raise self._not_found(name, version)
         return model
+
+    def answers(self, name: str, version: str) -> bool:
+        """Whether `find` would return a model that can answer: see `Catalogue.answers`."""
+        model = self._models.get((name, version))
+        if model is None:
+            _check_version(version)
+            return False
+        return model.lost is None
 
     def ready(self) -> Sequence[Model]:
         """Return every version that answers, ordered by name and number."""
@@ -146,8 +151,8 @@ class ModelCatalogue:
         """Return the error for a name that no model has, with those that are near it."""
         if not name:
             return ModelNotFound("the request names no model")
-        near = difflib.get_close_matches(name[:_MOST_NAME_CHARACTERS], self.known(), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        meant = near(name, self.known(), 3)
+        hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
         return ModelNotFound(f"there is no model {name!r}{hint}")
 
     def _of(self, name: str) -> dict[int, _Standing]:
@@ -173,8 +178,7 @@ class ModelCatalogue:
         self._models = models
 
     def _not_found(self, name: str, version: str) -> InferenceError:
-        if version and not is_version(version):
-            return InvalidInput(f"model version {version!r} came, a whole number from 1 expected")
+        _check_version(version)
         with self._lock:
             standings = {str(number or ""): one for number, one in self._of(name).items()}
             is_known = name in self._found or bool(standings)
@@ -185,6 +189,11 @@ class ModelCatalogue:
         if version and "" not in standings and version not in standings:
             return ModelNotFound(f"model {name!r} has no version {version!r}; {_served(standings)}")
         return _not_ready(name, version, standings)
+
+
+def _check_version(version: str) -> None:
+    if version and not is_version(version):
+        raise InvalidInput(f"model version {version!r} came, a whole number from 1 expected")
 
 
 def _entries(name: str, standings: Mapping[int, _Standing]) -> list[Entry]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-CONFIG_FILE: Final = "config.pbtxt"
+from headrace_engines.near import near
 
-_MOST_NAME_CHARACTERS: Final = 256
-"""Looking for near names costs time that grows with their length."""
+CONFIG_FILE: Final = "config.pbtxt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +81,5 @@ class Findings:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question naming what was probably meant, "" if nothing is near."""
-    near = difflib.get_close_matches(name[:_MOST_NAME_CHARACTERS], list(known), n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    meant = near(name, known, 2)
+    return f"did you mean {' or '.join(meant)}?" if meant else ""

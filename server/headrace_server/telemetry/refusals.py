@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
+from headrace_engines.near import near
 from headrace_server.errors import InvalidInput
 
 _MOST_CHARACTERS: Final = 100
@@ -16,6 +16,6 @@ def unknown_setting(what: str, name: str, known: Iterable[str]) -> InvalidInput:
     """Return the error for a setting that nobody knows; passed over, a misspelt name would mislead."""
     names = list(known)
     name = name[:_MOST_CHARACTERS]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    meant = near(name, names)
+    hint = f" (did you mean {meant[0]!r}?)" if meant else ""
     return InvalidInput(f"there is no {what} {name!r}{hint}; there are: {', '.join(names)}")
