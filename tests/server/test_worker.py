@@ -13,6 +13,7 @@ from scripted_engines import (
     RAGGED,
     ROWS,
     WITHOUT_BATCH,
+    Answers,
     Arrays,
     FailsOn,
     Gate,
@@ -27,6 +28,7 @@ from scripted_engines import (
 from headrace_engines.errors import ExecutionError
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.model import Limits
+from headrace_server.core.request import Work
 from headrace_server.errors import (
     DeadlineMissed,
     EngineFailed,
@@ -213,15 +215,37 @@ def test_expired_work_is_answered_while_the_engine_is_busy() -> None:
     assert len(served.answers.by_key["late"]) == 1
 
 
-def test_work_in_execution_neither_expires_nor_is_cancelled() -> None:
+def test_work_in_execution_does_not_expire() -> None:
     gate = Gate()
     with serving(ScriptedEngine(before=gate)) as served:
         work = served.infer("a", 1, deadline=time.monotonic() + 100)
         gate.arrival()
         served.model.expire(work)
-        served.model.cancel(work)
         gate.open()
         assert served.answers.rows_of("a") == answered(1)
+
+
+@pytest.mark.parametrize("spec", [ROWS, RAGGED], ids=["staged", "ragged"])
+def test_invariant_3_work_cancelled_in_execution_is_not_encoded_and_its_neighbours_get_their_rows(
+    spec: ModelSpec,
+) -> None:
+    gate = Gate()
+    encoded: list[str] = []
+    sink = Answers(fails_to_encode=lambda work: encoded.append(work.id) or False)  # type: ignore[func-returns-value]  # it only listens
+    with serving(ScriptedEngine(spec, before=gate)) as served:
+        served.infer("first", 0, sink=sink)
+        gate.arrival()
+        _, gone, _ = (served.infer(key, value, sink=sink) for key, value in (("a", 1), ("gone", 2), ("b", 3)))
+        gate.let_one_through()
+        gate.arrival()
+        served.model.cancel(gone)
+        gate.open()
+        assert [sink.rows_of(key) for key in ("first", "a", "b")] == [[1], answered(1), answered(3)]
+        served.model.close(drain=True)
+        assert served.worker.join(PATIENCE_SECONDS)
+    assert encoded == ["first", "a", "b"]
+    assert not sink.by_key["gone"]
+    assert (served.model.statistics.success.count, served.model.statistics.cancel.count) == (3, 1)
 
 
 def test_invariant_3_work_cancelled_in_the_queue_is_never_executed_and_costs_its_neighbours_nothing() -> None:
@@ -335,7 +359,7 @@ def test_invariant_1_every_accepted_request_gets_exactly_one_answer_and_its_own_
     )
     accepted: dict[tuple[int, int], tuple[int, ...]] = {}
     refused: set[tuple[int, int]] = set()
-    cancelled: set[tuple[int, int]] = set()
+    cancelled: dict[tuple[int, int], Work] = {}
 
     def send(sender: int) -> None:
         chance = random.Random(seed + sender)
@@ -351,7 +375,7 @@ def test_invariant_1_every_accepted_request_gets_exactly_one_answer_and_its_own_
             accepted[key] = values
             what = chance.random()
             if what < 0.1:
-                cancelled.add(key)
+                cancelled[key] = work
                 served.model.cancel(work)
             elif what < 0.2:
                 served.model.expire(work)
@@ -366,13 +390,13 @@ def test_invariant_1_every_accepted_request_gets_exactly_one_answer_and_its_own_
         assert served.worker.join(PATIENCE_SECONDS)
         answers = {key: given for key, given in served.answers.by_key.items() if given}
     assert not refused & answers.keys()
-    assert answers.keys() | cancelled >= accepted.keys()
+    assert answers.keys() | cancelled.keys() >= accepted.keys()
     for key, given_answers in answers.items():
         (answer,) = given_answers
         check_answer(answer, accepted[key])
     counts = served.model.statistics
     assert counts.success.count == sum(isinstance(given[0], bytes) for given in answers.values())
-    assert counts.cancel.count == len(accepted) - len(answers)
+    assert counts.cancel.count == sum(not cancelled[key].left_late for key in accepted.keys() - answers)
 
 
 def check_answer(answer: bytes | InferenceError, values: tuple[int, ...]) -> None:

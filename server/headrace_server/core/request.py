@@ -182,7 +182,8 @@ class Work:
         if self.deadline == NO_DEADLINE:
             return False
         allowed_seconds = self.deadline - self.queued_ns * 1e-9
-        return now >= self.deadline - _LEEWAY_SHARE * allowed_seconds - _LEEWAY_SECONDS
+        leeway_seconds = _LEEWAY_SHARE * allowed_seconds + _LEEWAY_SECONDS
+        return now >= self.deadline - min(leeway_seconds, allowed_seconds / 2)
 
 
 class Sink(Protocol):
