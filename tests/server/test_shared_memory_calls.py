@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from gated_server import Gated, answered, expected, gated, rows
-from hosted_server import HostedServer, connected, hosted, infer_request
+from hosted_server import HostedServer, connected, eventually, hosted, infer_request
 from numpy.typing import NDArray
 from scripted_engines import PATIENCE_SECONDS, Arrays, ScriptedEngine, serving
 from shared_objects import SharedObject, shared_object
@@ -127,6 +127,20 @@ def test_a_stream_uses_memory_as_calls_do() -> None:
         assert sorted(raw) == [[], [b""], [np.array(expected(5, 6), np.int64).tobytes()]]
 
 
+def test_nothing_is_written_to_the_memory_of_a_caller_who_has_gone() -> None:
+    with sharing(5) as (it, shared):
+        call = it.stub.ModelInfer.future(through(1, into=(64, 8)))
+        it.gate.arrival()
+        call.cancel()
+        eventually(lambda: it.server.transport.in_flight_bytes == 0, "the server knows")
+        assert it.stub.ServerLive(pb.ServerLiveRequest()).live
+        it.gate.open()
+        eventually(lambda: it.served.model.snapshot().execution_count == 1, "the execution is over")
+        assert elements(shared, 64, 1) == [0]
+        eventually(lambda: it.served.model.snapshot().cancel.count == 1, "the caller is counted")
+        assert it.served.model.snapshot().success.count == 0
+
+
 def test_a_region_that_is_unregistered_while_a_request_waits_still_serves_it() -> None:
     with sharing(5) as (it, shared):
         it.occupy()
@@ -149,7 +163,7 @@ def test_a_region_that_is_unregistered_while_a_request_waits_still_serves_it() -
 )
 def test_an_output_whose_memory_is_gone_fails_its_caller_alone(change: Any, text: str) -> None:
     with sharing(5) as (it, shared):
-        it.occupy()
+        occupying = it.occupy()
         gone, neighbour = (it.stub.ModelInfer.future(one) for one in (through(1, into=(64, 8)), rows(9)))
         it.await_waiting(2)
         change(shared)
@@ -157,6 +171,7 @@ def test_an_output_whose_memory_is_gone_fails_its_caller_alone(change: Any, text
         assert answered(neighbour.result(PATIENCE_SECONDS)) == expected(9)
         assert gone.code() is Code.INVALID_ARGUMENT
         assert text in gone.details()
+        occupying.result(PATIENCE_SECONDS)
         statistics = it.served.model.snapshot()
         assert (statistics.success.count, statistics.fail.count) == (2, 1)
 

@@ -13,7 +13,6 @@ from scripted_engines import (
     RAGGED,
     ROWS,
     WITHOUT_BATCH,
-    Answers,
     Arrays,
     FailsOn,
     Gate,
@@ -223,29 +222,6 @@ def test_work_in_execution_does_not_expire() -> None:
         served.model.expire(work)
         gate.open()
         assert served.answers.rows_of("a") == answered(1)
-
-
-@pytest.mark.parametrize("spec", [ROWS, RAGGED], ids=["staged", "ragged"])
-def test_invariant_3_work_cancelled_in_execution_is_not_encoded_and_its_neighbours_get_their_rows(
-    spec: ModelSpec,
-) -> None:
-    gate = Gate()
-    encoded: list[str] = []
-    sink = Answers(fails_to_encode=lambda work: encoded.append(work.id) or False)  # type: ignore[func-returns-value]  # it only listens
-    with serving(ScriptedEngine(spec, before=gate)) as served:
-        served.infer("first", 0, sink=sink)
-        gate.arrival()
-        _, gone, _ = (served.infer(key, value, sink=sink) for key, value in (("a", 1), ("gone", 2), ("b", 3)))
-        gate.let_one_through()
-        gate.arrival()
-        served.model.cancel(gone)
-        gate.open()
-        assert [sink.rows_of(key) for key in ("first", "a", "b")] == [[1], answered(1), answered(3)]
-        served.model.close(drain=True)
-        assert served.worker.join(PATIENCE_SECONDS)
-    assert encoded == ["first", "a", "b"]
-    assert not sink.by_key["gone"]
-    assert (served.model.statistics.success.count, served.model.statistics.cancel.count) == (3, 1)
 
 
 def test_invariant_3_work_cancelled_in_the_queue_is_never_executed_and_costs_its_neighbours_nothing() -> None:

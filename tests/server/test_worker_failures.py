@@ -1,4 +1,4 @@
-"""What fails, and whom it costs: the worker under failing engines, devices and sinks."""
+"""What fails or leaves, and whom it costs: the worker under failing engines, devices, sinks and callers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from scripted_engines import (
     rows_spec,
     serving,
 )
+from works import work_of
 
 from headrace_engines.errors import DeviceError, ExecutionError
 from headrace_engines.spec import ModelSpec
@@ -201,3 +202,45 @@ def test_invariant_8_a_device_that_is_lost_while_a_failed_batch_is_separated_ans
     assert served.answers.rows_of(0) == answered(1)
     assert all(isinstance(served.answers.error_of(key), DeviceLost) for key in (1, 2))
     assert served.losses == ["Xid 79"]
+
+
+def test_invariant_3_a_request_that_no_array_can_be_made_of_costs_neither_its_neighbours_nor_the_model() -> (
+    None
+):
+    gate = Gate()
+    with serving(ScriptedEngine(RAGGED, before=gate)) as served:
+        served.infer("first", 0)
+        gate.arrival()
+        served.infer("a", 1)
+        served.model.submit(
+            work_of(served.model, served.answers, size_bytes=7, shapes=((1, 1),), reply="culprit")
+        )
+        served.infer("b", 2)
+        gate.open()
+        assert isinstance(served.answers.error_of("culprit"), EngineFailed)
+        assert served.answers.rows_of("a") == answered(1)
+        assert served.answers.rows_of("b") == answered(2)
+        assert served.model.lost is None
+
+
+@pytest.mark.parametrize("spec", [ROWS, RAGGED], ids=["staged", "ragged"])
+def test_invariant_3_work_cancelled_in_execution_is_not_encoded_and_its_neighbours_get_their_rows(
+    spec: ModelSpec,
+) -> None:
+    gate = Gate()
+    encoded: list[str] = []
+    sink = Answers(fails_to_encode=lambda work: encoded.append(work.id) or False)  # type: ignore[func-returns-value]  # it only listens
+    with serving(ScriptedEngine(spec, before=gate)) as served:
+        served.infer("first", 0, sink=sink)
+        gate.arrival()
+        _, gone, _ = (served.infer(key, value, sink=sink) for key, value in (("a", 1), ("gone", 2), ("b", 3)))
+        gate.let_one_through()
+        gate.arrival()
+        served.model.cancel(gone)
+        gate.open()
+        assert [sink.rows_of(key) for key in ("first", "a", "b")] == [[1], answered(1), answered(3)]
+        served.model.close(drain=True)
+        assert served.worker.join(PATIENCE_SECONDS)
+    assert encoded == ["first", "a", "b"]
+    assert not sink.by_key["gone"]
+    assert (served.model.statistics.success.count, served.model.statistics.cancel.count) == (3, 1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeviceError, ExecutionError
 from headrace_server.core.arrays import array_of
-from headrace_server.core.delivery import encode
+from headrace_server.core.delivery import Answers, encode
 from headrace_server.core.engine_thread import EngineThread
 from headrace_server.core.failures import report_execution
 from headrace_server.core.model import Model
@@ -143,11 +143,13 @@ class Worker:
 
     def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
         computed_ns = time.monotonic_ns()
-        answers = self._encode(flight.works, outputs)
+        answers, gone = self._encode(flight.works, outputs)
         execution = Execution(
             flight.rows, flight.begun_ns, flight.started_ns, computed_ns, time.monotonic_ns()
         )
         self._model.executed(answers, execution)
+        if gone:
+            self._model.drop(gone)
 
     def _separate(self, flight: _Flight, error: Exception) -> None:
         """Execute the requests of a failed batch one by one: the failure is only for whom it meets alone.
@@ -163,8 +165,8 @@ class Worker:
         )
         while flight.works:
             alone = _Flight(flight.works[:1], time.monotonic_ns())
-            alone.collect = functools.partial(self._engine.run, self._arrays(alone.works))
             try:
+                alone.collect = functools.partial(self._engine.run, self._arrays(alone.works))
                 outputs = self._collect(alone)
             except DeviceError:
                 raise
@@ -174,16 +176,24 @@ class Worker:
                 self._answer(alone, outputs)
             del flight.works[0]
 
-    def _encode(self, works: Sequence[Work], outputs: _Arrays) -> list[tuple[Work, bytes | InferenceError]]:
+    def _encode(self, works: Sequence[Work], outputs: _Arrays) -> tuple[Answers, list[Work]]:
+        """Return the answers, and the work whose caller has gone.
+
+        That is not encoded: a sink may write to memory that the caller uses for something else by now.
+        """
         answers: list[tuple[Work, bytes | InferenceError]] = []
+        gone: list[Work] = []
         shared = self._has_batch_axis
         start = 0
         for work in works:
             end = start + work.rows
-            wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
-            answers.append((work, encode(work, wanted)))
+            if work.abandoned:
+                gone.append(work)
+            else:
+                wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
+                answers.append((work, encode(work, wanted)))
             start = end
-        return answers
+        return answers, gone
 
     def _fail(self, works: list[Work], error: Exception) -> None:
         self._model.fail(works, report_execution(self._model.facts.name, error))
