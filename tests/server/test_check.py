@@ -165,6 +165,10 @@ def test_a_fault_is_told_once(shelf: Shelf, config: str, expected: str) -> None:
         (("readme",), ("m", "has no version; a folder named 1, 2, … is expected")),
         (("1/model.onnx", "config.pbtext"), ("config.pbtext", "is not read; did you mean config.pbtxt?")),
         (("1/model.onnx", "warmups/x"), ("warmups", "is not read; did you mean warmup?")),
+        (
+            ("1/model.onnx", "9223372036854775808/model.onnx"),
+            ("9223372036854775808", "is not read; the highest version is 9223372036854775807"),
+        ),
     ],
 )
 def test_names_that_differ_are_told(

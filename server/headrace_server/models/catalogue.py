@@ -15,7 +15,7 @@ from headrace_engines.near import near
 from headrace_server.core.catalogue import Entry, ModelState
 from headrace_server.core.model import Model
 from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
-from headrace_server.models.layout import FoundModel, is_version
+from headrace_server.models.layout import FoundModel, is_number
 
 WHOLE: Final = 0
 """Stands for the version where something is said of a model as a whole."""
@@ -192,7 +192,7 @@ class ModelCatalogue:
 
 
 def _check_version(version: str) -> None:
-    if version and not is_version(version):
+    if version and not is_number(version):
         raise InvalidInput(f"model version {version!r} came, a whole number from 1 expected")
 
 

@@ -14,7 +14,14 @@ from typing import Final
 
 from headrace_engines.spec import ModelSpec
 from headrace_server.models import model_config
-from headrace_server.models.layout import FoundModel, RepositoryError, is_version, scan
+from headrace_server.models.layout import (
+    HIGHEST_VERSION,
+    FoundModel,
+    RepositoryError,
+    is_number,
+    is_version,
+    scan,
+)
 from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_platform import USUAL_FILES
 from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, Problem, did_you_mean
@@ -188,13 +195,15 @@ def _stray(folder: Path, versions: Collection[int]) -> Iterator[Trouble]:
         near = did_you_mean(entry.name, _NAMES_IN_A_MODEL)
         if near and entry.name not in _NAMES_IN_A_MODEL:
             yield Trouble(entry, "is not read", suggestion=near)
+        elif is_number(entry.name) and not is_version(entry.name) and entry.is_dir():
+            yield Trouble(entry, "is not read", suggestion=f"the highest version is {HIGHEST_VERSION}")
     if versions:
         return
-    numbered = [entry.name for entry in entries if entry.is_dir() and entry.name.strip("vV0").isdecimal()]
+    numbered = [entry.name for entry in entries if entry.is_dir() and is_version(entry.name.lstrip("vV0"))]
     models = [entry.name for entry in entries if entry.name in USUAL_FILES.values()]
     suggestion = "a folder named 1, 2, … is expected"
     if numbered:
-        suggestion = f"rename {numbered[0]} to {int(numbered[0].strip('vV'))}"
+        suggestion = f"rename {numbered[0]} to {numbered[0].lstrip('vV0')}"
     elif models:
         suggestion = f"move {models[0]} into {folder / '1'}"
     yield Trouble(folder, "has no version", suggestion=suggestion)

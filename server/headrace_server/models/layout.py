@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+HIGHEST_VERSION: Final = 2**63 - 1
+"""The protocol's numbers have 64 bits."""
 _WARMUP: Final = "warmup"
 """The one folder of a model that is no version and that its configuration may name files in."""
 _BYTE_CODE: Final = "__pycache__"
@@ -72,7 +74,12 @@ def read_model(name: str, folder: Path) -> FoundModel:
 
 
 def is_version(text: str) -> bool:
-    """Whether this names a version: a whole number from 1, without leading zeros."""
+    """Whether this names a version: a whole number of 64 bits from 1, without leading zeros."""
+    return is_number(text) and len(text) <= len(str(HIGHEST_VERSION)) and int(text) <= HIGHEST_VERSION
+
+
+def is_number(text: str) -> bool:
+    """Whether this is a whole number from 1, without leading zeros, however large."""
     return text.isascii() and text.isdigit() and not text.startswith("0")
 
 
