@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Final
 
 from headrace_engines.errors import ModelFileError
+
+_START_BYTES: Final = 256
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_PAGES: Final = (b"<!doctype", b"<html", b"<?xml")
 
 
 def check(path: Path) -> None:
@@ -42,6 +47,23 @@ def text(path: Path, most_bytes: int) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ModelFileError(f"{path.name}: no UTF-8 text: {error.reason} in line {line}") from error
+
+
+def nature(path: Path) -> str:
+    """Say of a model's file that cannot be read as one how large it is, and what it probably is instead."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES).lstrip().lower()
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        return str(unreadable(path, error))
+    if not size_bytes:
+        return "the file is empty"
+    if start.startswith(_LFS_POINTER):
+        return f"the file has {size_bytes} bytes and is a Git LFS pointer: run `git lfs pull`"
+    if start.startswith(_PAGES):
+        return f"the file has {size_bytes} bytes and is a web page: its download went wrong"
+    return f"the file has {size_bytes} bytes, and may have been cut short"
 
 
 def unreadable(path: Path, error: OSError) -> ModelFileError:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -254,9 +255,37 @@ def test_what_is_no_file_is_told_and_not_waited_for(kind, told, name, tmp_path, 
     assert not caplog.records
 
 
-def test_a_complaint_names_no_folder_and_says_everything_once(tmp_path, caplog):
-    (tmp_path / "model.onnx").write_bytes(b"broken")
+NO_MODELS = {
+    "empty": (b"", "No graph was found in the protobuf: the file is empty"),
+    "cut short": (b"broken", "Protobuf parsing failed: the file has 6 bytes, and may have been cut short"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+        "Protobuf parsing failed: the file has 64 bytes and is a Git LFS pointer: run `git lfs pull`",
+    ),
+    "a page": (
+        b"\n<!DOCTYPE html><title>404</title>",
+        "Protobuf parsing failed: the file has 34 bytes and is a web page: its download went wrong",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_MODELS)
+def test_a_file_that_is_no_model_is_told_with_its_size_and_without_its_folder(tmp_path, caplog, what):
+    content, told = NO_MODELS[what]
+    (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelFileError) as caught:
         load(tmp_path)
-    assert str(caught.value) == "model.onnx: ONNX Runtime cannot load it: Protobuf parsing failed."
+    assert str(caught.value) == f"model.onnx: ONNX Runtime cannot load it: {told}"
     assert not caplog.records
+
+
+def test_a_missing_file_of_weights_is_told_wherever_the_folder_was_named_from(models, tmp_path, monkeypatch):
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    model = onnx.load(models.mlp())
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    (folder / "w.data").unlink()
+    monkeypatch.chdir(tmp_path)
+    for named in (folder, Path("m/1")):
+        with pytest.raises(ModelFileError, match=r"its weights are in 'w\.data', which is not there"):
+            load(named)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ _ALIGNMENT_BYTES: Final = 64
 _LOG_FATAL: Final = 4
 _OUT_OF_MEMORY: Final = "Failed to allocate memory for requested buffer of size"
 """ONNX Runtime has no status code for this."""
+_MISSING_WEIGHTS: Final = re.compile(r'External data path does not exist: "([^"]*)"')
 
 # Each status code of the native library has an exception class of its own, without a common base.
 _NATIVE_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -196,7 +198,7 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     except native.NotImplemented as error:
         raise UnsupportedModelError(f"{path.name}: ONNX Runtime: {_reason(error, path)}") from error
     except _NATIVE_ERRORS as error:
-        raise ModelFileError(f"{path.name}: ONNX Runtime cannot load it: {_reason(error, path)}") from error
+        raise ModelFileError(f"{path.name}: ONNX Runtime cannot load it: {_fault(error, path)}") from error
 
 
 def _declared(tensor: onnxruntime.NodeArg, path: Path, *, is_optional: bool = False) -> Declared:
@@ -253,6 +255,15 @@ def _fail(error: Exception) -> NoReturn:
     raise ExecutionError(f"ONNX Runtime: {_reason(error)}") from error
 
 
+def _fault(error: Exception, path: Path) -> str:
+    """Return what is wrong with a file that cannot be loaded, with what the file itself tells of it."""
+    reason = _reason(error, path)
+    if missing := _MISSING_WEIGHTS.search(reason):
+        return f"its weights are in {missing[1]!r}, which is not there: put that file beside it"
+    is_whole = path.stat().st_size and not isinstance(error, native.InvalidProtobuf)
+    return reason if is_whole else f"{reason.rstrip('.')}: {files.nature(path)}"
+
+
 def _reason(error: Exception, path: Path | None = None) -> str:
     """Return what ONNX Runtime says, without the status codes that it puts in front, and without folders."""
     text = " ".join(str(error).split())
@@ -261,4 +272,6 @@ def _reason(error: Exception, path: Path | None = None) -> str:
     text = text.rpartition("Status Message: ")[2]
     if path is None:
         return text
-    return text.removeprefix(f"Load model from {path} failed:").replace(f"{path.parent}/", "")
+    text = text.removeprefix(f"Load model from {path} failed:")
+    # ONNX Runtime makes the names of weights' files absolute.
+    return text.replace(f"{path.absolute().parent}/", "").replace(f"{path.resolve().parent}/", "")
