@@ -21,6 +21,7 @@ from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.models import model_config_platform as platforms
 from headrace_server.models.model_config_fields import refuse_unhonoured
 from headrace_server.models.model_config_json import read_json
+from headrace_server.models.model_config_own import OwnConfig
 from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, Findings, Problem
 from headrace_server.models.model_config_scheduling import batching, instances
 from headrace_server.models.model_config_sequences import sequences
@@ -64,9 +65,24 @@ def examine(folder: Path, name: str) -> tuple[GivenConfig, tuple[Problem, ...]]:
     return _given(read_text(_text(path), CONFIG_FILE), folder, name)
 
 
-def from_json(text: str, folder: Path, name: str) -> GivenConfig:
-    """Read a ModelConfig in JSON, with the names of the .proto or in camel case. Raises ConfigError."""
-    return _faultless(*_given(read_json(text), folder, name))
+def own(folder: Path, name: str) -> OwnConfig:
+    """Return what the `config.pbtxt` in a model's folder allows a caller's configuration to name."""
+    try:
+        given, problems = examine(folder, name)
+    except ConfigError:
+        return OwnConfig(ModelConfig(), None)
+    return OwnConfig(given.message, None if problems else given.declaration)
+
+
+def from_json(text: str, folder: Path, name: str, own: OwnConfig | None = None) -> GivenConfig:
+    """Read a ModelConfig in JSON, with the names of the .proto or in camel case. Raises ConfigError.
+
+    `own` is what the repository says, where the files in the folder are its own and not the caller's.
+    """
+    document = read_json(text)
+    if own is not None:
+        own.check_files(document)
+    return _faultless(*_given(document, folder, name))
 
 
 def _faultless(given: GivenConfig, problems: tuple[Problem, ...]) -> GivenConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from headrace_server.models import model_config
 from headrace_server.models.layout import FoundModel, Stamp
 from headrace_server.models.model_config import GivenConfig
+from headrace_server.models.model_config_problems import Findings
 from headrace_server.models.overrides import Upload
 
 
@@ -45,14 +46,21 @@ def plan(found: FoundModel, config: str | None = None, upload: Upload | None = N
         raise PlanError(found.problem)
     if not found.versions:
         raise PlanError(f"{found.folder} has no version: a folder named 1, 2, … is expected")
+    own = None
     if config is None:
         given = model_config.read(found.folder, found.name)
     else:
-        given = model_config.from_json(config, found.folder, found.name)
+        own = model_config.own(found.folder, found.name) if upload is None else None
+        given = model_config.from_json(config, found.folder, found.name, own)
     chosen = given.version_policy.chosen(found.versions)
     if not chosen:
         there = ", ".join(map(str, found.versions))
         raise PlanError(f"the version policy chooses none of the versions {there}")
+    if own is not None:
+        findings = Findings(given.file, given.lines)
+        for number in chosen:
+            own.check_program(found.versions[number].folder, given.declaration, findings)
+        findings.end()
     return {
         number: Source(
             number,
