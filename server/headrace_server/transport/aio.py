@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -32,6 +32,7 @@ from headrace_server.transport.health import Health
 from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.listening import Listening
 from headrace_server.transport.refusal import refuse
+from headrace_server.transport.router import Handler, Router
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.shared_memory_control import SharedMemoryCalls
 
@@ -42,8 +43,6 @@ _FAREWELL_SECONDS = 0.5
 
 _CALLS_BESIDE_INFERENCE = 1024
 """Room for health checks and questions while as many calls as allowed are being answered."""
-
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,6 @@ class TransportOptions:
     credentials: Callable[[], grpc.ServerCredentials] | None = None
     """Makes what an address speaks TLS with; none does without."""
     allow_client_shm: bool = False
-
-
-class _Router(grpc.GenericRpcHandler):
-    def __init__(self, handlers: dict[str, _Handler]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
-        return self._handlers.get(handler_call_details.method)
 
 
 class AioServer:
@@ -101,7 +92,8 @@ class AioServer:
         handlers = (
             self._handlers(procedures) | self._health.handlers() | reflection.handlers(channelz=channelz)
         )
-        self._server.add_generic_rpc_handlers((_Router(handlers),))
+        self._router = Router(handlers)
+        self._server.add_generic_rpc_handlers((self._router,))
         if channelz:
             add_channelz_servicer(self._server)
 
@@ -135,17 +127,16 @@ class AioServer:
         self._blocking.end()
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
-        await self._inference.hear_out()
         self._health.end()
-        await self._server.stop(_FAREWELL_SECONDS)
+        await self._router.close(self._server, _FAREWELL_SECONDS)
         self._listening.close()
         self._inference.close()
         self._inflation.close()
 
-    def _handlers(self, further: Mapping[str, Procedure]) -> dict[str, _Handler]:
+    def _handlers(self, further: Mapping[str, Procedure]) -> dict[str, Handler]:
         shared_memory = SharedMemoryCalls(self._regions).procedures()
         procedures = Control(self._service, {**shared_memory, **further}).procedures()
-        handlers: dict[str, _Handler] = {
+        handlers: dict[str, Handler] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._inference.infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),
         }

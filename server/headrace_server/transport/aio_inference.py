@@ -23,8 +23,6 @@ from headrace_server.transport.intake import Intake
 from headrace_server.transport.refusal import Context, refuse
 from headrace_server.transport.shared_memory import Regions
 
-_QUIET_SECONDS = 0.1
-_MOST_HEARING_SECONDS = 1.0
 _GRPC_ERROR: Final = ("triton_grpc_error", "true")
 """The header of a stream that is to end with the first error's own status."""
 
@@ -75,7 +73,6 @@ class Inference:
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._last_arrival = 0.0
         self.encode = Encoder().encode
         self.open = 0
         """Calls and streams that are being answered."""
@@ -109,20 +106,6 @@ class Inference:
         except TimeoutError:
             return False
         return True
-
-    async def hear_out(self) -> None:
-        """Go on refusing until no call has come for a moment.
-
-        Calls that gRPC has read, and not handed over, are cancelled when it stops: their callers would be
-        told neither why, nor that they were not executed.
-        """
-        give_up = time.monotonic() + _MOST_HEARING_SECONDS
-        while True:
-            now = time.monotonic()
-            quiet_at = self._last_arrival + _QUIET_SECONDS
-            if now >= min(quiet_at, give_up):
-                return
-            await asyncio.sleep(min(quiet_at, give_up) - now)
 
     def close(self) -> None:
         """Let go of the threads; nothing comes any more."""
@@ -196,7 +179,6 @@ class Inference:
             raise Overloaded(f"{self.open_streams} streams are open, which is the limit")
 
     def _enter(self, context: Context, call: Call) -> None:
-        self._last_arrival = time.monotonic()
         if self.open >= self._limits.max_calls:
             raise Overloaded(f"{self.open} calls are open, which is the limit")
         self.open += 1
