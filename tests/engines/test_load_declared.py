@@ -173,3 +173,40 @@ def test_weights_beside_the_model_count_as_its_memory(models, tmp_path) -> None:
     after = load(folder)
     after.engine.close()
     assert after.memory_bytes == before.memory_bytes + 1000
+
+
+def labelled(path: Path) -> Path:
+    """What skl2onnx makes of a classifier: a label, and a map from labels to probabilities, for each row."""
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["output_label"], axis=1, keepdims=0),
+        helper.make_node(
+            "ZipMap", ["x"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+        ),
+    ]
+    mapped = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    outputs = [
+        helper.make_tensor_value_info("output_label", TensorProto.INT64, ["N"]),
+        helper.make_value_info("output_probability", helper.make_sequence_type_proto(mapped)),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    graph = helper.make_graph(nodes, "graph", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_an_output_that_cannot_be_served_is_told_with_a_remedy_unless_others_are_declared(tmp_path) -> None:
+    folder = version(tmp_path, labelled(tmp_path / "labelled.onnx"))
+    for outputs in ((), (DeclaredTensor("output_probability", None, None),)):
+        with pytest.raises(ModelFileError, match=r"'output_probability' .*options=\{'zipmap': False\}"):
+            load(folder, declaration=Declaration(outputs=outputs))
+    declared = Declaration(outputs=(DeclaredTensor("output_label", None, None),))
+    engine = load(folder, declaration=declared).engine
+    assert not isinstance(engine, StepEngine)
+    assert [tensor.name for tensor in engine.spec.outputs] == ["output_label"]
+    (labels,) = engine.run([np.eye(3, dtype=np.float32)])
+    assert labels.tolist() == [0, 1, 2]
+    engine.close()

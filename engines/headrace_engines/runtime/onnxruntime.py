@@ -59,6 +59,10 @@ _ALIGNMENT_BYTES: Final = 64
 _LOG_FATAL: Final = 4
 _OUT_OF_MEMORY: Final = "Failed to allocate memory for requested buffer of size"
 """ONNX Runtime has no status code for this."""
+_ZIPMAP_HINT: Final = (
+    ": where skl2onnx wrote it, export with options={'zipmap': False}, which makes it a tensor; or list "
+    "the other outputs in config.pbtxt, and this one is left out"
+)
 _MISSING_WEIGHTS: Final = re.compile(r'External data path does not exist: "([^"]*)"')
 
 # Each status code of the native library has an exception class of its own, without a common base.
@@ -95,7 +99,7 @@ class OnnxRuntimeEngine:
         self._session = _open(path, declaration.threads)
         inputs = [_declared(tensor, path) for tensor in self._session.get_inputs()]
         inputs += [_declared(tensor, path, is_optional=True) for tensor in self._replaceable(declaration)]
-        outputs = [_declared(tensor, path) for tensor in self._session.get_outputs()]
+        outputs = [_declared(tensor, path) for tensor in self._wanted(declaration)]
         self._name_tensors(inputs, outputs)
         self._has_bfloat16 = any(tensor.dtype == _BFLOAT16 for tensor in (*inputs, *outputs))
         self.found: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)
@@ -153,6 +157,12 @@ class OnnxRuntimeEngine:
         said = {tensor.name for tensor in declaration.inputs}
         return [tensor for tensor in self._session.get_overridable_initializers() if tensor.name in said]
 
+    def _wanted(self, declaration: Declaration) -> list[onnxruntime.NodeArg]:
+        """Return the outputs, without those that need not be servable because others were declared."""
+        said = {tensor.name for tensor in declaration.outputs}
+        outputs = self._session.get_outputs()
+        return [tensor for tensor in outputs if not said or tensor.name in said or tensor.type in _DTYPES]
+
     def _name_tensors(
         self, inputs: Sequence[Declared | TensorSpec], outputs: Sequence[Declared | TensorSpec]
     ) -> None:
@@ -204,8 +214,9 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
 def _declared(tensor: onnxruntime.NodeArg, path: Path, *, is_optional: bool = False) -> Declared:
     dtype = _DTYPES.get(tensor.type)
     if dtype is None:
+        hint = _ZIPMAP_HINT if tensor.type.startswith("seq(map(") else ""
         raise UnsupportedModelError(
-            f"{path.name}: tensor {tensor.name!r} is of type {tensor.type}, not served here"
+            f"{path.name}: tensor {tensor.name!r} is of type {tensor.type}, not served here{hint}"
         )
     return Declared(tensor.name, dtype, tuple(tensor.shape), is_optional)
 
