@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from given_configs import given_by, model_folder
 
+from headrace_proto.v1.model_config_pb2 import ModelConfig
 from headrace_server.models.model_config import from_json, read
 from headrace_server.models.model_config_problems import ConfigError
 
@@ -244,3 +247,37 @@ def test_a_callers_json_is_checked_alike(folder: Path) -> None:
     told = str(caught.value)
     assert "config override: name: 'n' came" in told
     assert "config override: output[0].label_filename: '../secret' leads out of the model's folder" in told
+
+
+UNKNOWN_FIELDS = [f"input_{number}" for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda folder: from_json(json.dumps(dict.fromkeys(UNKNOWN_FIELDS, 1)), folder, "m"),
+        lambda folder: read(folder, "m"),
+        lambda folder: from_json(json.dumps({"instance_group": [{"count": -1}] * 1000}), folder, "m"),
+    ],
+    ids=["json", "text", "values"],
+)
+def test_after_many_problems_the_rest_is_not_looked_at(
+    folder: Path, reading: Callable[[Path], object]
+) -> None:
+    (folder / "config.pbtxt").write_text("".join(f"{name}: 1\n" for name in UNKNOWN_FIELDS))
+    with pytest.raises(ConfigError, match="after 100 problems the rest was not looked at") as caught:
+        reading(folder)
+    assert len(caught.value.problems) == 101
+
+
+def test_a_callers_json_has_a_size_that_is_read_in_seconds(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="1048577 characters came, at most 1048576 are read"):
+        from_json("{}".ljust(1048577), folder, "m")
+    assert from_json("{}".ljust(1048576), folder, "m").message == ModelConfig()
+
+
+def test_names_given_twice_are_looked_for_in_one_pass(folder: Path) -> None:
+    """Looking for each among all others, fifty thousand took a minute."""
+    names = [f'"key{number}": 1' for number in range(50_000)]
+    with pytest.raises(ConfigError, match=r"given twice: key0, key1, \S+ \S+ \S+ \S+ \S+ \S+ \S+ \S+$"):
+        from_json("{" + ", ".join(names + names[:20]) + "}", folder, "m")

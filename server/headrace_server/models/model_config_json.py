@@ -7,17 +7,23 @@ looked for here, and each field of the configuration is converted by itself.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from headrace_server.models.model_config_problems import Problem
+from headrace_server.models.model_config_problems import Problem, note
 from headrace_server.models.model_config_text import Document, in_map, map_values
 from headrace_server.models.model_config_values import expected, meant, misnamed, refusal
 
 JSON_SOURCE: Final = "config override"
+
+_MOST_CHARACTERS: Final = 1 << 20
+"""Reading so many takes seconds, which a caller who has gone does not end."""
+_MOST_TOLD: Final = 10
+"""Names of the same thing being wrong."""
 
 _NEUTRAL: Final[Mapping[int, str | bool]] = {
     FieldDescriptor.CPPTYPE_STRING: "",
@@ -27,8 +33,15 @@ _NEUTRAL: Final[Mapping[int, str | bool]] = {
 
 
 def read_json(text: str) -> Document:
-    """Read the text; whatever is wrong with it is among the document's problems."""
+    """Read the text; what is wrong with it is among the document's problems.
+
+    Raises ConfigError where that is so much that the rest is not looked at.
+    """
     document = Document(JSON_SOURCE)
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{len(text)} characters came, at most {_MOST_CHARACTERS} are read"
+        document.problems.append(Problem(JSON_SOURCE, 0, "", text))
+        return document
     try:
         given = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
         json.dumps(given, ensure_ascii=False).encode()  # half a pair of surrogates is no text
@@ -44,7 +57,7 @@ def read_json(text: str) -> Document:
         try:
             json_format.ParseDict({name: value}, document.message)
         except json_format.ParseError as error:
-            document.problems.append(Problem(JSON_SOURCE, 0, name, _reason(error)))
+            note(document.problems, Problem(JSON_SOURCE, 0, name, _reason(error)))
     return document
 
 
@@ -52,9 +65,9 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object. Raises ValueError where a name stands twice, of which JSON would keep the last."""
     given = dict(pairs)
     if len(given) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"given twice: {', '.join(twice)}")
+        counts = Counter(name for name, _ in pairs)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"given twice: {', '.join(twice[:_MOST_TOLD])}")
     return given
 
 
@@ -135,7 +148,7 @@ class _Cleaning:
         return instead
 
     def _problem(self, path: str, text: str, suggestion: str) -> None:
-        self._document.problems.append(Problem(JSON_SOURCE, 0, path, text, suggestion))
+        note(self._document.problems, Problem(JSON_SOURCE, 0, path, text, suggestion))
 
 
 def _is_of(known: EnumDescriptor | None, value: Any) -> bool:

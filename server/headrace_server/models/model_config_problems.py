@@ -10,6 +10,9 @@ from headrace_engines.near import near
 
 CONFIG_FILE: Final = "config.pbtxt"
 
+_MOST_PROBLEMS: Final = 100
+"""Nobody reads more, and each is looked into for what was meant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -33,11 +36,19 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration cannot be honoured; `problems` holds everything that was found in it."""
+    """A configuration cannot be honoured; `problems` holds what was found in it."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
         super().__init__("; ".join(map(str, self.problems)))
+
+
+def note(problems: list[Problem], problem: Problem) -> None:
+    """Add a problem to those that were found. Raises ConfigError when nothing further is looked for."""
+    problems.append(problem)
+    if len(problems) >= _MOST_PROBLEMS:
+        text = f"after {_MOST_PROBLEMS} problems the rest was not looked at"
+        raise ConfigError([*problems, Problem(problem.file, problem.line, "", text)])
 
 
 class Findings:
@@ -54,7 +65,7 @@ class Findings:
 
     def report(self, field: str, text: str, suggestion: str = "") -> None:
         """Note a problem at the line of the field, or of what encloses it if that field was not given."""
-        self._problems.append(Problem(self._file, self._line(field), field, text, suggestion))
+        note(self._problems, Problem(self._file, self._line(field), field, text, suggestion))
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from headrace_proto.v1.model_config_pb2 import ModelConfig
-from headrace_server.models.model_config_problems import Problem
+from headrace_server.models.model_config_problems import Problem, note
 from headrace_server.models.model_config_values import meant, misnamed, number, refusal
 
 _BRACKETS: Final = {"{": "}", "<": ">"}
@@ -52,7 +52,10 @@ def in_map(path: str, key: str | int) -> str:
 
 
 def read_text(text: str, file: str) -> Document:
-    """Read the text; whatever is wrong with it is among the document's problems."""
+    """Read the text; what is wrong with it is among the document's problems.
+
+    Raises ConfigError where that is so much that the rest is not looked at.
+    """
     document = Document(file)
     try:
         _Reader(text, document).read()
@@ -242,4 +245,4 @@ class _Reader:
         return self._tokens.ParseError(text)  # type: ignore[arg-type]  # it is the stub that is wrong
 
     def _problem(self, line: int, path: str, text: str, suggestion: str) -> None:
-        self._document.problems.append(Problem(self._document.file, line, path, text, suggestion))
+        note(self._document.problems, Problem(self._document.file, line, path, text, suggestion))

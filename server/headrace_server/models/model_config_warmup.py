@@ -82,7 +82,7 @@ def _warmup(
         findings.report(f"{path}.count", f"{count} is out of range; the most is {_MOST_COUNT}")
     if not sample.inputs:
         findings.report(path, "the sample has no inputs")
-    known = [tensor.name for tensor in config.input]
+    known = {tensor.name for tensor in config.input}
     inputs = []
     for name in sample.inputs:
         place = f'{path}.inputs["{name}"]'
