@@ -47,6 +47,7 @@ class AioStreamCall(Generic[Key]):
         self._room = asyncio.Event()
         self._work = asyncio.Event()
         self._news = asyncio.Event()
+        self._space = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -79,7 +80,7 @@ class AioStreamCall(Generic[Key]):
         task.add_done_callback(self._tasks.discard)
 
     def _wake_all(self) -> None:
-        for event in (self._room, self._work, self._news):
+        for event in (self._room, self._work, self._news, self._space):
             event.set()
 
     async def _next(self) -> Outcome[Key] | None:
@@ -89,6 +90,8 @@ class AioStreamCall(Generic[Key]):
             now = _now()
             if self._exchange.tick(now):
                 self._work.set()
+            if self._exchange.is_full:
+                self._space.set()
             outcome = self._exchange.next_outcome()
             if outcome is not None:
                 if self._exchange.is_thirsty:
@@ -182,6 +185,9 @@ class AioStreamCall(Generic[Key]):
                 failure = self._accept(leg, response)
                 if failure is not None:
                     return failure
+                while self._exchange.is_full and not self._closed:
+                    self._space.clear()
+                    await self._space.wait()
         except grpc.aio.AioRpcError as error:
             return failure_of(error, is_secure=slot.link.is_secure)
         finally:
@@ -205,13 +211,15 @@ class AioStreamCall(Generic[Key]):
 
     def _accept(self, leg: Leg[Key], response: ModelStreamInferResponse) -> Failure | None:
         """Pass an answer on; return a failure that names no request, which ends the leg."""
-        answer = decode_stream_answer(response)
+        decoded = decode_stream_answer(response)
+        answer, is_last = decoded.result, decoded.is_last
         request_id = response.infer_response.id
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
         elsewhere = failed and self._servers.elsewhere(leg.tried(request_id))
-        if self._exchange.answer(leg, request_id, answer, _now(), elsewhere=elsewhere):
+        now = _now()
+        if self._exchange.answer(leg, request_id, answer, now, elsewhere=elsewhere, is_last=is_last):
             self._work.set()
         self._news.set()
         return None

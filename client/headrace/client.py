@@ -106,6 +106,8 @@ class Client:
     ) -> Generator[Outcome[Key], None, None]:
         """Yield (key, outputs) or (key, error) for each (key, inputs) of `requests`, in completion order.
 
+        A request to a model that gives many responses has an outcome for each, or none at all.
+
         A request that fails is one error among the outcomes: it is yielded, not raised, and changes
         nothing for the others. `requests` may be endless and slow; it runs in a thread of its own, at
         most `max_in_flight` requests ahead of the outcomes taken. What it raises is raised here, after

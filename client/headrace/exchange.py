@@ -6,6 +6,8 @@ server takes over, and what the old one left unanswered is sent again as far as 
 allow. A request that the server refuses, being full or its model not ready, is no reason to leave: it
 is sent again on a spare leg to another server, and only if that one answers do the two legs change
 places. So every request that was admitted ends with exactly one outcome: its outputs, or one error.
+The requests of a decoupled model alone have any number of outcomes, in the order of its answers: one
+for each, and an error at the end if it fails. Once it has answered, a request is never sent again.
 
 There is no I/O, no clock and no lock here. The owner feeds requests in and asks for the next one to
 send, hands over answers and the ends of legs, calls `tick` when `wake_at` has come, and passes the
@@ -26,7 +28,7 @@ from typing import Final, Generic, TypeVar
 from grpc import StatusCode
 
 from headrace.errors import HeadraceError, Unavailable
-from headrace.messages import Arrays
+from headrace.messages import TELL_END_PARAMETER, Arrays
 from headrace.retry import Failure, Retries, error_of
 from headrace_proto.v1.inference_pb2 import ModelInferRequest
 
@@ -66,6 +68,8 @@ class Entry(Generic[Key]):
     deadline: float
     tried: list[str] = field(default_factory=list)
     leg: Leg[Key] | None = None
+    answered: bool = False
+    """Whether it had an answer that was not its last, so that sending it again would repeat that one."""
     over: bool = False
 
 
@@ -85,7 +89,7 @@ class Exchange(Generic[Key]):
         self._waiting: deque[Entry[Key]] = deque()
         self._refused: deque[Entry[Key]] = deque()  # to be sent again at once, to another server
         self._delayed: list[tuple[float, int, Entry[Key]]] = []
-        self._outcomes: deque[Outcome[Key]] = deque()
+        self._outcomes: deque[tuple[Outcome[Key], bool]] = deque()  # and whether it makes room
         self._leg: Leg[Key] | None = None
         self._spare: Leg[Key] | None = None
         self.source_error: BaseException | None = None
@@ -105,9 +109,18 @@ class Exchange(Generic[Key]):
         free = self._max_in_flight - self._held
         return free * 4 >= self._max_in_flight
 
+    @property
+    def is_full(self) -> bool:
+        """Whether answers had better wait at the server until the caller has taken some outcomes.
+
+        Only a decoupled model can bring it about: of all others there is one answer for each place.
+        """
+        return len(self._outcomes) > self._max_in_flight
+
     def admit(self, key: Key, request: ModelInferRequest, now: float) -> None:
         """Take a request over; its id becomes one of ours, so that callers may use any key, even twice."""
         request.id = str(next(self._numbers))
+        request.parameters[TELL_END_PARAMETER].bool_param = True
         entry = Entry(request.id, key, request, now + self._timeout_seconds)
         self._entries[entry.id] = entry
         self._waiting.append(entry)
@@ -115,7 +128,7 @@ class Exchange(Generic[Key]):
 
     def refuse(self, key: Key, error: HeadraceError) -> None:
         """Take over a request that cannot be sent."""
-        self._outcomes.append((key, error))
+        self._outcomes.append(((key, error), True))
         self._held += 1
 
     def end_source(self, error: BaseException | None = None) -> None:
@@ -194,13 +207,15 @@ class Exchange(Generic[Key]):
         self,
         leg: Leg[Key],
         request_id: str,
-        answer: Arrays | Failure | HeadraceError,
+        answer: Arrays | Failure | HeadraceError | None,
         now: float,
         *,
         elsewhere: bool,
+        is_last: bool = True,
     ) -> bool:
         """Take an answer; one to a request that is over already, or was never sent, changes nothing.
 
+        None is an answer that says only that it `is_last`: that the request gets no other one.
         `elsewhere` says whether a server could be asked that the request was not sent to yet. Says
         whether there may be something to send because of it, or a leg to end.
         """
@@ -208,13 +223,15 @@ class Exchange(Generic[Key]):
         if entry is None:
             logger.debug("dropped an answer of %s: no request %r waits for it", leg.address, request_id)
             return False
+        entry.answered = entry.answered or not is_last
         if not isinstance(answer, Failure):
-            self._retries.budget.deposit()
-            self._finish(entry, answer)
+            if is_last:
+                self._retries.budget.deposit()
+            self._deliver(entry, answer, is_last=is_last)
             return self._prefer(leg, entry)
         delay = self._retry_delay_seconds(entry, answer, now, elsewhere=elsewhere)
         if delay is None or not self._retries.pay(answer, elsewhere=elsewhere):
-            self._give_up(entry, answer)
+            self._deliver(entry, error_of(answer, entry.tried), is_last=is_last)
             return False
         if answer.refused and elsewhere:
             self._detach(entry)
@@ -270,7 +287,8 @@ class Exchange(Generic[Key]):
             oldest = next(iter(self._entries.values()))
             if oldest.deadline > now:
                 break
-            text = f"no answer within {self._timeout_seconds:g} s"
+            what = "not the last answer" if oldest.answered else "no answer"
+            text = f"{what} within {self._timeout_seconds:g} s"
             self._give_up(oldest, Failure(StatusCode.DEADLINE_EXCEEDED, text))
         released = False
         while self._delayed and (self._delayed[0][0] <= now or self._delayed[0][2].over):
@@ -286,11 +304,15 @@ class Exchange(Generic[Key]):
         return min(deadline, self._delayed[0][0]) if self._delayed else deadline
 
     def next_outcome(self) -> Outcome[Key] | None:
-        """Return a request's key and what it ended with, which makes room for another one."""
+        """Return a request's key and what it ended with, which makes room for another one.
+
+        Or one of the answers of a request that goes on, which makes none.
+        """
         if not self._outcomes:
             return None
-        self._held -= 1
-        return self._outcomes.popleft()
+        outcome, makes_room = self._outcomes.popleft()
+        self._held -= makes_room
+        return outcome
 
     @property
     def finished(self) -> bool:
@@ -301,9 +323,10 @@ class Exchange(Generic[Key]):
         """Fail the request that ended a leg by its size; the others go again as if never sent."""
         entries = list(leg.unanswered.values())
         largest = max(entries, key=lambda entry: entry.request.ByteSize())
-        self._give_up(largest, failure)
         for entry in entries:
-            if entry is not largest:
+            if entry is largest or entry.answered:
+                self._give_up(entry, failure)
+            else:
                 self._detach(entry)
                 entry.tried.pop()
                 self._waiting.append(entry)
@@ -311,6 +334,8 @@ class Exchange(Generic[Key]):
     def _retry_delay_seconds(
         self, entry: Entry[Key], failure: Failure, now: float, *, elsewhere: bool
     ) -> float | None:
+        if entry.answered:
+            return None
         left_seconds = entry.deadline - now
         return self._retries.delay_seconds(
             failure, len(entry.tried), left_seconds=left_seconds, elsewhere=elsewhere
@@ -324,13 +349,18 @@ class Exchange(Generic[Key]):
             self._waiting.append(entry)
 
     def _give_up(self, entry: Entry[Key], failure: Failure) -> None:
-        self._finish(entry, error_of(failure, entry.tried))
+        self._deliver(entry, error_of(failure, entry.tried), is_last=True)
 
-    def _finish(self, entry: Entry[Key], result: Arrays | HeadraceError) -> None:
-        self._detach(entry)
-        entry.over = True
-        del self._entries[entry.id]
-        self._outcomes.append((entry.key, result))
+    def _deliver(self, entry: Entry[Key], result: Arrays | HeadraceError | None, *, is_last: bool) -> None:
+        """Pass an answer on; None is the word that no other one comes."""
+        if is_last:
+            self._detach(entry)
+            entry.over = True
+            del self._entries[entry.id]
+        if result is not None:
+            self._outcomes.append(((entry.key, result), is_last))
+        else:
+            self._held -= 1
 
     def _detach(self, entry: Entry[Key]) -> None:
         if entry.leg is not None:

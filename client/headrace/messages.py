@@ -33,6 +33,12 @@ ERROR_REASON_PARAMETER: Final = "error_reason"
 RETRY_AFTER_PARAMETER: Final = "retry_after_seconds"
 """Where it says when to ask an overloaded server again."""
 
+FINAL_PARAMETER: Final = "triton_final_response"
+"""Where a stream's answer says whether its request gets no other one."""
+
+TELL_END_PARAMETER: Final = "triton_enable_empty_final_response"
+"""By which a stream's request asks for an answer without outputs where no other could say so."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
@@ -114,14 +120,31 @@ def decode_response(response: ModelInferResponse) -> Arrays:
     return arrays
 
 
-def decode_stream_answer(response: ModelStreamInferResponse) -> Arrays | Failure | HeadraceError:
-    """Return one stream answer's outputs, or how the server failed, or why the answer cannot be read."""
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """One of the answers to a stream's request.
+
+    `result` are the outputs, or how the server failed, or why the answer cannot be read; None where it
+    says nothing but that there is no further one, which is what `is_last` tells.
+    """
+
+    result: Arrays | Failure | HeadraceError | None
+    is_last: bool = True
+
+
+def decode_stream_answer(response: ModelStreamInferResponse) -> StreamAnswer:
+    """Return what one answer of a stream says; servers that do not tell which is the last give one each."""
+    answer = response.infer_response
+    told = answer.parameters.get(FINAL_PARAMETER)
+    is_last = told is None or told.bool_param
     if response.error_message:
-        return _stream_failure(response.error_message, response.infer_response.parameters)
+        return StreamAnswer(_stream_failure(response.error_message, answer.parameters), is_last)
+    if told is not None and is_last and not answer.outputs:
+        return StreamAnswer(None)
     try:
-        return decode_response(response.infer_response)
+        return StreamAnswer(decode_response(answer), is_last)
     except RequestFailed as error:
-        return error
+        return StreamAnswer(error, is_last)
 
 
 def _stream_failure(message: str, parameters: Mapping[str, InferParameter]) -> Failure:

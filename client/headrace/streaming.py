@@ -53,6 +53,7 @@ class StreamCall(Generic[Key]):
         self._room = Condition(self._lock)
         self._work = Condition(self._lock)
         self._news = Condition(self._lock)
+        self._space = Condition(self._lock)
         self._calls: set[grpc.Call] = set()
         self._closed = False
 
@@ -74,7 +75,7 @@ class StreamCall(Generic[Key]):
         with self._lock:
             self._closed = True
             calls = tuple(self._calls)
-            for condition in (self._room, self._work, self._news):
+            for condition in (self._room, self._work, self._news, self._space):
                 condition.notify_all()
         for call in calls:
             call.cancel()
@@ -87,6 +88,8 @@ class StreamCall(Generic[Key]):
                 now = monotonic()
                 if self._exchange.tick(now):
                     self._work.notify_all()
+                if self._exchange.is_full:
+                    self._space.notify_all()
                 outcome = self._exchange.next_outcome()
                 if outcome is not None:
                     if self._exchange.is_thirsty:
@@ -192,16 +195,20 @@ class StreamCall(Generic[Key]):
 
     def _accept(self, leg: Leg[Key], response: ModelStreamInferResponse) -> Failure | None:
         """Pass an answer on; return a failure that names no request, which ends the leg."""
-        answer = decode_stream_answer(response)
+        decoded = decode_stream_answer(response)
+        answer, is_last = decoded.result, decoded.is_last
         request_id = response.infer_response.id
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
         with self._lock:
             elsewhere = failed and self._servers.elsewhere(leg.tried(request_id))
-            if self._exchange.answer(leg, request_id, answer, monotonic(), elsewhere=elsewhere):
+            now = monotonic()
+            if self._exchange.answer(leg, request_id, answer, now, elsewhere=elsewhere, is_last=is_last):
                 self._work.notify_all()
             self._news.notify()
+            while self._exchange.is_full and not self._closed:
+                self._space.wait()
         return None
 
     def _end_leg(self, leg: Leg[Key], slot: Slot[Connection], failure: Failure, *, at_fault: bool) -> None:

@@ -129,7 +129,7 @@ def test_an_answer_that_contradicts_itself(response: pb.ModelInferResponse) -> N
     with pytest.raises(RequestFailed, match="output 'y'") as caught:
         decode_response(response)
     assert caught.value.code is StatusCode.DATA_LOSS
-    in_a_stream = decode_stream_answer(pb.ModelStreamInferResponse(infer_response=response))
+    in_a_stream = decode_stream_answer(pb.ModelStreamInferResponse(infer_response=response)).result
     assert isinstance(in_a_stream, RequestFailed)
 
 
@@ -150,7 +150,7 @@ def test_typed_contents_that_do_not_fit() -> None:
     ],
 )
 def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
-    assert decode_stream_answer(refusal("7", "the reason", name)) == Failure(code, "the reason")
+    assert decode_stream_answer(refusal("7", "the reason", name)).result == Failure(code, "the reason")
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
 )
 def test_advice_in_a_stream(advice: float | None, seconds: float | None) -> None:
     response = refusal("7", "full", "RESOURCE_EXHAUSTED", retry_after_seconds=advice)
-    assert decode_stream_answer(response) == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
+    assert decode_stream_answer(response).result == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
 
 
 def test_a_reason_in_a_stream() -> None:
-    found = decode_stream_answer(refusal("7", "loading", "UNAVAILABLE", reason="MODEL_NOT_READY"))
+    found = decode_stream_answer(refusal("7", "loading", "UNAVAILABLE", reason="MODEL_NOT_READY")).result
     assert isinstance(found, Failure)
     assert found.model_not_ready
 
 
 def test_an_answer_in_a_stream() -> None:
     request = encode_request("m", {"x": np.array([5])})
-    found = decode_stream_answer(answer(request))
+    found = decode_stream_answer(answer(request)).result
     assert isinstance(found, dict)
     assert found["x"].tolist() == [5]
