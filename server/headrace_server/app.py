@@ -29,6 +29,7 @@ from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository
 from headrace_server.telemetry import logs
 from headrace_server.telemetry.log_settings import LogControl
+from headrace_server.telemetry.long_executions import LongExecutions
 from headrace_server.telemetry.metrics import Metrics
 from headrace_server.telemetry.metrics_server import MetricsPortError, MetricsServer
 from headrace_server.telemetry.trace_file import TraceFileError
@@ -112,6 +113,7 @@ class Server:
         page = Metrics(self._catalogue, self._service, transport, __version__).page
         metrics_host = self._config.metrics_address or self._config.host
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
+        watch = asyncio.create_task(LongExecutions(self._catalogue).watch())
         try:
             self._tracing.start()
             bound = await transport.start()  # first: what is wrong with --host is told of gRPC
@@ -129,6 +131,7 @@ class Server:
             await transport.stop(self._config.exit_timeout_secs)
             timeout = self._config.exit_timeout_secs
             self._engines_closed = await asyncio.to_thread(self._repository.close, timeout)
+            watch.cancel()
             metrics.close()
             self._tracing.close(_TRACES_SECONDS)
         _logger.info("stopped")

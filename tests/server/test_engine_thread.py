@@ -25,7 +25,9 @@ class Closes:
 
 def ended(serve: Callable[[], None]) -> tuple[Model, Closes, Answers]:
     model, engine, sink = Model("m", "1", ROWS, "scripted", Limits()), Closes(), Answers()
-    thread = EngineThread(model, engine, 2, serve, lambda: [work_of(model, sink, reply="in hand")])
+    thread = EngineThread(
+        model, engine, 2, serve, lambda: [work_of(model, sink, reply="in hand")], lambda: None
+    )
     thread.start()
     assert thread.join(PATIENCE_SECONDS)
     return model, engine, sink
@@ -61,7 +63,7 @@ def test_invariant_8_whatever_ends_it_loses_the_model_and_answers_what_is_in_han
 def test_a_thread_that_still_serves_has_not_ended() -> None:
     goes_on = threading.Event()
     model, engine = Model("m", "1", ROWS, "scripted", Limits()), Closes()
-    thread = EngineThread(model, engine, 0, lambda: assert_set(goes_on), list)
+    thread = EngineThread(model, engine, 0, lambda: assert_set(goes_on), list, lambda: None)
     thread.start()
     assert not thread.join(0.01)
     goes_on.set()

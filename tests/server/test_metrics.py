@@ -46,8 +46,9 @@ HISTOGRAMS = {
     "headrace_compute_duration_seconds", "headrace_batch_size",
 }  # fmt: skip
 GAUGES = {
-    "headrace_model_memory_bytes", "headrace_model_ready", "headrace_ready", "headrace_open_calls",
-    "headrace_open_streams", "headrace_in_flight_bytes", "headrace_build_info",
+    "headrace_execution_age_seconds", "headrace_model_memory_bytes", "headrace_model_ready",
+    "headrace_ready", "headrace_open_calls", "headrace_open_streams", "headrace_in_flight_bytes",
+    "headrace_build_info",
     "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds",
 }  # fmt: skip
 
@@ -197,6 +198,20 @@ def test_a_full_queue_and_a_deadline_that_passed_are_rejections_and_a_caller_who
         assert scrape(url).value("nv_inference_request_success") == 2
         (stats,) = one.stub.ModelStatistics(pb.ModelStatisticsRequest(name="m")).model_stats
         assert stats.inference_stats.fail.count == 2
+
+
+def test_the_age_of_an_execution_grows_while_it_has_no_answer_and_is_0_after_it() -> None:
+    def age(url: str) -> float:
+        return scrape(url).value("headrace_execution_age_seconds", model="m", version="1")
+
+    with gated() as one, metered(one) as url:
+        assert age(url) == 0
+        busy = one.occupy()
+        ages = [age(url), age(url)]
+        assert 0 < ages[0] < ages[1]
+        one.gate.open()
+        busy.result(PATIENCE_SECONDS)
+        eventually(lambda: age(url) == 0, "nothing is executed any more")
 
 
 def test_calls_and_streams_whose_own_deadline_passes_in_the_queue_are_all_rejections() -> None:

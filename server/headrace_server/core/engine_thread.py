@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from headrace_engines.errors import DeviceError
+from headrace_server.core.executing import Look
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 
@@ -34,12 +35,18 @@ class EngineThread:
         instance: int,
         serve: Callable[[], None],
         in_hand: Callable[[], list[Work]],
+        look: Look,
     ) -> None:
-        """`in_hand` returns the work that was taken and has no answer, when `serve` has raised."""
+        """`in_hand` returns the work that was taken and has no answer, when `serve` has raised.
+
+        `look` tells the model what is being executed.
+        """
         self._model = model
         self._engine = engine
         self._serve = serve
         self._in_hand = in_hand
+        self._instance = instance
+        self._look = look
         name = f"engine-{model.facts.name}-{model.facts.version}-{instance}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -53,6 +60,7 @@ class EngineThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        self._model.attach(self._instance, self._look)
         try:
             self._serve()
         except DeviceError as error:
@@ -62,4 +70,5 @@ class EngineThread:
             _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
             self._model.lose("its worker stopped", self._in_hand())
         finally:
+            self._model.detach(self._instance)
             self._engine.close()

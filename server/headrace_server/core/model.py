@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
+from headrace_server.core.executing import Executing, Look
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
 from headrace_server.core.queue import NEVER, QueueFull, Taken
@@ -78,6 +79,7 @@ class Model:
         self._changed = threading.Condition(self._lock)
         # Work of a sequence is for one instance alone, so that each has to look.
         self._notify = self._changed.notify if settings.sequences is None else self._changed.notify_all
+        self._looks: dict[int, Look] = {}
         self._idle = 0
         """Instances that wait for work."""
         self._released = False
@@ -99,6 +101,24 @@ class Model:
     def statistics(self) -> Statistics:
         """The figures as they are being written; `snapshot` returns those of one moment."""
         return self._ledger.statistics
+
+    def attach(self, instance: int, look: Look) -> None:
+        """Let it be seen what an instance executes, until `detach`."""
+        self._looks[instance] = look
+
+    def detach(self, instance: int) -> None:
+        """Forget an instance that executes nothing more."""
+        del self._looks[instance]
+
+    def executing(self) -> list[Executing]:
+        """Return what the instances execute at this moment. Any thread may ask."""
+        return [one for look in tuple(self._looks.values()) if (one := look()) is not None]
+
+    @property
+    def executing_seconds(self) -> float:
+        """How long the instance has executed that gave its last answer longest ago; 0 while none executes."""
+        since_ns = min((one.since_ns for one in self.executing()), default=None)
+        return 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) * 1e-9
 
     def snapshot(self) -> Statistics:
         """Return the figures of this moment, which add up."""

@@ -66,6 +66,16 @@ class StepsBatch:
         """The requests that have no final answer."""
         return [self._works[place] for place in self._waiting]
 
+    @property
+    def unanswered_count(self) -> int:
+        """How many these are; unlike them, any thread may ask for it."""
+        return len(self._waiting)
+
+    @property
+    def answered_ns(self) -> int:
+        """When the program began or gave its last response, on the monotonic clock. Any thread may ask."""
+        return self._resumed_ns
+
     def execute(self) -> Exception | None:
         """Answer what the program answers; return what it failed of, if it failed.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from headrace_engines.steps import Call, StepEngine
 from headrace_server.core.arrays import array_of
 from headrace_server.core.engine_thread import EngineThread
+from headrace_server.core.executing import Executing
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 from headrace_server.core.sequence_controls import SequenceControls
@@ -54,7 +55,7 @@ class StepsWorker:
         self._batch: StepsBatch | None = None
         self._next: Sequence[Work] = ()
         """What was taken and is not in the batch."""
-        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand)
+        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand, self._look)
 
     def start(self) -> None:
         """Begin to execute."""
@@ -73,6 +74,7 @@ class StepsWorker:
             elif failure is not None:
                 batch.fail(failure)
             self._model.finished(works)
+            self._batch = None
 
     def _separate(self, works: Sequence[Work], failure: Exception) -> None:
         """Execute what a failed batch left unanswered one by one."""
@@ -90,6 +92,12 @@ class StepsWorker:
     def _begin(self, works: Sequence[Work]) -> StepsBatch:
         self._batch = StepsBatch(self._model, self._engine, works, self._call_of, self._patience_seconds)
         return self._batch
+
+    def _look(self) -> Executing | None:
+        batch = self._batch
+        if batch is None:
+            return None
+        return Executing(self._instance, batch.answered_ns, batch.unanswered_count + len(self._next))
 
     def _in_hand(self) -> list[Work]:
         unanswered = self._batch.unanswered if self._batch is not None else ()

@@ -22,6 +22,7 @@ from headrace_engines.errors import DeviceError, ExecutionError
 from headrace_server.core.arrays import array_of
 from headrace_server.core.delivery import Answers, encode
 from headrace_server.core.engine_thread import EngineThread
+from headrace_server.core.executing import Executing
 from headrace_server.core.failures import report_execution
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
@@ -57,7 +58,9 @@ class Worker:
         self._slots = collections.deque(range(engine.slots))
         self._staging = _staging(engine)
         self._flights: collections.deque[_Flight] = collections.deque()
-        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand)
+        self._answered_ns = 0
+        """When the last execution had computed."""
+        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand, self._look)
 
     def start(self) -> None:
         """Begin to execute."""
@@ -69,6 +72,13 @@ class Worker:
 
     def _in_hand(self) -> list[Work]:
         return [work for flight in self._flights for work in flight.works]
+
+    def _look(self) -> Executing | None:
+        flights = tuple(self._flights)  # in one step, since the engine's thread goes on
+        if not flights:
+            return None
+        since_ns = max(flights[0].begun_ns, self._answered_ns)
+        return Executing(self._instance, since_ns, sum(len(flight.works) for flight in flights))
 
     def _serve(self) -> None:
         flights = self._flights
@@ -142,7 +152,7 @@ class Worker:
         return outputs
 
     def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
-        computed_ns = time.monotonic_ns()
+        computed_ns = self._answered_ns = time.monotonic_ns()
         answers, gone = self._encode(flight.works, outputs)
         execution = Execution(
             flight.rows, flight.begun_ns, flight.started_ns, computed_ns, time.monotonic_ns()

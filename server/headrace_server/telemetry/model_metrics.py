@@ -79,6 +79,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Model], float]], ...]] = (
         lambda of: of.waiting,
     ),
     (
+        "headrace_execution_age_seconds",
+        "Seconds since what is executed began or gave its last answer, of all instances the most; else 0",
+        lambda of: of.executing_seconds,
+    ),
+    (
         "nv_model_load_duration_secs",
         "Seconds that loading and warming up took",
         lambda of: of.load_seconds,
