@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from scripted_engines import ROWS, Answers
@@ -14,7 +14,7 @@ from works import work_of
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.queue import NEVER, QueueFull, Taken
 from headrace_server.core.request import NO_DEADLINE, State, Work
-from headrace_server.core.request_queue import RequestQueue
+from headrace_server.core.request_queue import MOST_SECONDS_BEHIND, RequestQueue
 from headrace_server.core.settings import ModelSettings, QueuePolicy
 
 MODEL = Model("m", "1", ROWS, "scripted", Limits())
@@ -29,8 +29,12 @@ def work(
     rows: int = 1,
     size_bytes: int = 8,
     shapes: Shapes = None,
+    came: float = 0.0,
 ) -> Work:
-    return work_of(MODEL, SINK, name, rows=rows, size_bytes=size_bytes, shapes=shapes, deadline=deadline)
+    return work_of(
+        MODEL, SINK, name, rows=rows, size_bytes=size_bytes, shapes=shapes, deadline=deadline,
+        queued_ns=round(came * 1e9),
+    )  # fmt: skip
 
 
 def names(works: list[Work]) -> list[str]:
@@ -50,12 +54,19 @@ def queue_of(*works: Work, max_requests: int = 100, max_bytes: int = 10_000) -> 
         pytest.param([], 8, 0, "", "", id="nothing"),
         pytest.param([work("a"), work("b")], 8, 0, "ab", "", id="in the order of arrival"),
         pytest.param(
-            [work("a"), work("b", deadline=9), work("c", deadline=5)], 8, 0, "cba", "", id="deadlines first"
+            [work("a"), work("b", deadline=0.9), work("c", deadline=0.5)],
+            8,
+            0,
+            "cba",
+            "",
+            id="deadlines first",
         ),
-        pytest.param([work("a", deadline=5), work("b", deadline=5)], 1, 0, "a", "", id="equal deadlines"),
+        pytest.param([work("a", deadline=0.5), work("b", deadline=0.5)], 1, 0, "a", "", id="equal deadlines"),
         pytest.param([work("a", rows=3), work("b", rows=3)], 5, 0, "a", "", id="as many as fit"),
         pytest.param([work("a", rows=2), work("b", rows=2), work("c")], 4, 0, "ab", "", id="exactly full"),
-        pytest.param([work("a", deadline=5), work("b")], 8, 5, "b", "a", id="late at the deadline itself"),
+        pytest.param(
+            [work("a", deadline=0.5), work("b")], 8, 0.5, "b", "a", id="late at the deadline itself"
+        ),
         pytest.param([work("a", deadline=5)], 8, 6, "", "a", id="all late"),
         pytest.param(
             [work("a", shapes=((1, 2),)), work("b", shapes=((1, 3),)), work("c", shapes=((1, 2),))],
@@ -66,7 +77,7 @@ def queue_of(*works: Work, max_requests: int = 100, max_bytes: int = 10_000) -> 
             id="equal shapes",
         ),
         pytest.param(
-            [work("a", shapes=((1, 2),), deadline=9), work("b", shapes=((1, 3),), deadline=5)],
+            [work("a", shapes=((1, 2),), deadline=0.9), work("b", shapes=((1, 3),), deadline=0.5)],
             8,
             0,
             "b",
@@ -84,20 +95,20 @@ def test_what_is_taken(waiting: list[Work], max_rows: int, now: float, batch: st
 
 
 def test_the_earliest_deadline_is_found_behind_cancelled_work_of_another_shape() -> None:
-    gone = work("gone", shapes=((1, 2),), deadline=1)
-    later = work("later", shapes=((1, 2),), deadline=9)
-    soon = work("soon", shapes=((1, 3),), deadline=5)
+    gone = work("gone", shapes=((1, 2),), deadline=0.1)
+    later = work("later", shapes=((1, 2),), deadline=0.9)
+    soon = work("soon", shapes=((1, 3),), deadline=0.5)
     queue = queue_of(gone, later, soon)
     queue.discard(gone)
     assert names(queue.take(8, 0)[0]) == ["soon"]
 
 
 def test_the_earliest_deadline_is_found_behind_late_work_of_another_shape() -> None:
-    late = work("late", shapes=((1, 2),), deadline=1)
-    later = work("later", shapes=((1, 2),), deadline=9)
-    soon = work("soon", shapes=((1, 3),), deadline=5)
+    late = work("late", shapes=((1, 2),), deadline=0.1)
+    later = work("later", shapes=((1, 2),), deadline=0.9)
+    soon = work("soon", shapes=((1, 3),), deadline=0.5)
     queue = queue_of(late, later, soon)
-    taken, missed, *_ = queue.take(8, 2)
+    taken, missed, *_ = queue.take(8, 0.2)
     assert (names(taken), names(missed)) == (["soon"], ["late"])
 
 
@@ -199,6 +210,43 @@ def test_invariant_4_nothing_is_left_behind_of_a_hundred_thousand_requests_that_
     assert len(queue._overdue) < 200
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.2, 2.0, 5.0, NO_DEADLINE])), min_size=1
+    ),
+    st.integers(1, 3),
+)
+def test_nobody_is_put_behind_what_comes_a_second_later(
+    arrivals: list[tuple[float, float]], per_take: int
+) -> None:
+    """An engine that is slower than they come, so that what waits grows and all ages are there."""
+    queue = queue_of()
+    now = 0.0
+    waiting: list[Work] = []
+    for number, (gap, patience) in enumerate(arrivals):
+        now += gap
+        one = work(deadline=now + patience, came=now)
+        queue.push(one)
+        waiting.append(one)
+        if number % (per_take + 1) == 0:
+            batch, missed, *_ = queue.take(1, now)
+            waiting = [other for other in waiting if other not in (*batch, *missed)]
+            for taken in batch:
+                oldest = min((other.queued_ns for other in waiting), default=taken.queued_ns)
+                assert taken.queued_ns * 1e-9 <= oldest * 1e-9 + MOST_SECONDS_BEHIND
+
+
+def test_a_caller_without_a_deadline_has_its_turn_among_any_number_of_others_who_have_one() -> None:
+    queue = queue_of(work("patient", came=0.0))
+    taken: list[str] = []
+    for tick in range(1, 30):
+        for _ in range(2):
+            queue.push(work("hurried", deadline=tick / 10 + 5, came=tick / 10))
+        taken += names(queue.take(1, tick / 10).batch)
+    assert "patient" in taken
+    assert taken[0] == "patient", "a deadline beyond a second is none to go before others for"
+
+
 @dataclass
 class Waiting:
     """The simple model: a list, sorted at each question."""
@@ -207,7 +255,7 @@ class Waiting:
     arrivals: int = 0
 
     def next_batch(self, max_rows: int, now: float) -> list[Work]:
-        alive = sorted(entry for entry in self.works if entry[0] > now)
+        alive = sorted(entry for entry in self.works if entry[2].deadline > now)
         batch: list[Work] = []
         rows = 0
         for _, _, one in alive:
@@ -233,13 +281,14 @@ class QueueAgainstAList(RuleBasedStateMachine):
 
     @rule(
         target=waiting,
-        deadline=st.one_of(st.just(NO_DEADLINE), st.integers(1, 40).map(float)),
+        patience=st.one_of(st.just(NO_DEADLINE), st.integers(1, 40).map(lambda tenths: tenths / 10)),
         rows=st.integers(1, 4),
         size_bytes=st.integers(0, 40),
         shapes=st.sampled_from([None, ((1, 2),), ((1, 3),)]),
     )
-    def push(self, deadline: float, rows: int, size_bytes: int, shapes: Shapes) -> Work:
-        one = work(deadline=deadline, rows=rows, size_bytes=size_bytes, shapes=shapes)
+    def push(self, patience: float, rows: int, size_bytes: int, shapes: Shapes) -> Work:
+        deadline = self.now + patience
+        one = work(deadline=deadline, rows=rows, size_bytes=size_bytes, shapes=shapes, came=self.now)
         waiting_bytes = sum(entry[2].size_bytes for entry in self.model.works)
         full = len(self.model.works) >= 12 or (self.model.works and waiting_bytes + size_bytes > 100)
         if full:
@@ -249,7 +298,8 @@ class QueueAgainstAList(RuleBasedStateMachine):
         else:
             self.queue.push(one)
             self.model.arrivals += 1
-            self.model.works.append((deadline, self.model.arrivals, one))
+            behind = min(deadline, one.queued_ns * 1e-9 + MOST_SECONDS_BEHIND)
+            self.model.works.append((behind, self.model.arrivals, one))
         return one
 
     @rule(one=consumes(waiting))
@@ -258,8 +308,8 @@ class QueueAgainstAList(RuleBasedStateMachine):
             self.queue.discard(one)
             self.model.works = [entry for entry in self.model.works if entry[2] is not one]
 
-    @rule(seconds=st.integers(0, 10))
-    def wait(self, seconds: int) -> None:
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1, 4]))
+    def wait(self, seconds: float) -> None:
         self.now += seconds
 
     @precondition(lambda self: self.model.works)
@@ -269,8 +319,7 @@ class QueueAgainstAList(RuleBasedStateMachine):
         batch, late, *_ = self.queue.take(max_rows, self.now)
         assert batch == expected
         gone = {id(one) for one in (*batch, *late)}
-        deadlines = {id(entry[2]): entry[0] for entry in self.model.works}
-        assert all(deadlines[id(one)] <= self.now for one in late)
+        assert all(one.deadline <= self.now for one in late)
         assert all(one.state is State.TAKEN for one in (*batch, *late))
         self.model.works = [entry for entry in self.model.works if id(entry[2]) not in gone]
 

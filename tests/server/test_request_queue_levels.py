@@ -14,7 +14,7 @@ from works import work_of
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.queue import NEVER, QueueFull
 from headrace_server.core.request import NO_DEADLINE, Shapes, State, Work
-from headrace_server.core.request_queue import RequestQueue
+from headrace_server.core.request_queue import MOST_SECONDS_BEHIND, RequestQueue
 from headrace_server.core.settings import ModelSettings, QueuePolicy
 
 MODEL = Model("m", "1", ROWS, "scripted", Limits())
@@ -53,7 +53,7 @@ class QueueUnderSettings(RuleBasedStateMachine):
 
     @rule(
         level=st.integers(1, 3),
-        patience=st.one_of(st.just(NO_DEADLINE), st.integers(1, 9)),
+        patience=st.one_of(st.just(NO_DEADLINE), st.sampled_from([0.25, 0.75, 1, 2, 9])),
         overdue_seconds=st.sampled_from([0, 0, 1, 4]),
         rows=st.integers(1, 4),
         shapes=st.sampled_from([None, None, ((1, 2),)]),
@@ -134,7 +134,8 @@ class QueueUnderSettings(RuleBasedStateMachine):
         arrival = self.waiting.index(one)
         if self.schedule.preserve_ordering:
             return (arrival,)
-        return (one.priority, one.overdue_at <= self.now, one.deadline, arrival)
+        behind = min(one.deadline, one.queued_ns * 1e-9 + MOST_SECONDS_BEHIND)
+        return (one.priority, one.overdue_at <= self.now, behind, arrival)
 
     @invariant()
     def counts_agree(self) -> None:

@@ -170,20 +170,6 @@ def test_a_failure_in_one_slot_leaves_the_other_slots_batch_alone() -> None:
     assert served.worker.join(PATIENCE_SECONDS)
 
 
-def test_earliest_deadline_first() -> None:
-    gate = Gate()
-    now = time.monotonic()
-    with serving(ScriptedEngine(rows_spec(1), before=gate)) as served:
-        served.infer("first", 0)
-        gate.arrival()
-        served.infer("late", 1, deadline=now + 300)
-        served.infer("never", 2)
-        served.infer("soon", 3, deadline=now + 100)
-        gate.open()
-        served.answers.wait_for("late", "never", "soon")
-    assert rows_executed(served.engine) == [[0], [3], [1], [2]]
-
-
 def test_a_deadline_missed_in_the_queue_is_answered_and_never_executed() -> None:
     gate = Gate()
     with serving(ScriptedEngine(before=gate)) as served:

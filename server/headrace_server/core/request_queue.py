@@ -1,7 +1,9 @@
 """What waits for a model whose requests stand alone: bounded, in order, batches of equal shapes.
 
 The order is by level of priority, then the earliest deadline, then arrival; within a level, work that is
-overdue comes after all that is not. A model that preserves the order of its answers has arrival alone.
+overdue comes after all that is not. No deadline counts for more than a second from the arrival, and one
+that is not there for just that: so nobody is put behind what comes a second later, and everybody's turn
+comes. A model that preserves the order of its answers has arrival alone.
 
 A plain data structure without a lock, a clock or a thread; the model that owns it serialises access.
 Cancelled work is marked and skipped, so that giving up costs a caller nothing; when more than half of
@@ -22,6 +24,9 @@ from headrace_server.core.priorities import Priorities
 from headrace_server.core.queue import QueueFull, Taken
 from headrace_server.core.request import ENDED, NO_DEADLINE, QUEUED, TAKEN, Work
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
+
+MOST_SECONDS_BEHIND: Final = 1.0
+"""Who can wait for longer gains nothing by being put behind; most callers name a longer time, or none."""
 
 _SWEEP_AT_LEAST: Final = 64
 
@@ -86,7 +91,7 @@ class RequestQueue:
         if self._in_order:
             is_head = self._lanes.add((0, 0.0, arrival, work))
         else:
-            is_head = self._lanes.add((2 * work.priority, work.deadline, arrival, work))
+            is_head = self._lanes.add((2 * work.priority, _place(work), arrival, work))
             if work.overdue_at != NO_DEADLINE:
                 self._expect_overdue(work, arrival)
         if self._quiet_until and (is_head or work.deadline <= self._quiet_until):
@@ -110,7 +115,7 @@ class RequestQueue:
         return ()
 
     def take(self, max_rows: int, now: float, *, instance: int = 0, hurry: bool = False) -> Taken:
-        """Remove the next batch, and what can no longer be in time; any instance may have it.
+        """Remove the next batch, and what is found before it too late; any instance may have it.
 
         The batch begins with the first work in order, and holds what comes next of the same shapes. It is
         empty only if nothing is left to execute, or if more should be waited for.
@@ -194,7 +199,7 @@ class RequestQueue:
             if work.state is QUEUED:
                 work.is_overdue = True
                 self._gone += 1
-                self._lanes.add((2 * work.priority + 1, work.deadline, arrival, work))
+                self._lanes.add((2 * work.priority + 1, _place(work), arrival, work))
 
     def _check_level(self, levels: defaultdict[int, _Level], priority: int) -> None:
         limit = self._priorities.policy(priority).max_queue_size
@@ -212,3 +217,8 @@ class RequestQueue:
         if self._levels is not None:
             for work in works:
                 self._levels[work.priority].add(work, -1)
+
+
+def _place(work: Work) -> float:
+    """Return where the work stands in its rank: smaller comes first."""
+    return min(work.deadline, work.queued_ns * 1e-9 + MOST_SECONDS_BEHIND)
