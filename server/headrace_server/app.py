@@ -33,7 +33,8 @@ from headrace_server.telemetry.long_executions import LongExecutions
 from headrace_server.telemetry.metrics import Metrics
 from headrace_server.telemetry.metrics_server import MetricsPortError, MetricsServer
 from headrace_server.telemetry.trace_file import TraceFileError
-from headrace_server.transport.aio import AioServer
+from headrace_server.transport import choice
+from headrace_server.transport.choice import TransportError, TransportKind
 from headrace_server.transport.diagnostics import Diagnostics
 from headrace_server.transport.health import Health, states_of
 from headrace_server.transport.listening import PortError
@@ -47,7 +48,7 @@ class StartError(Exception):
 
 _WHY_NOT_STARTED: Final = (
     StartError, PortError, CertificateError, MetricsPortError, TraceFileError,
-    RepositoryError, RegistrationError,
+    RepositoryError, RegistrationError, TransportError,
 )  # fmt: skip
 _SAME_STOP_SECONDS: Final = 0.5
 """Signals that come so close are one: `timeout` and others send theirs to a child and to its group."""
@@ -104,11 +105,12 @@ class Server:
         self._catch_signals(self._loop)
         wanted = self._repository.open()
         diagnostics = Diagnostics(self._log, self._tracing)
-        transport = AioServer(
+        transport = choice.make(
+            choice.chosen(TransportKind(self._config.grpc_transport)),
             self._service,
             self._health,
             room_options.transport_options(self._config),
-            procedures=diagnostics.procedures(),
+            diagnostics.procedures(),
         )
         page = Metrics(self._catalogue, self._service, transport, __version__).page
         metrics_host = self._config.metrics_address or self._config.host
@@ -154,12 +156,12 @@ class Server:
             await self._changed.wait()
             self._changed.clear()
             if not self._stop.is_set():
-                await self._show_health()
+                self._show_health()
                 if self._registrar is not None:
                     await self._registrar.update(self._served())
 
     async def _open_for_business(self, port: int) -> None:
-        await self._show_health()
+        self._show_health()
         if self._config.consul:
             await self._register(port)
         ready = {
@@ -196,7 +198,7 @@ class Server:
         registered = self._registrar is not None and self._registrar.registered.is_set()
         if self._registrar is not None:
             await self._registrar.stop()
-        await self._health.leave()
+        self._health.leave()
         if registered:
             await asyncio.sleep(self._config.drain_secs)
 
@@ -204,10 +206,10 @@ class Server:
         """Return the newest version of each model that answers."""
         return {model.facts.name: model.facts.version for model in self._catalogue.ready()}
 
-    async def _show_health(self) -> None:
+    def _show_health(self) -> None:
         self._tracing.attach()
         index = list(self._catalogue.index())
-        await self._health.show(states_of(ready=self._service.is_ready(), index=index))
+        self._health.show(states_of(ready=self._service.is_ready(), index=index))
 
     def _models_changed(self) -> None:
         """Called from any thread, and perhaps when the loop has ended."""

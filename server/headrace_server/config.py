@@ -103,6 +103,13 @@ class ServerConfig:
         "choice",
         choices=("none", "low", "medium", "high"),
     )
+    grpc_transport: str = setting(
+        "auto",
+        "What serves gRPC: completion-queue (grpcio's C core, driven directly), aio (grpc.aio), or auto: the "
+        "first where the installed grpcio is one that it was tried with.",
+        "choice",
+        choices=("auto", "completion-queue", "aio"),
+    )
     grpc_channelz: bool = setting(False, "Serve gRPC's own statistics of connections (channelz).", "switch")
     allow_metrics: bool = setting(True, "Serve metrics for Prometheus.", "switch")
     metrics_port: int = setting(8002, "Port for metrics, GET /metrics; 0 is any free port.", "port")

@@ -22,9 +22,9 @@ from headrace_server.models.versions import LoadOptions
 from headrace_server.telemetry.trace_file import TraceWriter
 from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
 from headrace_server.telemetry.tracing import Tracing
-from headrace_server.transport.aio import TransportOptions
-from headrace_server.transport.aio_inference import InferenceLimits
 from headrace_server.transport.connections import Compression, ConnectionOptions
+from headrace_server.transport.open_calls import InferenceLimits
+from headrace_server.transport.options import TransportOptions
 
 
 def transport_options(config: ServerConfig) -> TransportOptions:

@@ -7,6 +7,7 @@ from works import work_of
 
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import Work
+from headrace_server.transport.aio.reactor import LoopReactor
 from headrace_server.transport.gathering import Gathering
 
 
@@ -34,7 +35,7 @@ async def turns(count: int) -> None:
 
 
 async def test_a_request_that_comes_alone_is_released_within_a_few_turns() -> None:
-    model, gathering = Noted(), Gathering(asyncio.get_running_loop())
+    model, gathering = Noted(), Gathering(LoopReactor(asyncio.get_running_loop()))
     gathering.add(model.work())
     assert model.releases == []
     await turns(60)
@@ -42,7 +43,7 @@ async def test_a_request_that_comes_alone_is_released_within_a_few_turns() -> No
 
 
 async def test_requests_of_successive_turns_are_released_together() -> None:
-    model, gathering = Noted(max_batch_size=64), Gathering(asyncio.get_running_loop())
+    model, gathering = Noted(max_batch_size=64), Gathering(LoopReactor(asyncio.get_running_loop()))
     for _ in range(8):
         gathering.add(model.work())
         await turns(3)
@@ -51,7 +52,7 @@ async def test_requests_of_successive_turns_are_released_together() -> None:
 
 
 async def test_a_full_batch_is_released_at_once() -> None:
-    model, gathering = Noted(max_batch_size=4), Gathering(asyncio.get_running_loop())
+    model, gathering = Noted(max_batch_size=4), Gathering(LoopReactor(asyncio.get_running_loop()))
     for _ in range(3):
         gathering.add(model.work())
     assert model.releases == []
@@ -62,7 +63,7 @@ async def test_a_full_batch_is_released_at_once() -> None:
 
 
 async def test_requests_that_keep_trickling_in_are_not_held_for_ever() -> None:
-    model, gathering = Noted(max_batch_size=10**9), Gathering(asyncio.get_running_loop())
+    model, gathering = Noted(max_batch_size=10**9), Gathering(LoopReactor(asyncio.get_running_loop()))
 
     async def trickle() -> None:
         while not model.releases:
@@ -75,7 +76,7 @@ async def test_requests_that_keep_trickling_in_are_not_held_for_ever() -> None:
 
 async def test_models_are_gathered_apart() -> None:
     one, other = Noted(max_batch_size=2), Noted(max_batch_size=2)
-    gathering = Gathering(asyncio.get_running_loop())
+    gathering = Gathering(LoopReactor(asyncio.get_running_loop()))
     gathering.add(one.work())
     gathering.add(other.work())
     gathering.add(one.work())

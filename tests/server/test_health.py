@@ -43,24 +43,24 @@ def test_states(ready: bool, index: list[Entry], expected: dict[str, int]) -> No
     assert states_of(ready=ready, index=index) == server | expected
 
 
-async def test_listeners_hear_of_changes_alone_and_of_names_that_went() -> None:
+def test_listeners_hear_of_changes_alone_and_of_names_that_went() -> None:
     health = Health()
     heard: list[tuple[str, int]] = []
 
-    async def listen(name: str, state: int) -> None:
+    def listen(name: str, state: int) -> None:
         heard.append((name, state))
 
     health.add_listener(listen)
-    await health.show({"": SERVING, "a": NOT_SERVING})
+    health.show({"": SERVING, "a": NOT_SERVING})
     assert heard == [("", SERVING), ("a", NOT_SERVING)]
     heard.clear()
-    await health.show({"": SERVING, "a": SERVING})
+    health.show({"": SERVING, "a": SERVING})
     assert heard == [("a", SERVING)]
     heard.clear()
-    await health.show({"": SERVING})
+    health.show({"": SERVING})
     assert heard == [("a", UNKNOWN)]
     heard.clear()
-    await health.show({"": SERVING})
+    health.show({"": SERVING})
     assert heard == [], "what has gone is forgotten"
-    await health.leave()
+    health.leave()
     assert heard == [("", NOT_SERVING)]

@@ -16,14 +16,20 @@ from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.service import Service
 from headrace_server.listen_address import parse
-from headrace_server.transport.aio import AioServer, TransportOptions
-from headrace_server.transport.aio_inference import InferenceLimits
+from headrace_server.transport import choice
+from headrace_server.transport.choice import TransportKind
 from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.health import Health, states_of
+from headrace_server.transport.open_calls import InferenceLimits
+from headrace_server.transport.options import TransportOptions
+from headrace_server.transport.server import TransportServer
 
 T = TypeVar("T")
 
 _PATIENCE_SECONDS = 20.0
+
+kind = TransportKind.AUTO
+"""What serves, as the option --grpc-transport of the tests says."""
 
 
 class HostedServer:
@@ -37,7 +43,7 @@ class HostedServer:
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hosted-server", daemon=True)
         self._thread.start()
-        self.transport: AioServer
+        self.transport: TransportServer
         self.addresses = self.run(self._start())
         self.address = self.addresses[0]
 
@@ -48,7 +54,7 @@ class HostedServer:
     def show_health(self) -> None:
         """Tell the health service how the models stand."""
         states = states_of(ready=self.service.is_ready(), index=list(self.service.index()))
-        self.run(self.health.show(states))
+        self.health.show(states)
 
     def begin_stop(self, grace_seconds: float = _PATIENCE_SECONDS) -> Any:
         """Begin to stop; return the future of its end."""
@@ -76,7 +82,7 @@ class HostedServer:
             connections=ConnectionOptions(**of(ConnectionOptions)),
             **given,
         )
-        self.transport = AioServer(self.service, self.health, options)
+        self.transport = choice.make(choice.chosen(kind), self.service, self.health, options, {})
         return [str(address) for address in await self.transport.start()]
 
 

@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 _PATIENCE_SECONDS = 30.0
+
+transport = "auto"
+"""What serves, as the option --grpc-transport of the tests says."""
 _CONTAINERS = [str(Path(__file__).parents[2] / name) for name in ("proto", "engines", "server", "client")]
 _PROGRAM = f"import sys; sys.path[:0] = {_CONTAINERS!r}; from headrace_cli.main import main; main()"
 
@@ -23,7 +26,7 @@ class ServerProcess:
     ) -> None:
         command = [
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
-            "--grpc-port", str(port), "--metrics-port", "0", *arguments,
+            "--grpc-port", str(port), "--metrics-port", "0", "--grpc-transport", transport, *arguments,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []

@@ -1,54 +1,61 @@
-"""Procedures that take their time are done on threads of their own, so that they never hold up the loop."""
+"""Procedures that take their time are done on threads of their own, and never hold up a transport."""
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from headrace_server.errors import ShuttingDown
-
-T = TypeVar("T")
+from headrace_server.transport.seam import Reactor
 
 _THREADS: Final = 256
 """Begun as they are needed. Most of them wait for a model's turn to load, or for its drain; what comes beyond
 that waits for one of them, even if it would be quick."""
 
+_Answer = Callable[[bytes | Exception], None]
+
 
 class BlockingCalls:
     """The calls that are being done."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
         self._threads = ThreadPoolExecutor(_THREADS, "control")
-        self._ended = asyncio.Event()
+        self._lock = threading.Lock()
+        self._waiting: set[_Answer] = set()
+        self._ended = False
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Return what the function returns, or raise what it raises, or ShuttingDown once `end` was called.
+    def run(self, function: Callable[[], bytes], answer: _Answer) -> None:
+        """Pass what the function returns, or raises, to `answer`, where calls may be touched; once.
 
-        A caller who goes does not end the function.
+        A caller who goes does not end the function. Raises ShuttingDown once `end` was called.
         """
-        if self._ended.is_set():
-            raise ShuttingDown("the server is stopping")
-        done = asyncio.get_running_loop().run_in_executor(self._threads, function)
-        ended = asyncio.create_task(self._ended.wait())
-        either: set[asyncio.Future[Any]] = {done, ended}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-            done.add_done_callback(_take_note)
-        if not done.done():
-            raise ShuttingDown("the server is stopping, and does not wait for this to be done")
-        return done.result()
+        with self._lock:
+            if self._ended:
+                raise ShuttingDown("the server is stopping")
+            self._waiting.add(answer)
+            self._threads.submit(self._do, function, answer)
 
     def end(self) -> None:
         """Let everybody go who waits. What is being done goes on; what was not begun never is."""
-        self._ended.set()
+        with self._lock:
+            self._ended = True
+            waiting, self._waiting = self._waiting, set()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for answer in waiting:
+            told = ShuttingDown("the server is stopping, and does not wait for this to be done")
+            self._reactor.run(answer, told)
 
-
-def _take_note(done: asyncio.Future[T]) -> None:
-    """Look at an error that nobody waits for any more, of which asyncio would complain."""
-    if not done.cancelled():
-        done.exception()
+    def _do(self, function: Callable[[], bytes], answer: _Answer) -> None:
+        result: bytes | Exception
+        try:
+            result = function()
+        except Exception as error:  # the table of statuses decides what leaves
+            result = error
+        with self._lock:
+            is_awaited = answer in self._waiting
+            self._waiting.discard(answer)
+        if is_awaited:
+            self._reactor.run(answer, result)

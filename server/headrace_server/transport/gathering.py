@@ -1,26 +1,22 @@
 """Lets requests that arrive together share a batch, without a timer.
 
-A call that arrives alone should be executed at once. When many arrive, the event loop has more of them
+A call that arrives alone should be executed at once. When many arrive, the transport has more of them
 to read, and waking an engine for the first one costs more than executing it: the two threads then take
-the interpreter from each other for every few requests. So a model's requests are held while the loop goes
-on finding more, and released when it has turned a few times without another one, or a batch is full. An
-idle loop turns in microseconds, a busy one spends its turns on the very requests that the batch waits for.
+the interpreter from each other for every few requests. So a model's requests are held while the transport
+goes on finding more, and released when it has looked a few times without another one, or a batch is full.
+Looking costs an idle transport microseconds, and a busy one finds the very requests that the batch waits for.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Final
 
 from headrace_server.core.request import Holder, Work
+from headrace_server.transport.seam import Reactor
 
-_QUIET_TURNS: Final = 20
-"""Turns without another request after which a batch is released. A call passes through about four of them
-before its request is read, and calls come in several a turn. Against one turn, 128 calls in flight cost a
-third less of the processor; from twelve turns to twenty, a call that is alone waits 10 µs longer."""
 _MOST_SECONDS: Final = 0.002
-"""Bounds the wait where requests keep trickling in, or the loop is busy with other things."""
+"""Bounds the wait where requests keep trickling in, or the transport is busy with other things."""
 
 
 class _Gathered:
@@ -36,10 +32,10 @@ class _Gathered:
 
 
 class Gathering:
-    """What is being held for each model."""
+    """What is being held for each model. For the reactor's own thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
         self._by_model: dict[int, _Gathered] = {}
 
     def add(self, work: Work) -> None:
@@ -48,7 +44,7 @@ class Gathering:
         gathered = self._by_model.get(facts.serial)
         if gathered is None:
             gathered = self._by_model[facts.serial] = _Gathered(work.model)
-            self._loop.call_soon(self._turn, gathered)
+            self._reactor.soon(self._turn, gathered)
         gathered.has_arrivals = True
         gathered.rows += work.rows
         if gathered.rows >= facts.spec.max_batch_size:
@@ -59,10 +55,10 @@ class Gathering:
             return
         gathered.quiet_turns = 0 if gathered.has_arrivals else gathered.quiet_turns + 1
         gathered.has_arrivals = False
-        if gathered.quiet_turns >= _QUIET_TURNS or time.monotonic() >= gathered.release_at:
+        if gathered.quiet_turns >= self._reactor.quiet_turns or time.monotonic() >= gathered.release_at:
             self._release(gathered)
         else:
-            self._loop.call_soon(self._turn, gathered)
+            self._reactor.soon(self._turn, gathered)
 
     def _release(self, gathered: _Gathered) -> None:
         gathered.open = False

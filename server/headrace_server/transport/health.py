@@ -1,12 +1,12 @@
 """The standard health service's names and states: what load balancers and Consul ask.
 
 `""` and the names of the services tell about the server, `model:NAME` and `model:NAME:VERSION` about
-models. Transports listen; whoever changes a state awaits that all of them know it.
+models. Transports listen, from any thread and without a wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from grpc_health.v1 import health_pb2
@@ -19,7 +19,7 @@ NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 """What those who watch a name are told once it has gone, and never a state that is kept."""
 
-Listener = Callable[[str, int], Awaitable[None]]
+Listener = Callable[[str, int], None]
 
 
 class Health:
@@ -33,17 +33,17 @@ class Health:
         """Tell this one of each change from now on."""
         self._listeners.append(listener)
 
-    async def show(self, states: Mapping[str, int]) -> None:
+    def show(self, states: Mapping[str, int]) -> None:
         """Take these states; others are forgotten, as versions come and go for ever."""
         for name, state in (dict.fromkeys(self._states, UNKNOWN) | dict(states)).items():
             if self._states.get(name) != state:
                 for listener in self._listeners:
-                    await listener(name, state)
+                    listener(name, state)
         self._states = dict(states)
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Say of everything that it is not serving any more."""
-        await self.show(dict.fromkeys(self._states, NOT_SERVING))
+        self.show(dict.fromkeys(self._states, NOT_SERVING))
 
 
 def states_of(*, ready: bool, index: list[Entry]) -> dict[str, int]:

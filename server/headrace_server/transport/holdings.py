@@ -7,6 +7,7 @@ are known.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -35,6 +36,7 @@ class Holdings:
         self.most_bytes = most_bytes
         self._on_full = on_full
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
+        self._lock = threading.Lock()
         self.size_bytes = 0
 
     def admit(self, call: Call, size_bytes: int, own_bytes: int = 0) -> None:
@@ -42,16 +44,18 @@ class Holdings:
 
         A request of any size may be alone.
         """
-        if self.size_bytes + size_bytes > self.most_bytes and self.size_bytes > own_bytes:
-            self._make_room(size_bytes)
-        self.add(call, size_bytes)
+        if self._add_if_it_fits(call, size_bytes, own_bytes):
+            return
+        self._on_full()
+        if not self._add_if_it_fits(call, size_bytes, own_bytes):
+            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
 
     def add(self, call: Call, size_bytes: int) -> None:
         """Count what the call holds more, or less; one that has ended holds nothing any more."""
-        if call.is_over:
-            return
-        call.size_bytes += size_bytes
-        self.size_bytes += size_bytes
+        with self._lock:
+            if not call.is_over:
+                call.size_bytes += size_bytes
+                self.size_bytes += size_bytes
 
     def has_room(self, stream: Call) -> bool:
         """Whether a stream may take in another request before it has sent what it holds."""
@@ -59,14 +63,19 @@ class Holdings:
 
     def release(self, call: Call) -> None:
         """Forget a call that has ended."""
-        self.size_bytes -= call.size_bytes
-        call.size_bytes = 0
-        call.is_over = True
+        with self._lock:
+            self.size_bytes -= call.size_bytes
+            call.size_bytes = 0
+            call.is_over = True
 
-    def _make_room(self, size_bytes: int) -> None:
-        self._on_full()
-        if self.size_bytes + size_bytes > self.most_bytes:
-            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
+    def _add_if_it_fits(self, call: Call, size_bytes: int, own_bytes: int) -> bool:
+        with self._lock:
+            if self.size_bytes > own_bytes and self.size_bytes + size_bytes > self.most_bytes:
+                return False
+            if not call.is_over:
+                call.size_bytes += size_bytes
+                self.size_bytes += size_bytes
+            return True
 
 
 def foreseen_bytes(work: Work) -> int:

@@ -7,15 +7,13 @@ which these are, but they begin as no request of the protocol can.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import threading
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
 from headrace_server.errors import InvalidInput, MessageTooLarge
-
-T = TypeVar("T")
 
 _BEGINNINGS: Final = frozenset((b"\x1f\x8b", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"))
 """Of gzip, a wire type that protobuf does not have, and of zlib, which gRPC calls deflate: field 15, which no
@@ -27,26 +25,24 @@ _AT_ONCE: Final = 2
 
 
 class Inflation:
-    """Inflates what takes its time beside the event loop, few at a time."""
+    """Inflates what takes its time, few at a time. It blocks: threads beside a transport call it."""
 
     def __init__(self, most_bytes: int) -> None:
         """`most_bytes` is the largest message that is accepted."""
         self._most_bytes = most_bytes
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "inflate")
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns = threading.Semaphore(_AT_ONCE)
 
-    async def inflated(self, message: bytes) -> bytes:
-        """Return what a compressed message is; who awaits it counts it before it awaits anything else.
+    @contextlib.contextmanager
+    def inflated(self, message: bytes) -> Iterator[bytes]:
+        """Give a message as it is, or what a compressed one is, which is to be counted in the block.
 
         Raises InvalidInput or MessageTooLarge.
         """
-        async with self._turns:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, inflate, message, self._most_bytes)
-
-    def close(self) -> None:
-        """Let the threads end once they have done what they are at."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        if not is_compressed(message):
+            yield message
+            return
+        with self._turns:
+            yield inflate(message, self._most_bytes)
 
 
 def is_compressed(message: bytes) -> bool:
@@ -81,10 +77,6 @@ def beginning(message: bytes) -> bytes:
         return b""
 
 
-def reading(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """Return what reads short messages, be they compressed or not."""
-
-    def inflate_and_read(message: bytes) -> T:
-        return read(inflate(message, _SHORT_BYTES) if is_compressed(message) else message)
-
-    return inflate_and_read
+def inflate_short(message: bytes) -> bytes:
+    """Return what a compressed message is that cannot be long. Raises InvalidInput, MessageTooLarge."""
+    return inflate(message, _SHORT_BYTES)

@@ -1,26 +1,25 @@
 """The way in: from a message's bytes to work that waits for its model.
 
-What is quick is done on the event loop, without a task or a wait. What is not (large or compressed messages,
-strings, inputs that stand in shared memory) is read and checked beside it, and only submitted there.
+What is quick is done where calls are handled, without a thread or a wait. What is not (large messages,
+strings, inputs that stand in shared memory) is read and checked beside it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from headrace_server.core.request import Holder, Request, Sink, Work
 from headrace_server.core.service import Service
-from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, InvalidInput, ShuttingDown
 from headrace_server.transport import codec, outline
 from headrace_server.transport.aside import Aside
 from headrace_server.transport.gathering import Gathering
-from headrace_server.transport.holdings import Holdings
-from headrace_server.transport.inflation import Inflation, is_compressed
+from headrace_server.transport.holdings import Holdings, foreseen_bytes
+from headrace_server.transport.seam import Reactor, Timer
 from headrace_server.transport.shared_memory import Regions
 
 _QUICK_BYTES: Final = 1 << 20
@@ -34,123 +33,186 @@ _MOST_STRINGS: Final = 1 << 20
 a million take a few tenths of a second."""
 
 
-class Reply(Protocol):
-    """Whom to answer. Called on the event loop."""
+class Asker(Protocol):
+    """Who asked: hears what becomes of a request, where calls may be touched."""
 
-    def __call__(self, answer: bytes | InferenceError) -> None:
+    def accepted(self, work: Work, more_bytes: int) -> None:
+        """Hear that the request is about to be submitted; it may be answered before `settled` is called.
+
+        It will take so many bytes beside its message's. Where its model is replaced meanwhile, this is called
+        again with the work that is submitted instead.
+        """
+
+    def settled(self, error: Exception | None) -> None:
+        """Hear that the request was submitted, or why it was not. Called once."""
+
+    def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         """Take the last answer; empty bytes end a request that gets several responses without another one."""
 
-    def part(self, answer: bytes, window: Window | None) -> None:
-        """Take one response of several; `window` is told when it has left."""
+    def answered_in_part(self, work: Work, answer: bytes) -> None:
+        """Take one response of several; the work's `window` is told when it has left."""
 
 
-class _TimedReply:
-    """A reply to a request with a timer, which would otherwise hold the request until its deadline."""
+class _Timed:
+    """An asker whose request has a timer, which would otherwise hold the request until its deadline."""
 
-    __slots__ = ("_timer", "part", "reply")
+    __slots__ = ("_asker", "_is_over", "_timer", "answered_in_part")
 
-    def __init__(self, timer: asyncio.TimerHandle, reply: Reply) -> None:
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._timer: Timer | None = None
+        self._is_over = False
+        self.answered_in_part = asker.answered_in_part
+
+    def arm(self, timer: Timer) -> None:
         self._timer = timer
-        self.reply = reply
-        self.part = reply.part
-
-    def __call__(self, answer: bytes | InferenceError) -> None:
-        self._timer.cancel()
-        self.reply(answer)
+        if self._is_over:  # it was answered meanwhile
+            timer.cancel()
 
     def disarm(self) -> None:
-        self._timer.cancel()
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def answered(self, work: Work, answer: bytes | InferenceError) -> None:
+        self.disarm()
+        self._asker.answered(work, answer)
 
 
 class Intake:
     """Reads, checks and submits requests; `sink` gets their answers."""
 
     def __init__(
-        self,
-        service: Service,
-        sink: Sink,
-        loop: asyncio.AbstractEventLoop,
-        holdings: Holdings,
-        regions: Regions,
-        inflation: Inflation,
+        self, service: Service, sink: Sink, reactor: Reactor, holdings: Holdings, regions: Regions
     ) -> None:
         self._service = service
         self._sink = sink
-        self._loop = loop
+        self._reactor = reactor
         self._holdings = holdings
         self._regions = regions
-        self._inflation = inflation
-        self._aside = Aside(loop, holdings)
-        self._gathering = Gathering(loop)
+        self._aside = Aside(reactor, holdings)
+        self._gathering = Gathering(reactor)
 
-    def take(self, message: bytes, limit: float, reply: Reply, *, takes_many: bool = False) -> Work | None:
-        """Submit the request at once, if that is quick; else return None: `take_slowly` is for it.
+    def take(self, message: bytes, limit: float, asker: Asker, *, takes_many: bool = False) -> None:
+        """Submit the request in a message, now or, where that takes its time, later.
 
-        `limit` is the call's deadline on the monotonic clock. Raises InferenceError.
+        `limit` is the call's deadline on the monotonic clock; `takes_many` says that the caller can be
+        given more than one response.
         """
-        if is_compressed(message) or outline.is_slow(message):
-            return None
-        request = codec.decode(message, self._regions)
-        if request.rendering is not None and request.rendering.inputs:
-            return None
-        now_ns = time.monotonic_ns()
-        work = self._service.infer(
-            request, limit, self._sink, reply, now_ns, hold=True, takes_many=takes_many
-        )
-        self._follow(work, limit, reply)
-        return work
-
-    async def take_slowly(
-        self, message: bytes, limit: float, reply: Reply, *, takes_many: bool = False
-    ) -> Work:
-        """Submit a request that takes its time. Raises InferenceError."""
-        own_bytes = len(message)  # which whoever calls has counted
-        if is_compressed(message):
-            message = await self._inflation.inflated(message)
-        is_quick = not outline.is_slow(message)
-        decode = functools.partial(codec.decode, message, self._regions)
-        request = decode() if is_quick else await self._aside.run(len(message), decode, own_bytes)
-        made_bytes = self._fetched_bytes(request) + _string_bytes(request)
-        is_quick = is_quick and made_bytes <= _QUICK_BYTES
-        held_bytes = len(message) + made_bytes
-        prepare = functools.partial(self._prepare, request, limit, reply, takes_many=takes_many)
-        refused: Holder | None = None
-        while True:
-            work = prepare() if is_quick else await self._aside.run(held_bytes, prepare, own_bytes)
+        prepare: Callable[[], Work]
+        try:
+            if outline.is_slow(message):
+                decode = functools.partial(codec.decode, message, self._regions)
+                then = functools.partial(self._take_decoded, len(message), limit, asker, takes_many)
+                self._aside.run(len(message), len(message), decode, then)
+                return
+            request = codec.decode(message, self._regions)
+            if request.rendering is not None and request.rendering.inputs:
+                self._take_decoded(len(message), limit, asker, takes_many, request, is_quick=True)
+                return
+            work = self._prepare(request, limit, asker, takes_many)
+            asker.accepted(work, foreseen_bytes(work))
             try:
                 work.model.submit(work, hold=True)
             except ShuttingDown:
                 # Meanwhile another version may have taken over: it is asked instead.
-                if refused is work.model:
-                    raise
-                refused = work.model
-            else:
-                self._follow(work, limit, reply)
-                return work
+                prepare = functools.partial(self._prepare, request, limit, asker, takes_many)
+                work = self._resubmit(prepare, asker, work.model)
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            asker.settled(error)
+        else:
+            self._gathering.add(work)
+            if work.deadline < limit:
+                self._arm(work)
+            asker.settled(None)
 
     def abandon(self, work: Work) -> None:
-        """Let go of a request whose caller has gone."""
+        """Let go of submitted work whose caller has gone."""
         work.model.cancel(work)
-        if isinstance(work.reply, _TimedReply):
+        if isinstance(work.reply, _Timed):
             work.reply.disarm()
 
     def close(self) -> None:
         """Take nothing more that is slow."""
         self._aside.close()
 
-    def _prepare(self, request: Request, limit: float, reply: Reply, *, takes_many: bool) -> Work:
+    def _take_decoded(
+        self,
+        own_bytes: int,
+        limit: float,
+        asker: Asker,
+        takes_many: bool,
+        request: Request | Exception,
+        *,
+        is_quick: bool = False,
+    ) -> None:
+        """Fetch what is elsewhere, check, and submit: beside the transport, unless that is quick."""
+        if isinstance(request, Exception):
+            asker.settled(request)
+            return
+        try:
+            made_bytes = self._fetched_bytes(request) + _string_bytes(request)
+            prepare = functools.partial(self._fetch_and_prepare, request, limit, asker, takes_many)
+            submit = functools.partial(self._submit, asker, limit, prepare)
+            if is_quick and made_bytes <= _QUICK_BYTES:
+                submit(prepare())
+            else:
+                self._aside.run(own_bytes + made_bytes, own_bytes, prepare, submit)
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            asker.settled(error)
+
+    def _submit(
+        self, asker: Asker, limit: float, prepare: Callable[[], Work], work: Work | Exception
+    ) -> None:
+        if isinstance(work, Exception):
+            asker.settled(work)
+            return
+        try:
+            asker.accepted(work, work.size_bytes + foreseen_bytes(work))
+            try:
+                work.model.submit(work)
+            except ShuttingDown:
+                work = self._resubmit(prepare, asker, work.model, hold=False)
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            asker.settled(error)
+        else:
+            if work.deadline < limit:
+                self._arm(work)
+            asker.settled(None)
+
+    def _resubmit(
+        self, prepare: Callable[[], Work], asker: Asker, refused: Holder, *, hold: bool = True
+    ) -> Work:
+        """Submit to the version that has taken over from one that refused. Raises InferenceError."""
+        while True:
+            work = prepare()
+            asker.accepted(work, foreseen_bytes(work))
+            try:
+                work.model.submit(work, hold=hold)
+            except ShuttingDown:
+                if refused is work.model:
+                    raise
+                refused = work.model
+            else:
+                return work
+
+    def _fetch_and_prepare(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
         if request.rendering is not None:
             request = request.rendering.fetch(request)
-        now_ns = time.monotonic_ns()
-        return self._service.prepare(request, limit, self._sink, reply, now_ns, takes_many=takes_many)
+        return self._prepare(request, limit, asker, takes_many)
 
-    def _follow(self, work: Work, limit: float, reply: Reply) -> None:
-        """Have submitted work released with others, and ended in time."""
-        self._gathering.add(work)
-        if work.deadline < limit:  # gRPC enforces the call's own deadline, and not the request's
-            seconds = work.deadline - time.monotonic()
-            timer = self._loop.call_later(seconds, work.model.expire, work)
-            work.reply = _TimedReply(timer, reply)
+    def _prepare(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
+        work = self._service.prepare(
+            request, limit, self._sink, asker, time.monotonic_ns(), takes_many=takes_many
+        )
+        if work.deadline < limit:  # the transport enforces the call's own deadline, and not the request's
+            work.reply = _Timed(asker)
+        return work
+
+    def _arm(self, work: Work) -> None:
+        """Have submitted work ended in time."""
+        seconds = work.deadline - time.monotonic()
+        work.reply.arm(self._reactor.later(max(seconds, 0.0), work.model.expire, work))
 
     def _fetched_bytes(self, request: Request) -> int:
         """Return what is to be read from shared memory. Raises InvalidInput where it could never be held."""

@@ -17,6 +17,9 @@ import grpc
 
 from headrace_server.listen_address import ListenAddress
 
+Bind = Callable[[str, grpc.ServerCredentials | None], int]
+"""Has gRPC listen on an address; returns the port, or 0 where it cannot."""
+
 
 class PortError(Exception):
     """An address cannot be listened on; the text names it, and why."""
@@ -30,18 +33,21 @@ class Listening:
         addresses: Sequence[ListenAddress],
         credentials: Callable[[], grpc.ServerCredentials] | None = None,
     ) -> None:
-        """`credentials` is called once for each address: gRPC renews the certificate of one alone by it."""
+        """`credentials` is asked once for each address: gRPC renews certificates of one alone by each."""
         self._addresses = addresses
         self._credentials = credentials
         self._sockets: dict[Path, int] = {}
 
-    def open(self, server: grpc.aio.Server) -> tuple[ListenAddress, ...]:
-        """Let the server listen; return the addresses with the ports that they got. Raises PortError."""
+    def open(self, bind: Bind) -> tuple[ListenAddress, ...]:
+        """Let a server listen by `bind`; return the addresses with the ports that they got.
+
+        Raises PortError.
+        """
         bound: list[ListenAddress] = []
         for address in self._addresses:
             if address in bound or (address.path and Path(address.path).absolute() in self._sockets):
                 raise PortError(f"cannot listen on {address}: it is given twice")
-            bound.append(self._open(server, address))
+            bound.append(self._open(bind, address))
         return tuple(bound)
 
     def close(self) -> None:
@@ -53,16 +59,10 @@ class Listening:
             except FileNotFoundError:
                 continue
 
-    def _open(self, server: grpc.aio.Server, address: ListenAddress) -> ListenAddress:
+    def _open(self, bind: Bind, address: ListenAddress) -> ListenAddress:
         if address.path:
             _make_way(address)
-        try:
-            if self._credentials is None:
-                port = server.add_insecure_port(str(address))
-            else:
-                port = server.add_secure_port(str(address), self._credentials())
-        except RuntimeError:
-            port = 0
+        port = bind(str(address), self._credentials() if self._credentials else None)
         if not port:
             raise PortError(f"cannot listen on {address}: {_why_not(address)}")
         if not address.path:

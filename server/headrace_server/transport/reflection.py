@@ -7,10 +7,9 @@ has two names as well, v1 and v1alpha, and the same messages under both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+import threading
 from typing import Any, Final
 
-import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_channelz.v1 import channelz_pb2
@@ -19,9 +18,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace_proto.names import INFERENCE_SERVICE, SERVICES, TRITON_SERVICE
 from headrace_proto.v1 import inference_pb2, model_config_pb2
-from headrace_server.errors import Overloaded
-from headrace_server.transport.inflation import reading
-from headrace_server.transport.refusal import Context, refuse
+from headrace_server.errors import Overloaded, ShuttingDown
+from headrace_server.transport.messages import parse
+from headrace_server.transport.seam import Reactor, Routes, StreamCall, Streaming
+from headrace_server.transport.status import status_of
 
 REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 
@@ -31,47 +31,100 @@ _MOST_READERS: Final = 64
 """Streams of questions at once; they are few, short and for people."""
 
 
-def handlers(*, channelz: bool = False) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """Return, by its path, what lets clients ask a server for its services and messages."""
-    names = [*SERVICES, _HEALTH, REFLECTION_V1, reflection.SERVICE_NAME]
-    servicer = _Servicer(names + [_CHANNELZ] * channelz, pool=descriptions())
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reading(reflection_pb2.ServerReflectionRequest.FromString),
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return {f"/{name}/ServerReflectionInfo": handler for name in (REFLECTION_V1, reflection.SERVICE_NAME)}
+class ReflectionProcedures:
+    """Lets clients ask a server for its services and messages, by so many streams at a time."""
+
+    def __init__(self, reactor: Reactor, *, channelz: bool = False) -> None:
+        names = [*SERVICES, _HEALTH, REFLECTION_V1, reflection.SERVICE_NAME]
+        self._servicer = _Servicer(names + [_CHANNELZ] * channelz, pool=descriptions())
+        self._reactor = reactor
+        self._lock = threading.Lock()
+        self._readers: set[_Reader] = set()
+        self._is_over = False
+
+    def routes(self) -> Routes:
+        """Return what answers, by its path."""
+        route = Streaming(self._open)
+        return {f"/{name}/ServerReflectionInfo": route for name in (REFLECTION_V1, reflection.SERVICE_NAME)}
+
+    def end(self) -> None:
+        """End the streams. Any thread."""
+        with self._lock:
+            self._is_over = True
+            readers = tuple(self._readers)
+        for reader in readers:
+            self._reactor.run(reader.stop)
+
+    def leave(self, reader: _Reader) -> None:
+        """Forget a reader."""
+        with self._lock:
+            self._readers.discard(reader)
+
+    def _open(self, call: StreamCall) -> _Reader:
+        reader = _Reader(call, self._servicer, self)
+        with self._lock:
+            if self._is_over:
+                raise ShuttingDown("the server is stopping")
+            if len(self._readers) >= _MOST_READERS:
+                told = f"{_MOST_READERS} streams of reflection are open, which is the limit"
+                raise Overloaded(told)
+            self._readers.add(reader)
+        return reader
 
 
-class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the package has no types
-    """The package's, for so many streams at a time."""
+class _Reader:
+    """One stream of questions, answered one by one."""
+
+    def __init__(self, call: StreamCall, servicer: _Servicer, procedures: ReflectionProcedures) -> None:
+        self._call = call
+        self._servicer = servicer
+        self._procedures = procedures
+
+    def begin(self) -> None:
+        self._call.receive()
+
+    def received(self, message: bytes | None) -> None:
+        if message is None:
+            self._call.finish()
+            return
+        try:
+            self._call.send(self._servicer.answer(message))
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            self._call.finish(status_of(error))
+
+    def sent(self) -> None:
+        self._call.receive()
+
+    def ended(self) -> None:
+        self._procedures.leave(self)
+
+    def stop(self) -> None:
+        """End the stream."""
+        self._call.finish(status_of(ShuttingDown("the server is stopping")))
+
+
+class _Servicer(reflection.ReflectionServicer):  # type: ignore[misc]  # the package has no types
+    """The package's, which finds methods as well."""
 
     def __init__(self, names: list[str], pool: descriptor_pool.DescriptorPool) -> None:
         super().__init__(names, pool=pool)
         self._descriptions = pool
-        self._readers = 0
+
+    def answer(self, message: bytes) -> bytes:
+        """Return the answer to one question. Raises InvalidInput."""
+        request = parse(reflection_pb2.ServerReflectionRequest, message)
+        (answer,) = self.ServerReflectionInfo(iter((request,)), None)
+        answered: bytes = answer.SerializeToString()
+        return answered
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
-        """Find methods as well, by their service: Python's pool knows everything else by its full name."""
+        """Find methods by their service: Python's pool knows everything else by its full name."""
         service, _, method = fully_qualified_name.rpartition(".")
         try:
             known = self._descriptions.FindServiceByName(service).methods_by_name
         except KeyError:
             known = {}
         return super()._file_containing_symbol(request, service if method in known else fully_qualified_name)
-
-    async def ServerReflectionInfo(  # noqa: N802  # the procedure's name
-        self, requests: AsyncIterable[Any], context: Context
-    ) -> AsyncIterator[Any]:
-        if self._readers >= _MOST_READERS:
-            told = f"{_MOST_READERS} streams of reflection are open, which is the limit"
-            await refuse(context, Overloaded(told))
-        self._readers += 1
-        try:
-            async for answer in super().ServerReflectionInfo(requests, context):
-                yield answer
-        finally:
-            self._readers -= 1
 
 
 def descriptions() -> descriptor_pool.DescriptorPool:

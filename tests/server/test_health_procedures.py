@@ -13,7 +13,7 @@ from raw_http2 import HEADERS, INITIAL_WINDOW_SIZE, RawConnection
 from scripted_engines import ScriptedEngine, rows_spec, serving
 
 from headrace_proto.names import SERVICES
-from headrace_server.transport import aio_health
+from headrace_server.transport import health_procedures
 from headrace_server.transport.health import NOT_SERVING, SERVING
 
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -67,7 +67,7 @@ def test_a_name_that_is_not_there_is_not_found_and_can_be_waited_for(server: Hos
     assert len(refused.value.details()) < 200
     watch = stub.Watch(asked("model:later"))
     assert next(watch).status == UNKNOWN
-    server.run(server.health.show({"": SERVING, "model:later": SERVING}))
+    server.health.show({"": SERVING, "model:later": SERVING})
     assert next(watch).status == SERVING
 
 
@@ -79,7 +79,7 @@ def test_watchers_of_one_name_all_hear_of_changes_though_one_of_them_leaves(
     first.cancel()
     eventually(lambda: not first.is_active(), "the first has left")
     for state in (NOT_SERVING, SERVING):
-        server.run(server.health.show({"model:m": state}))
+        server.health.show({"model:m": state})
         assert next(second).status == state
 
 
@@ -91,7 +91,7 @@ def test_a_watcher_that_takes_nothing_holds_up_neither_changes_nor_the_others(
         stuck.await_frame(HEADERS, 1)
         watch = stub.Watch(asked(""))
         assert next(watch).status == SERVING
-        server.run(server.health.show({"": NOT_SERVING}))
+        server.health.show({"": NOT_SERVING})
         assert next(watch).status == NOT_SERVING
 
 
@@ -100,7 +100,7 @@ def test_watches_end_with_the_server_once_they_have_told_how_things_stand(
 ) -> None:
     watch = stub.Watch(asked(""))
     assert next(watch).status == SERVING
-    server.run(server.health.leave())
+    server.health.leave()
     assert next(watch).status == NOT_SERVING
     server.begin_stop().result(PATIENCE_SECONDS)
     with pytest.raises(grpc.RpcError) as ended:
@@ -111,7 +111,7 @@ def test_watches_end_with_the_server_once_they_have_told_how_things_stand(
 
 
 def test_watchers_are_bounded(server: HostedServer, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio_health, "_MOST_WATCHERS", 2)
+    monkeypatch.setattr(health_procedures, "_MOST_WATCHERS", 2)
     watches = [stub.Watch(asked("")) for _ in range(2)]
     for watch in watches:
         next(watch)

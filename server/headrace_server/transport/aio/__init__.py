@@ -1,0 +1,1 @@
+"""The transport on grpc.aio: what it takes is public and works with every grpcio."""

@@ -1,0 +1,81 @@
+"""Unary calls of grpc.aio, as procedures see them. All of this happens on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+
+from headrace_server.core.request import NO_DEADLINE
+from headrace_server.transport.seam import Metadata, Peer
+from headrace_server.transport.status import Status, status_of
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+
+class AioCall:
+    """What unary calls and streams have in common."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        remaining = context.time_remaining()
+        self.deadline = NO_DEADLINE if remaining is None else time.monotonic() + remaining
+
+    @property
+    def metadata(self) -> Metadata:
+        """What came beside the messages."""
+        return tuple(self._context.invocation_metadata() or ())
+
+    def peer(self) -> Peer:
+        """Return who calls."""
+        identity = {key: tuple(values) for key, values in self._context.auth_context().items()}
+        return Peer(self._context.peer(), identity)
+
+    async def _abort(self, status: Status) -> NoReturn:
+        """End the call; nobody is told where the caller has gone."""
+        try:
+            await self._context.abort(status.code, status.text, status.trailers())
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None
+
+
+class AioUnaryCall(AioCall):
+    """A call with one message and one answer."""
+
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(context)
+        self.on_end: Callable[[], None] | None = None
+        self._outcome: asyncio.Future[bytes | Status] = loop.create_future()
+
+    def answer(self, message: bytes) -> None:
+        """End the call well."""
+        if not self._outcome.done():
+            self._outcome.set_result(message)
+
+    def fail(self, status: Status) -> None:
+        """End the call with this status."""
+        if not self._outcome.done():
+            self._outcome.set_result(status)
+
+    async def run(self, take: Callable[[AioUnaryCall, bytes], None], message: bytes) -> bytes:
+        """Let the procedure answer, and return its answer to grpc.aio."""
+        try:
+            take(self, message)
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            self.fail(status_of(error))
+        if self.on_end is not None:
+            # Only then has the answer been sent.
+            ended: Any = self._ended
+            self._context.add_done_callback(ended)
+        outcome = await self._outcome
+        if isinstance(outcome, bytes):
+            return outcome
+        return await self._abort(outcome)
+
+    def _ended(self, _: Any) -> None:
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()

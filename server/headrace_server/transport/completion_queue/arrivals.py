@@ -1,0 +1,111 @@
+"""New calls: asked for ahead, given to their procedures, and kept while they are open.
+
+While a stop tells the clients to leave, new unary calls are held: a client that waits for an answer sends
+nothing that could meet a closed door.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Final
+
+from headrace_server.transport.completion_queue.calls import CoreCallBase, CoreUnaryCall, RefusedCall
+from headrace_server.transport.completion_queue.core import CoreServer, Event, Queue
+from headrace_server.transport.completion_queue.streams import CoreStreamCall
+from headrace_server.transport.seam import Route, Routes, Unary
+
+_ASKED_AHEAD: Final = 256
+"""Calls that may arrive while the queue's thread is busy; the core lets further ones wait."""
+_UNIMPLEMENTED: Final = 12
+_RESOURCE_EXHAUSTED: Final = 8
+
+
+class Arrivals:
+    """The calls of one server. Events come on the queue's thread."""
+
+    def __init__(self, server: CoreServer, queue: Queue, routes: Routes, most_calls: int) -> None:
+        self._server = server
+        self._queue = queue
+        self._routes: dict[bytes, Route] = {path.encode(): route for path, route in routes.items()}
+        self._most_calls = most_calls
+        self._lock = threading.Lock()
+        self._streams = 0
+        self._no_stream = threading.Event()
+        self._no_stream.set()
+        self._is_holding = False
+        self._last_change = 0.0
+        self._held: list[CoreCallBase] = []
+        self._open: set[CoreCallBase] = set()
+
+    def ask(self) -> None:
+        """Ask for the first calls, each of which is followed by another one."""
+        for _ in range(_ASKED_AHEAD):
+            self._server.request_call(self._queue, self._queue, self._arrived)
+
+    def hold(self) -> None:
+        """Let new unary calls wait. Any thread."""
+        with self._lock:
+            self._last_change = time.monotonic()
+            self._is_holding = True
+
+    def quiet_since(self) -> float:
+        """Return when a call came or ended last, or holding began."""
+        return self._last_change
+
+    def await_streams(self, timeout_seconds: float) -> bool:
+        """Wait until no stream is open; return whether that is so."""
+        return self._no_stream.wait(timeout_seconds)
+
+    def let_go(self) -> None:
+        """Begin those that wait, and hold no more. Any thread."""
+        with self._lock:
+            self._is_holding = False
+            held, self._held = self._held, []
+        for call in held:
+            call.start()
+
+    def abandon(self) -> None:
+        """Keep the calls that are left from beginning anything; their queue is about to end."""
+        for call in tuple(self._open):
+            call.abandon()
+
+    def closed(self, call: CoreCallBase) -> None:
+        """Let go of a call that is over."""
+        self._open.discard(call)
+        if isinstance(call, CoreStreamCall):
+            self._streams -= 1
+            if not self._streams:
+                self._no_stream.set()
+        if self._is_holding:
+            self._last_change = time.monotonic()
+
+    def _arrived(self, event: Event) -> None:
+        if not event.success:  # handed back by the server's shutdown
+            return
+        with contextlib.suppress(ValueError):  # the server is shutting down
+            self._server.request_call(self._queue, self._queue, self._arrived)
+        call = self._made(event)
+        self._open.add(call)
+        if isinstance(call, CoreStreamCall):
+            self._streams += 1
+            self._no_stream.clear()
+        elif self._is_holding:
+            with self._lock:
+                if self._is_holding:
+                    self._last_change = time.monotonic()
+                    self._held.append(call)
+                    return
+        call.start()
+
+    def _made(self, event: Event) -> CoreCallBase:
+        route = self._routes.get(event.call_details.method)
+        if route is None:
+            return RefusedCall(event, self, _UNIMPLEMENTED, "there is no such method")
+        if len(self._open) >= self._most_calls:
+            told = f"{len(self._open)} calls are open, which is the limit"
+            return RefusedCall(event, self, _RESOURCE_EXHAUSTED, told)
+        if isinstance(route, Unary):
+            return CoreUnaryCall(event, self, route.take)
+        return CoreStreamCall(event, self, route.open)

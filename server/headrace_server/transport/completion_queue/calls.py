@@ -1,0 +1,174 @@
+"""Calls in gRPC's core, as procedures see them.
+
+Each call has a lock, held over every start of a batch, and a mark that it is over: set by its close event,
+which comes for every call, whatever ends it. No batch is begun after that, since the queue may be gone. The
+answer of a call may so be given by any thread, at any time, and what comes too late does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from headrace_server.core.request import NO_DEADLINE
+from headrace_server.transport.completion_queue import core
+from headrace_server.transport.completion_queue.core import Event, Operation
+from headrace_server.transport.seam import Metadata, Peer
+from headrace_server.transport.status import Status, status_of
+
+_logger = logging.getLogger(__name__)
+
+_OK: Final = 0
+_UNIMPLEMENTED: Final = 12
+_INTERNAL: Final = 13
+_NO_METADATA: Final[Metadata] = ()
+_FAR_SECONDS: Final = 1e12
+"""Deadlines beyond that are none."""
+
+Tag = Callable[[Event], None]
+
+
+class Keeper(Protocol):
+    """Keeps calls alive while they are open."""
+
+    def closed(self, call: CoreCallBase) -> None:
+        """Let go of a call that is over."""
+
+
+class CoreCallBase:
+    """What all calls have in common."""
+
+    __slots__ = ("_call", "_is_over", "_keeper", "_lock", "deadline", "metadata")
+
+    def __init__(self, event: Event, keeper: Keeper) -> None:
+        self._call = event.call
+        self._keeper = keeper
+        self._lock = threading.Lock()
+        self._is_over = False
+        self.metadata = event.invocation_metadata
+        deadline = event.call_details.deadline
+        self.deadline = NO_DEADLINE if deadline > _FAR_SECONDS else deadline - time.time() + time.monotonic()
+
+    def peer(self) -> Peer:
+        """Return who calls."""
+        identity = core.auth_context(self._call)
+        named = {key.decode() if isinstance(key, bytes) else key: value for key, value in identity.items()}
+        return Peer(self._call.peer().decode(), named)
+
+    def start(self) -> None:
+        """Begin: from here on the close event is sure to come."""
+        with self._lock:
+            self._batch((core.receive_close(0),), self._closed)
+        self._begin()
+
+    def abandon(self) -> None:
+        """Begin no batch any more, because the queue is about to end."""
+        with self._lock:
+            self._is_over = True
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        """Do what is to be done once the call is over."""
+
+    def _batch(self, operations: Sequence[Operation], tag: Tag | None) -> None:
+        """Begin operations. The lock is held, and the call is not over."""
+        code = self._call.start_server_batch(operations, tag)
+        if code:  # no event will come for it
+            _logger.error("gRPC refused a batch with %d", code)
+            self._call.cancel(_INTERNAL, b"internal error")
+
+    def _closed(self, _: Event) -> None:
+        with self._lock:
+            self._is_over = True
+        self._keeper.closed(self)
+        self._ended()
+
+
+class CoreUnaryCall(CoreCallBase):
+    """A call with one message and one answer."""
+
+    __slots__ = ("_take", "on_end")
+
+    def __init__(self, event: Event, keeper: Keeper, take: Callable[[CoreUnaryCall, bytes], None]) -> None:
+        super().__init__(event, keeper)
+        self._take = take
+        self.on_end: Callable[[], None] | None = None
+
+    def answer(self, message: bytes) -> None:
+        """End the call well."""
+        self._end(
+            (
+                core.send_initial_metadata(_NO_METADATA, 0),
+                core.send_message(message, 0),
+                core.send_status(_NO_METADATA, _OK, b"", 0),
+            )
+        )
+
+    def fail(self, status: Status) -> None:
+        """End the call with this status."""
+        self._end(ending(status))
+
+    def _end(self, operations: Sequence[Operation]) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._is_over = True
+                self._batch(operations, None)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._batch((core.receive_message(0),), self._received)
+
+    def _received(self, event: Event) -> None:
+        message = event.batch_operations[0].message()
+        if (
+            message is None
+        ):  # there was none, or it was too large and the core has answered, or it is cancelled
+            self._end(refusal(_UNIMPLEMENTED, "a unary call needs one message"))
+            return
+        try:
+            self._take(self, message)
+        except Exception as error:  # the edge: the table of statuses decides what leaves
+            self.fail(status_of(error))
+
+    def _ended(self) -> None:
+        on_end, self.on_end = self.on_end, None  # what it belongs to knows this call
+        if on_end is not None:
+            on_end()
+
+
+class RefusedCall(CoreCallBase):
+    """A call that is told a status; its message is never read."""
+
+    __slots__ = ("_code", "_text")
+
+    def __init__(self, event: Event, keeper: Keeper, code: int, text: str) -> None:
+        super().__init__(event, keeper)
+        self._code = code
+        self._text = text
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._is_over = True
+                self._batch(refusal(self._code, self._text), None)
+
+
+def ending(status: Status) -> tuple[Operation, ...]:
+    """Return what ends a call to which nothing was sent."""
+    return (core.send_initial_metadata(_NO_METADATA, 0), status_operation(status))
+
+
+def refusal(code: int, text: str) -> tuple[Operation, ...]:
+    """Return what ends a call to which nothing was sent, with a bare status."""
+    return (core.send_initial_metadata(_NO_METADATA, 0), core.send_status(_NO_METADATA, code, text, 0))
+
+
+def status_operation(status: Status) -> Operation:
+    """Return what ends a call with this status."""
+    return core.send_status(status.trailers(), int(status.code.value[0]), status.text, 0)

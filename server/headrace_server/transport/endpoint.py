@@ -1,0 +1,108 @@
+"""Everything that is answered over gRPC, whichever transport carries it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from headrace_proto.names import SERVICES
+from headrace_server.core.service import Service
+from headrace_server.transport import channelz
+from headrace_server.transport.blocking import BlockingCalls
+from headrace_server.transport.control import Control, Procedure
+from headrace_server.transport.health import Health
+from headrace_server.transport.health_procedures import HealthProcedures
+from headrace_server.transport.inference import Inference
+from headrace_server.transport.messages import parse
+from headrace_server.transport.options import TransportOptions
+from headrace_server.transport.reflection import ReflectionProcedures
+from headrace_server.transport.seam import Reactor, Route, Routes, Streaming, Unary, UnaryCall
+from headrace_server.transport.shared_memory import Regions
+from headrace_server.transport.shared_memory_control import SharedMemoryCalls
+from headrace_server.transport.status import status_of
+
+
+class Endpoint:
+    """The procedures of one server, by their paths, and how they end with it."""
+
+    def __init__(
+        self,
+        service: Service,
+        health: Health,
+        options: TransportOptions,
+        reactor: Reactor,
+        procedures: Mapping[str, Procedure] = MappingProxyType({}),
+    ) -> None:
+        """`procedures` are those that somebody else answers."""
+        self._service = service
+        self._regions = Regions(allowed=options.allow_client_shm)
+        self._blocking = BlockingCalls(reactor)
+        self._health = HealthProcedures(reactor)
+        health.add_listener(self._health.set)
+        has_channelz = options.connections.channelz
+        self._reflection = ReflectionProcedures(reactor, channelz=has_channelz)
+        self.inference = Inference(service, reactor, options.inference, self._regions)
+        self.routes: Routes = {
+            **self._protocol(procedures),
+            **self._health.routes(),
+            **self._reflection.routes(),
+            **(channelz.routes() if has_channelz else {}),
+        }
+
+    def leave(self) -> None:
+        """Say that the server is not ready, and let go of calls that only wait for something. Any thread."""
+        self._service.leave()
+        self._blocking.end()
+
+    def refuse(self) -> None:
+        """Take no more requests; those accepted are answered. Any thread."""
+        self._service.stop_accepting()
+
+    def end_watches(self) -> None:
+        """End what would otherwise go on for as long as its client likes. Any thread."""
+        self._health.end()
+        self._reflection.end()
+
+    def close(self) -> None:
+        """Let go of the threads; nothing comes any more."""
+        self.inference.close()
+
+    def _protocol(self, further: Mapping[str, Procedure]) -> dict[str, Route]:
+        shared_memory = SharedMemoryCalls(self._regions).procedures()
+        procedures = Control(self._service, {**shared_memory, **further}).procedures()
+        routes: dict[str, Route] = {
+            "ModelInfer": Unary(self.inference.infer),
+            "ModelStreamInfer": Streaming(self.inference.open_stream),
+        }
+        for name, procedure in procedures.items():
+            routes[name] = Unary(
+                _blocking(procedure, self._blocking) if procedure.blocks else _quick(procedure)
+            )
+        return {f"/{service}/{name}": route for service in SERVICES for name, route in routes.items()}
+
+
+_Take = Callable[[UnaryCall, bytes], None]
+
+
+def _quick(procedure: Procedure) -> _Take:
+    def take(call: UnaryCall, message: bytes) -> None:
+        call.answer(procedure.answer(parse(procedure.request, message)).SerializeToString())
+
+    return take
+
+
+def _blocking(procedure: Procedure, blocking: BlockingCalls) -> _Take:
+    def answer(request: object) -> bytes:
+        return procedure.answer(request).SerializeToString()
+
+    def take(call: UnaryCall, message: bytes) -> None:
+        def tell(answered: bytes | Exception) -> None:
+            if isinstance(answered, bytes):
+                call.answer(answered)
+            else:
+                call.fail(status_of(answered))
+
+        blocking.run(functools.partial(answer, parse(procedure.request, message)), tell)
+
+    return take
