@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -62,9 +63,7 @@ class AioStreamCall(AioCall):
         except Exception as error:  # the edge: the table of statuses decides what leaves
             await self._abort(status_of(error))
 
-        def ended(_: Any) -> None:
-            procedure.ended()
-
+        ended: Any = functools.partial(_tell, procedure)
         self._context.add_done_callback(ended)
         reader = asyncio.create_task(self._read(messages, procedure))
         try:
@@ -117,3 +116,7 @@ class AioStreamCall(AioCall):
         finally:
             self._is_writing = False
         return True
+
+
+def _tell(procedure: StreamProcedure, _: Context) -> None:
+    procedure.ended()
