@@ -1,16 +1,19 @@
-"""What is done beside the event loop, what is held for it, and what becomes of it when its caller goes."""
+"""What is done beside a transport, what is held for it, and what becomes of it when its caller goes."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
-from hosted_server import until
+from direct_reactor import DirectReactor
+from hosted_server import eventually
 from scripted_engines import PATIENCE_SECONDS
 
-from headrace_server.errors import InvalidInput, Overloaded
+from headrace_server.errors import InvalidInput, Overloaded, ShuttingDown
 from headrace_server.transport.aside import Aside
 from headrace_server.transport.holdings import Call, Holdings
 
@@ -20,93 +23,93 @@ class Beside:
 
     def __init__(self) -> None:
         self.holdings = Holdings(100)
-        self.aside = Aside(asyncio.get_running_loop(), self.holdings)
+        self.aside = Aside(DirectReactor(), self.holdings)
         self.gate = threading.Event()
         self.done: list[object] = []
+
+    def run(
+        self,
+        size_bytes: int,
+        function: Callable[[], object],
+        own_bytes: int = 0,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Future[Any]:
+        """Have it done, and return what will be told of it."""
+        told: Future[Any] = Future()
+        self.aside.run(size_bytes, own_bytes, function, told.set_result, is_wanted)
+        return told
 
     def wait(self) -> None:
         assert self.gate.wait(PATIENCE_SECONDS)
 
-    async def occupy(self) -> list[asyncio.Task[None]]:
+    def occupy(self) -> list[Future[Any]]:
         """Keep both threads waiting for the gate."""
-        tasks = [asyncio.create_task(self.aside.run(10, self.wait)) for _ in range(2)]
-        await until(lambda: self.holdings.size_bytes == 20)
-        return tasks
+        return [self.run(10, self.wait) for _ in range(2)]
+
+    def await_nothing_held(self) -> None:
+        eventually(lambda: self.holdings.size_bytes == 0, "nothing is held any more")
 
 
 @pytest.fixture
-async def beside() -> AsyncIterator[Beside]:
+def beside() -> Iterator[Beside]:
     made = Beside()
     yield made
     made.gate.set()
     made.aside.close()
 
 
-async def test_the_loop_goes_on_meanwhile(beside: Beside) -> None:
-    waiting = asyncio.create_task(beside.aside.run(10, beside.wait))
-    for _ in range(100):
-        await asyncio.sleep(0)
+def test_nobody_is_held_up_meanwhile(beside: Beside) -> None:
+    waiting = beside.run(10, beside.wait)
     assert not waiting.done()
     assert beside.holdings.size_bytes == 10
     beside.gate.set()
-    await waiting
+    waiting.result(PATIENCE_SECONDS)
     assert beside.holdings.size_bytes == 0
 
 
-async def test_what_comes_of_it_is_returned_or_raised(beside: Beside) -> None:
-    assert await beside.aside.run(10, lambda: 7) == 7
+def test_what_comes_of_it_is_told(beside: Beside) -> None:
+    assert beside.run(10, lambda: 7).result(PATIENCE_SECONDS) == 7
 
     def refuse() -> None:
         raise InvalidInput("wrong")
 
-    with pytest.raises(InvalidInput, match="wrong"):
-        await beside.aside.run(10, refuse)
+    assert isinstance(beside.run(10, refuse).result(PATIENCE_SECONDS), InvalidInput)
     assert beside.holdings.size_bytes == 0
 
 
-async def test_invariant_4_more_than_the_limit_is_refused_and_not_done(beside: Beside) -> None:
-    tasks = await beside.occupy()
+def test_invariant_4_more_than_the_limit_is_refused_and_not_done(beside: Beside) -> None:
+    told = beside.occupy()
     with pytest.raises(Overloaded, match="20 bytes are in flight, the limit is 100"):
-        await beside.aside.run(81, lambda: beside.done.append("refused"))
+        beside.run(81, lambda: beside.done.append("refused"))
     beside.gate.set()
-    await asyncio.gather(*tasks)
+    for one in told:
+        one.result(PATIENCE_SECONDS)
     assert beside.done == []
 
 
-async def test_a_request_that_is_alone_may_have_any_size(beside: Beside) -> None:
+def test_a_request_that_is_alone_may_have_any_size(beside: Beside) -> None:
     beside.holdings.admit(Call(), 90)
-    assert await beside.aside.run(500, lambda: 7, own_bytes=90) == 7
+    assert beside.run(500, lambda: 7, own_bytes=90).result(PATIENCE_SECONDS) == 7
     with pytest.raises(Overloaded):
-        await beside.aside.run(500, lambda: 7, own_bytes=80)
+        beside.run(500, lambda: 7, own_bytes=80)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_begun_and_held_until_then(beside: Beside) -> None:
-    tasks = await beside.occupy()
-    gone = asyncio.create_task(beside.aside.run(30, lambda: beside.done.append("gone")))
-    stays = asyncio.create_task(beside.aside.run(30, lambda: beside.done.append("stays")))
-    await until(lambda: beside.holdings.size_bytes == 80)
-    gone.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await gone
+def test_what_nobody_waits_for_any_more_is_not_begun_and_held_until_then(beside: Beside) -> None:
+    beside.occupy()
+    callers = {"gone", "stays"}
+    for name in sorted(callers):
+        beside.run(
+            30, lambda name=name: beside.done.append(name), is_wanted=lambda name=name: name in callers
+        )  # type: ignore[misc]
+    callers.discard("gone")
     assert beside.holdings.size_bytes == 80
     beside.gate.set()
-    await asyncio.gather(stays, *tasks)
+    beside.await_nothing_held()
     assert beside.done == ["stays"]
-    await until(lambda: beside.holdings.size_bytes == 0)
 
 
-async def test_a_caller_who_goes_in_the_middle_costs_nothing_when_it_fails(
-    beside: Beside, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> None:
-        beside.wait()
-        raise InvalidInput("wrong")
-
-    gone = asyncio.create_task(beside.aside.run(30, fail))
-    await until(lambda: beside.holdings.size_bytes > 0)
-    gone.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await gone
-    beside.gate.set()
-    await until(lambda: beside.holdings.size_bytes == 0)
-    assert caplog.records == []
+def test_a_server_that_has_stopped_says_so(beside: Beside) -> None:
+    beside.aside.close()
+    with pytest.raises(ShuttingDown):
+        beside.run(10, lambda: 7)
+    assert beside.holdings.size_bytes == 0

@@ -1,27 +1,26 @@
-"""From bytes to work that waits: what is done at once, what beside the loop, and what is given up."""
+"""From bytes to work that waits: what is done at once, what beside the transport, and what is given up."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
+from direct_reactor import DirectReactor
 from gated_server import rows
-from hosted_server import connected, eventually, hosted, infer_request, until
+from hosted_server import infer_request
 from numpy.typing import NDArray
 from scripted_engines import PATIENCE_SECONDS, RAGGED, Answers, Arrays, Gate, ScriptedEngine, Served, serving
 from shared_objects import shared_object
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
-from headrace_proto.v1 import inference_pb2 as pb
-from headrace_server.core.request import NO_DEADLINE
-from headrace_server.errors import InvalidInput, ModelNotFound, Overloaded, RegionNotFound
+from headrace_server.core.request import NO_DEADLINE, Work
+from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, Overloaded, RegionNotFound
 from headrace_server.transport.holdings import Call, Holdings
-from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.shared_memory import Regions
 
@@ -34,35 +33,45 @@ class Echo(ScriptedEngine):
     """Answers its inputs."""
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> Arrays:
-        inputs = tuple(arrays)
-        self.executed.append(inputs)
-        self.before(inputs)
-        return inputs
+        return tuple(arrays)
 
 
-class Reply:
+class Asked:
     """Remembers what it was told."""
 
     def __init__(self) -> None:
-        self.told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.work: Work | None = None
+        self.more_bytes = 0
+        self.has_gone = False
+        self.outcome: Future[Exception | None] = Future()
+        self.told: Future[bytes | InferenceError] = Future()
 
-    def __call__(self, answer: Any) -> None:
+    def accepted(self, work: Work, more_bytes: int) -> None:
+        self.work = work
+        self.more_bytes = more_bytes
+
+    def is_waiting(self) -> bool:
+        return not self.has_gone
+
+    def settled(self, error: Exception | None) -> None:
+        self.outcome.set_result(error)
+
+    def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         self.told.set_result(answer)
 
-    def part(self, answer: bytes, window: Any) -> None:
+    def answered_in_part(self, work: Work, answer: bytes) -> None:
         raise AssertionError("nothing here answers in parts")
 
 
-class LoopAnswers(Answers):
-    """A sink that tells the replies, as a transport does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._loop = asyncio.get_running_loop()
+class AskersAnswers(Answers):
+    """A sink that tells the askers, as a transport does."""
 
     def deliver(self, answers: Any) -> None:
         for work, answer in answers:
-            self._loop.call_soon_threadsafe(work.reply, answer)
+            if isinstance(work.reply, str):
+                super().deliver([(work, answer)])
+            else:
+                work.reply.answered(work, answer)
 
 
 class Entrance:
@@ -72,32 +81,38 @@ class Entrance:
         self.served = served
         self.holdings = Holdings(most_bytes)
         self.regions = Regions(allowed=True)
-        loop = asyncio.get_running_loop()
-        self.intake = Intake(
-            served.service, LoopAnswers(), loop, self.holdings, self.regions, Inflation(most_bytes)
-        )
-        self.reply = Reply()
+        self.reactor = DirectReactor()
+        self.intake = Intake(served.service, AskersAnswers(), self.reactor, self.holdings, self.regions)
+        self.asked = Asked()
 
-    def take(self, message: Any, limit: float = NO_DEADLINE) -> Any:
-        return self.intake.take(message.SerializeToString(), limit, self.reply)
-
-    async def take_slowly(self, message: Any) -> Any:
-        """Take a request as a transport does, which holds its message meanwhile."""
+    def begin(self, message: Any, limit: float = NO_DEADLINE) -> Asked:
+        """Take a request in as a transport does, which holds its message meanwhile."""
         data, call = message.SerializeToString(), Call()
         self.holdings.admit(call, len(data))
-        try:
-            return await self.intake.take_slowly(data, NO_DEADLINE, self.reply)
-        finally:
-            self.holdings.release(call)
+        asked = self.asked = Asked()
+        asked.outcome.add_done_callback(lambda _: self.holdings.release(call))
+        self.intake.take(data, limit, asked)
+        return asked
 
-    async def answer(self) -> Any:
-        return await asyncio.wait_for(self.reply.told, PATIENCE_SECONDS)
+    def take(self, message: Any, limit: float = NO_DEADLINE) -> Work:
+        """Take a request in, and return it once it was submitted; raise what it was refused with."""
+        asked = self.begin(message, limit)
+        error = asked.outcome.result(PATIENCE_SECONDS)
+        self.reactor.turn()
+        self.reactor.turn()
+        if error is not None:
+            raise error
+        assert asked.work is not None
+        return asked.work
+
+    def answer(self) -> bytes | InferenceError:
+        return self.asked.told.result(PATIENCE_SECONDS)
 
 
-@contextlib.asynccontextmanager
-async def entrance(
+@contextlib.contextmanager
+def entrance(
     spec: ModelSpec = RAGGED, most_bytes: int = 1 << 30, gate: Gate | None = None
-) -> AsyncIterator[Entrance]:
+) -> Iterator[Entrance]:
     engine = (Echo if spec is STRINGS else ScriptedEngine)(spec, before=gate or (lambda _: None))
     with serving(engine) as served:
         made = Entrance(served, most_bytes)
@@ -115,26 +130,24 @@ def strings(count: int) -> Any:
     return infer_request("m", ("x", "BYTES", (1, count), b"\2\0\0\0hi" * count))
 
 
-async def test_a_small_request_is_submitted_at_once() -> None:
+def test_a_small_request_is_submitted_at_once() -> None:
     gate = Gate()
-    async with entrance(gate=gate) as it:
-        work = it.take(rows(7))
-        assert work is not None
+    with entrance(gate=gate) as it:
+        it.begin(rows(7))
+        assert it.asked.outcome.done()
         assert it.served.model.waiting == 1
+        assert it.asked.more_bytes == 0
+        it.reactor.turn()
+        it.reactor.turn()
         gate.open()
-        assert await it.answer() == np.int64(22).tobytes()
+        assert it.answer() == np.int64(22).tobytes()
 
 
-async def test_a_large_request_is_read_beside_the_loop_and_answered_like_others() -> None:
-    async with entrance() as it:
-        assert it.take(large()) is None
-        assert it.served.model.waiting == 0
-        reading = asyncio.create_task(it.take_slowly(large()))
-        await asyncio.sleep(0)
-        assert it.holdings.size_bytes > 1_600_000, "what is being read is held"
-        work = await reading
-        assert work.size_bytes == 1_600_000
-        assert await it.answer() == (np.arange(200_000) * 3 + 1).tobytes()
+def test_a_large_request_is_read_beside_the_transport_and_answered_like_others() -> None:
+    with entrance() as it:
+        work = it.take(large())
+        assert work.size_bytes == it.asked.more_bytes == 1_600_000
+        assert it.answer() == (np.arange(200_000) * 3 + 1).tobytes()
         assert it.holdings.size_bytes == 0
 
 
@@ -146,116 +159,88 @@ async def test_a_large_request_is_read_beside_the_loop_and_answered_like_others(
         (infer_request("m", ("z", "INT64", (1, 200_000), bytes(1_600_000))), InvalidInput, "no input 'z'"),
     ],
 )
-async def test_a_large_request_that_is_wrong_is_refused_and_let_go(
+def test_a_large_request_that_is_wrong_is_refused_and_let_go(
     message: Any, error: type[Exception], text: str
 ) -> None:
-    async with entrance() as it:
+    with entrance() as it:
         with pytest.raises(error, match=text):
-            await it.take_slowly(message)
+            it.take(message)
         assert it.holdings.size_bytes == 0
         assert it.served.model.waiting == 0
 
 
-async def test_a_caller_who_goes_while_the_request_is_read_leaves_nothing_behind() -> None:
-    async with entrance() as it:
-        reading = asyncio.create_task(it.take_slowly(large()))
-        await asyncio.sleep(0)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        await until(lambda: it.holdings.size_bytes == 0)
+def test_a_caller_who_goes_while_the_request_is_read_leaves_nothing_behind() -> None:
+    with entrance() as it:
+        asked = it.begin(large())
+        asked.has_gone = True
+        it.intake.close()
         assert it.served.model.statistics.success.count + it.served.model.waiting == 0
 
 
-def test_the_loop_answers_others_while_sixty_mebibytes_of_strings_are_read() -> None:
-    """Were they read on the loop, they would wait for the engine before anybody else was answered."""
-    gate, count = Gate(), 1 << 20
-    raw = (56).to_bytes(4, "little") + b"x" * 56
-    request = infer_request("m", ("x", "BYTES", (1, count), raw * count))
-    with (
-        serving(Echo(STRINGS, before=gate)) as served,
-        hosted(served.service, max_message_bytes=64 << 20) as server,
-        connected(server.address) as stub,
-        connected(server.address) as other,
-    ):
-        call = stub.ModelInfer.future(request)
-        eventually(lambda: server.transport.in_flight_bytes >= 60 << 20, "the message has come")
-        assert other.ServerLive(pb.ServerLiveRequest()).live
-        server.run(asyncio.sleep(0))
-        assert served.model.waiting == 0
-        assert served.engine.executed == []
-        (strings,) = gate.arrival()
-        assert strings.shape == (1, count)
-        call.cancel()
-        gate.open()
-
-
-async def test_what_strings_take_as_objects_counts_before_they_are_made() -> None:
-    async with entrance(STRINGS, most_bytes=16 << 20) as it:
+def test_what_strings_take_as_objects_counts_before_they_are_made() -> None:
+    with entrance(STRINGS, most_bytes=16 << 20) as it:
         it.holdings.admit(Call(), 1)
-        work = await it.take_slowly(strings(100_000))
+        work = it.take(strings(100_000))
         assert work.size_bytes >= 6_400_000
         with pytest.raises(Overloaded, match="the limit is 16777216"):
-            await it.take_slowly(strings(300_000))
+            it.take(strings(300_000))
         assert it.holdings.size_bytes == 1
 
 
-async def test_invariant_4_a_request_has_a_bounded_number_of_strings() -> None:
+def test_invariant_4_a_request_has_a_bounded_number_of_strings() -> None:
     many = infer_request("m", ("x", "BYTES", (1, 1 << 21), bytes(4 << 21)))
-    async with entrance(STRINGS) as it:
+    with entrance(STRINGS) as it:
         with pytest.raises(InvalidInput, match="2097152 strings came, a request may have at most 1048576"):
-            await it.take_slowly(many)
+            it.take(many)
         assert it.holdings.size_bytes == 0
 
 
-async def test_strings_in_shared_memory_count_as_those_in_messages() -> None:
+def test_strings_in_shared_memory_count_as_those_in_messages() -> None:
     raw = b"\2\0\0\0hi" * 300_000
     request = infer_request("m", ("x", "BYTES", (1, 300_000), b""))
     del request.raw_input_contents[:]
     request.inputs[0].parameters["shared_memory_region"].string_param = "r"
     request.inputs[0].parameters["shared_memory_byte_size"].int64_param = len(raw)
-    with shared_object(raw) as shared:
-        async with entrance(STRINGS, most_bytes=16 << 20) as it:
-            with pytest.raises(RegionNotFound):
-                it.take(request)
-            it.regions.register("r", shared.key, 0, len(raw))
-            assert it.take(request) is None
-            it.holdings.admit(Call(), 1)
-            with pytest.raises(Overloaded):
-                await it.take_slowly(request)
+    with shared_object(raw) as shared, entrance(STRINGS, most_bytes=16 << 20) as it:
+        with pytest.raises(RegionNotFound):
+            it.take(request)
+        it.regions.register("r", shared.key, 0, len(raw))
+        it.holdings.admit(Call(), 1)
+        with pytest.raises(Overloaded):
+            it.take(request)
 
 
-async def test_shared_memory_that_could_never_be_held_is_refused_unread() -> None:
+def test_shared_memory_that_could_never_be_held_is_refused_unread() -> None:
     request = infer_request("m", ("x", "INT64", (1, 1 << 30), b""))
     del request.raw_input_contents[:]
     request.inputs[0].parameters["shared_memory_region"].string_param = "r"
     request.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8 << 30
     with shared_object(b"") as shared:
         shared.resize(8 << 30)
-        async with entrance(most_bytes=1 << 20) as it:
+        with entrance(most_bytes=1 << 20) as it:
             it.regions.register("r", shared.key, 0, 8 << 30)
             with pytest.raises(InvalidInput, match="take 8589934592 bytes of shared memory; at most 1048576"):
-                await it.take_slowly(request)
+                it.take(request)
 
 
-async def test_a_requests_own_timeout_is_told_while_the_engine_is_busy() -> None:
+def test_a_requests_own_timeout_is_told_while_the_engine_is_busy() -> None:
     gate = Gate()
-    async with entrance(gate=gate) as it:
+    with entrance(gate=gate) as it:
         it.served.infer("first", 1)
-        await asyncio.to_thread(gate.arrival)
+        gate.arrival()
         work = it.take(rows(1, timeout=10_000), time.monotonic() + 60)
-        assert "the deadline passed" in str(await it.answer())
+        assert "the deadline passed" in str(it.answer())
         it.intake.abandon(work)
 
 
-async def test_abandoned_work_is_never_executed_and_its_timer_does_not_keep_it() -> None:
+def test_abandoned_work_is_never_executed_and_its_timer_does_not_keep_it() -> None:
     gate = Gate()
-    async with entrance(gate=gate) as it:
+    with entrance(gate=gate) as it:
         it.served.infer("first", 1)
-        await asyncio.to_thread(gate.arrival)
+        gate.arrival()
         it.intake.abandon(it.take(rows(1, timeout=3_600_000_000)))
         assert it.served.model.waiting == 0
-        assert not it.reply.told.done()
+        assert not it.asked.told.done()
         gate.open()
         it.served.answers.wait_for("first")
         assert len(it.served.engine.executed) == 1

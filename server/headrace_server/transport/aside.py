@@ -33,16 +33,17 @@ class Aside:
         own_bytes: int,
         function: Callable[[], T],
         then: Callable[[T | Exception], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
         """Pass what the function returns, or raises, to `then`, where calls may be touched.
 
-        The function has `size_bytes` in hand, and `own_bytes` are held for the same request already. Raises
-        Overloaded where too much is held.
+        Nothing is done once it is not wanted any more. The function has `size_bytes` in hand, and `own_bytes`
+        are held for the same request already. Raises Overloaded where too much is held.
         """
         held = Call()
         self._holdings.admit(held, size_bytes, own_bytes)
         try:
-            self._threads.submit(self._do, held, function, then)
+            self._threads.submit(self._do, held, function, then, is_wanted)
         except RuntimeError:
             self._holdings.release(held)
             raise ShuttingDown("the server is stopping") from None
@@ -51,9 +52,17 @@ class Aside:
         """Let the threads end once they have done what they are at."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _do(self, held: Call, function: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
+    def _do(
+        self,
+        held: Call,
+        function: Callable[[], T],
+        then: Callable[[T | Exception], None],
+        is_wanted: Callable[[], bool],
+    ) -> None:
         result: T | Exception
         try:
+            if not is_wanted():
+                return
             result = function()
         except Exception as error:  # whoever waits tells the caller
             result = error

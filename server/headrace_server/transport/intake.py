@@ -43,6 +43,9 @@ class Asker(Protocol):
         again with the work that is submitted instead.
         """
 
+    def is_waiting(self) -> bool:
+        """Whether anybody still wants the answer."""
+
     def settled(self, error: Exception | None) -> None:
         """Hear that the request was submitted, or why it was not. Called once."""
 
@@ -104,7 +107,7 @@ class Intake:
             if outline.is_slow(message):
                 decode = functools.partial(codec.decode, message, self._regions)
                 then = functools.partial(self._take_decoded, len(message), limit, asker, takes_many)
-                self._aside.run(len(message), len(message), decode, then)
+                self._aside.run(len(message), len(message), decode, then, asker.is_waiting)
                 return
             request = codec.decode(message, self._regions)
             if request.rendering is not None and request.rendering.inputs:
@@ -157,7 +160,7 @@ class Intake:
             if is_quick and made_bytes <= _QUICK_BYTES:
                 submit(prepare())
             else:
-                self._aside.run(own_bytes + made_bytes, own_bytes, prepare, submit)
+                self._aside.run(own_bytes + made_bytes, own_bytes, prepare, submit, asker.is_waiting)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             asker.settled(error)
 

@@ -266,6 +266,10 @@ class StreamRequest:
         self._held_bytes += more_bytes
         self._stream.holdings.add(self._stream, more_bytes)
 
+    def is_waiting(self) -> bool:
+        """Whether the stream goes on."""
+        return not self._is_given_up
+
     def settled(self, error: Exception | None) -> None:
         """Tell the caller of a refusal, and let the next request in."""
         if error is not None:

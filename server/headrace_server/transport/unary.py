@@ -40,6 +40,10 @@ class UnaryRequest(Call):
         self._work = work
         self._holdings.add(self, more_bytes)
 
+    def is_waiting(self) -> bool:
+        """Whether the caller has not gone."""
+        return not self.is_over
+
     def settled(self, error: Exception | None) -> None:
         """Tell the caller of a refusal."""
         if error is not None:
