@@ -98,9 +98,8 @@ def test_what_nobody_waits_for_any_more_is_not_begun_and_held_until_then(beside:
     beside.occupy()
     callers = {"gone", "stays"}
     for name in sorted(callers):
-        beside.run(
-            30, lambda name=name: beside.done.append(name), is_wanted=lambda name=name: name in callers
-        )  # type: ignore[misc]
+        done = functools.partial(beside.done.append, name)
+        beside.run(30, done, is_wanted=functools.partial(callers.__contains__, name))
     callers.discard("gone")
     assert beside.holdings.size_bytes == 80
     beside.gate.set()

@@ -17,6 +17,7 @@ from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.service import Service
 from headrace_server.listen_address import parse
 from headrace_server.transport import choice
+from headrace_server.transport.aio.server import AioServer
 from headrace_server.transport.choice import TransportKind
 from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.health import Health, states_of
@@ -35,8 +36,9 @@ kind = TransportKind.AUTO
 class HostedServer:
     """The transport on an event loop of its own."""
 
-    def __init__(self, service: Service, **options: Any) -> None:
+    def __init__(self, service: Service, transport: TransportKind | None = None, **options: Any) -> None:
         """`options` are fields of `InferenceLimits`, `ConnectionOptions` or `TransportOptions`."""
+        self._kind = transport or kind
         self.service = service
         self.health = Health()
         self._options = options
@@ -82,8 +84,17 @@ class HostedServer:
             connections=ConnectionOptions(**of(ConnectionOptions)),
             **given,
         )
-        self.transport = choice.make(choice.chosen(kind), self.service, self.health, options, {})
+        self.transport = choice.make(choice.chosen(self._kind), self.service, self.health, options, {})
         return [str(address) for address in await self.transport.start()]
+
+
+def told_at_a_stop(server: HostedServer) -> set[grpc.StatusCode]:
+    """Return the codes that calls may end with which a stop did not accept.
+
+    grpc.aio cancels those that it has received and not handed over.
+    """
+    cancelled = {grpc.StatusCode.CANCELLED} if isinstance(server.transport, AioServer) else set()
+    return {grpc.StatusCode.UNAVAILABLE} | cancelled
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -96,9 +107,11 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextmanager
-def hosted(service: Service, **options: Any) -> Iterator[HostedServer]:
+def hosted(
+    service: Service, transport: TransportKind | None = None, **options: Any
+) -> Iterator[HostedServer]:
     """Serve while the block runs; health is shown as things stand at the start."""
-    server = HostedServer(service, **options)
+    server = HostedServer(service, transport, **options)
     try:
         server.show_health()
         yield server

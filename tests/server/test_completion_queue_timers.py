@@ -1,0 +1,74 @@
+"""Timers on a thread of their own."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from headrace_server.transport.completion_queue.timers import Timers
+
+PATIENCE_SECONDS = 10.0
+
+
+@pytest.fixture
+def timers() -> Iterator[Timers]:
+    made = Timers()
+    yield made
+    made.close()
+
+
+def test_what_is_due_first_is_done_first(timers: Timers) -> None:
+    done: queue.Queue[str] = queue.Queue()
+    for seconds, name in ((0.06, "third"), (0.02, "first"), (0.04, "second")):
+        timers.add(seconds, lambda name=name: done.put(name))  # type: ignore[misc]  # mypy loses the default
+    assert [done.get(timeout=PATIENCE_SECONDS) for _ in range(3)] == ["first", "second", "third"]
+
+
+def test_nothing_is_done_before_its_time(timers: Timers) -> None:
+    done: queue.Queue[float] = queue.Queue()
+    begun = time.monotonic()
+    timers.add(0.05, lambda: done.put(time.monotonic()))
+    assert done.get(timeout=PATIENCE_SECONDS) - begun >= 0.05
+
+
+def test_what_was_cancelled_is_not_done_and_others_are(timers: Timers) -> None:
+    done: queue.Queue[str] = queue.Queue()
+    timers.add(0.0, lambda: None)
+    cancelled = timers.add(0.02, lambda: done.put("cancelled"))
+    timers.add(0.03, lambda: done.put("stays"))
+    cancelled.cancel()
+    cancelled.cancel()
+    assert done.get(timeout=PATIENCE_SECONDS) == "stays"
+    assert done.empty()
+
+
+def test_one_that_fails_costs_the_others_nothing(timers: Timers, caplog: pytest.LogCaptureFixture) -> None:
+    done: queue.Queue[str] = queue.Queue()
+    timers.add(0.0, [].pop)
+    timers.add(0.01, lambda: done.put("done"))
+    assert done.get(timeout=PATIENCE_SECONDS) == "done"
+    assert "IndexError" in caplog.text
+
+
+def test_invariant_4_cancelled_timers_keep_nothing_however_far_off_they_are(timers: Timers) -> None:
+    class Large:
+        def done(self) -> None: ...
+
+    for _ in range(10_000):
+        timers.add(3600.0, Large().done).cancel()
+    gc.collect()
+    assert sum(isinstance(one, Large) for one in gc.get_objects()) == 0
+    assert len(timers._due) < 1000
+
+
+def test_after_the_end_nothing_is_done() -> None:
+    done: list[str] = []
+    timers = Timers()
+    timers.add(0.0, lambda: None)
+    timers.add(3600.0, lambda: done.append("late"))
+    timers.close()
+    assert done == []
