@@ -15,11 +15,15 @@ _HIDDEN: Final = "(hidden)"
 
 
 def show(loaded: Loaded, *, as_json: bool = False) -> None:
-    """Print each setting, its value, and the flag, variable or key that it comes from; secrets are hidden."""
+    """Print each setting, its value, and the flag, variable or key that it comes from; secrets are hidden.
+
+    What gRPC's core is told by variables stands behind them.
+    """
     values = {option.name: getattr(loaded.config, option.name) for option in OPTIONS}
     for option in OPTIONS:
         if option.secret and values[option.name]:
             values[option.name] = _HIDDEN
+    values |= loaded.grpc
     if as_json:
         settings = {
             name: {"value": _plain(value), "origin": loaded.origins[name]} for name, value in values.items()

@@ -226,6 +226,8 @@ class ServerConfig:
     )
 
 
+_GRPC_VARIABLES: Final = {"GRPC_EXPERIMENTS": "-event_engine_listener", "GRPC_VERBOSITY": "NONE"}
+
 OPTIONS: Final[tuple[Option, ...]] = tuple(Option.of(field) for field in fields(ServerConfig))
 
 
@@ -235,6 +237,8 @@ class Loaded:
 
     config: ServerConfig
     origins: Mapping[str, str]
+    grpc: Mapping[str, str]
+    """Variables of gRPC's core, by which it is told how to poll and what to log; `origins` has them too."""
 
 
 def load(
@@ -267,7 +271,9 @@ def load(
             origins[option.name] = "default"
     config = ServerConfig(**values)
     _check(config, origins)
-    return Loaded(config, origins)
+    grpc = {**_GRPC_VARIABLES, **{name: environ[name] for name in _GRPC_VARIABLES if name in environ}}
+    origins.update({name: name if name in environ else "default" for name in grpc})
+    return Loaded(config, origins, grpc)
 
 
 def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
@@ -277,8 +283,8 @@ def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
     it would put a line of another format among ours for each client that fails to speak TLS.
     """
     variables = os.environ if environ is None else environ
-    variables.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    variables.setdefault("GRPC_VERBOSITY", "NONE")
+    for name, value in _GRPC_VARIABLES.items():
+        variables.setdefault(name, value)
 
 
 def _read(file: Path) -> dict[str, Any]:
