@@ -23,14 +23,14 @@ def show(loaded: Loaded, *, as_json: bool = False) -> None:
     for option in OPTIONS:
         if option.secret and values[option.name]:
             values[option.name] = _HIDDEN
-    values |= loaded.grpc
+    told = {name: (value, loaded.origins[name]) for name, value in values.items()} | loaded.grpc
     if as_json:
         settings = {
-            name: {"value": _plain(value), "origin": loaded.origins[name]} for name, value in values.items()
+            name: {"value": _plain(value), "origin": origin} for name, (value, origin) in told.items()
         }
         click.echo(json.dumps(settings, indent=2))
         return
-    rows = [(name, _told(value), loaded.origins[name]) for name, value in values.items()]
+    rows = [(name, _told(value), origin) for name, (value, origin) in told.items()]
     console.results().print(console.table(("Setting", "Value", "From"), rows))
 
 

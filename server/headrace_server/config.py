@@ -237,8 +237,8 @@ class Loaded:
 
     config: ServerConfig
     origins: Mapping[str, str]
-    grpc: Mapping[str, str]
-    """Variables of gRPC's core, by which it is told how to poll and what to log; `origins` has them too."""
+    grpc: Mapping[str, tuple[str, str]]
+    """Variables by which gRPC's core is told how to poll and what to log, each with its value and origin."""
 
 
 def load(
@@ -271,8 +271,10 @@ def load(
             origins[option.name] = "default"
     config = ServerConfig(**values)
     _check(config, origins)
-    grpc = {**_GRPC_VARIABLES, **{name: environ[name] for name in _GRPC_VARIABLES if name in environ}}
-    origins.update({name: name if name in environ else "default" for name in grpc})
+    grpc = {
+        name: (environ[name], name) if name in environ else (value, "default")
+        for name, value in _GRPC_VARIABLES.items()
+    }
     return Loaded(config, origins, grpc)
 
 

@@ -69,7 +69,9 @@ def test_each_setting_is_shown_with_its_origin_and_no_secret(
     assert run([*arguments, "--json"]) == 0
     shown = capsys.readouterr().out
     settings = json.loads(shown)
-    assert list(settings) == [option.name for option in OPTIONS]
+    names = [option.name for option in OPTIONS]
+    assert list(settings) == [*names, "GRPC_EXPERIMENTS", "GRPC_VERBOSITY"]
+    assert settings["GRPC_EXPERIMENTS"]["value"]
     assert settings["grpc_port"] == {"value": 0, "origin": "--grpc-port"}
     assert settings["host"] == {"value": "0.0.0.0", "origin": "HEADRACE_HOST"}
     assert settings["max_batch_size"] == {"value": 7, "origin": f"max_batch_size in {file}"}

@@ -36,7 +36,7 @@ class Beside:
     ) -> Future[Any]:
         """Have it done, and return what will be told of it."""
         told: Future[Any] = Future()
-        self.aside.run(size_bytes, own_bytes, function, told.set_result, is_wanted)
+        self.aside.run(size_bytes, own_bytes, lambda _: function(), told.set_result, is_wanted)
         return told
 
     def wait(self) -> None:

@@ -56,7 +56,8 @@ def status(it: Gated, body: bytes, **headers: str) -> bytes:
         (framed(b"\xff\xff"), {}, b"3", b"its bytes cannot be parsed"),
         (framed(bytes(15_000)), {}, b"8", b"larger than max"),
         (framed(b"x", 1), {}, b"13", b"ompress"),
-        (framed(b"no gzip", 1), {"grpc_encoding": "gzip"}, b"13", b"ompress"),
+        (framed(b"no gzip", 1), {"grpc_encoding": "gzip"}, b"3", b"its bytes cannot be parsed"),
+        (framed(b"\x1f\x8b", 1), {"grpc_encoding": "gzip"}, b"3", b"came compressed"),
         (framed(gzip.compress(bytes(1_000_000)), 1), {"grpc_encoding": "gzip"}, b"8", b"larger than max"),
     ],
 )

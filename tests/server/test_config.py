@@ -176,6 +176,6 @@ def test_what_is_chosen_for_grpcs_core_gives_way_to_what_the_person_chose() -> N
 
 def test_what_grpcs_core_is_told_is_told_with_its_origin() -> None:
     loaded = load({}, {"GRPC_EXPERIMENTS": ""})
-    assert loaded.grpc == {"GRPC_EXPERIMENTS": "", "GRPC_VERBOSITY": "NONE"}
-    assert loaded.origins["GRPC_EXPERIMENTS"] == "GRPC_EXPERIMENTS"
-    assert loaded.origins["GRPC_VERBOSITY"] == "default"
+    assert loaded.grpc == {
+        "GRPC_EXPERIMENTS": ("", "GRPC_EXPERIMENTS"), "GRPC_VERBOSITY": ("NONE", "default"),
+    }  # fmt: skip

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.errors import InvalidInput, MessageTooLarge
-from headrace_server.transport.inflation import beginning, inflate, is_compressed, reading
+from headrace_server.transport.inflation import beginning, inflate, is_compressed
+from headrace_server.transport.messages import parse
 
 LIMIT_BYTES = 1000
 
@@ -58,9 +59,10 @@ def test_the_limit_is_told_and_so_is_damage(pack: object) -> None:
         inflate(whole[:-4] + b"nope", LIMIT_BYTES)
 
 
-def test_short_messages_are_read_in_either_way() -> None:
-    read = reading(bytes.decode)
-    assert read(b"plain") == "plain"
-    assert read(gzip.compress(b"packed")) == "packed"
+def test_short_messages_are_read_in_either_form() -> None:
+    request = pb.ModelMetadataRequest(name="m")
+    plain = request.SerializeToString()
+    for message in (plain, gzip.compress(plain), zlib.compress(plain)):
+        assert parse(pb.ModelMetadataRequest, message) == request
     with pytest.raises(MessageTooLarge):
-        read(gzip.compress(bytes(1 << 20)))
+        parse(pb.ModelMetadataRequest, gzip.compress(bytes(1 << 20)))

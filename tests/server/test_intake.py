@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from direct_reactor import DirectReactor
 from gated_server import rows
-from hosted_server import infer_request
+from hosted_server import connected, eventually, hosted, infer_request
 from numpy.typing import NDArray
 from scripted_engines import PATIENCE_SECONDS, RAGGED, Answers, Arrays, Gate, ScriptedEngine, Served, serving
 from shared_objects import shared_object
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import NO_DEADLINE, Work
 from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, Overloaded, RegionNotFound
 from headrace_server.transport.holdings import Call, Holdings
+from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.shared_memory import Regions
 
@@ -33,7 +35,10 @@ class Echo(ScriptedEngine):
     """Answers its inputs."""
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> Arrays:
-        return tuple(arrays)
+        inputs = tuple(arrays)
+        self.executed.append(inputs)
+        self.before(inputs)
+        return inputs
 
 
 class Asked:
@@ -82,7 +87,14 @@ class Entrance:
         self.holdings = Holdings(most_bytes)
         self.regions = Regions(allowed=True)
         self.reactor = DirectReactor()
-        self.intake = Intake(served.service, AskersAnswers(), self.reactor, self.holdings, self.regions)
+        self.intake = Intake(
+            served.service,
+            AskersAnswers(),
+            self.reactor,
+            self.holdings,
+            self.regions,
+            Inflation(most_bytes),
+        )
         self.asked = Asked()
 
     def begin(self, message: Any, limit: float = NO_DEADLINE) -> Asked:
@@ -175,6 +187,27 @@ def test_a_caller_who_goes_while_the_request_is_read_leaves_nothing_behind() -> 
         asked.has_gone = True
         it.intake.close()
         assert it.served.model.statistics.success.count + it.served.model.waiting == 0
+
+
+def test_others_are_answered_while_sixty_mebibytes_of_strings_are_read() -> None:
+    """Were they read by the transport, they would wait for the engine before anybody else was answered."""
+    gate, count = Gate(), 1 << 20
+    raw = (56).to_bytes(4, "little") + b"x" * 56
+    request = infer_request("m", ("x", "BYTES", (1, count), raw * count))
+    with (
+        serving(Echo(STRINGS, before=gate)) as served,
+        hosted(served.service, max_message_bytes=64 << 20) as server,
+        connected(server.address) as stub,
+        connected(server.address) as other,
+    ):
+        call = stub.ModelInfer.future(request)
+        eventually(lambda: server.transport.in_flight_bytes >= 60 << 20, "the message has come")
+        assert other.ServerLive(pb.ServerLiveRequest()).live
+        assert served.engine.executed == []
+        (strings,) = gate.arrival()
+        assert strings.shape == (1, count)
+        call.cancel()
+        gate.open()
 
 
 def test_what_strings_take_as_objects_counts_before_they_are_made() -> None:

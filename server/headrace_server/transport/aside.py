@@ -31,14 +31,15 @@ class Aside:
         self,
         size_bytes: int,
         own_bytes: int,
-        function: Callable[[], T],
+        function: Callable[[Call], T],
         then: Callable[[T | Exception], None],
         is_wanted: Callable[[], bool],
     ) -> None:
         """Pass what the function returns, or raises, to `then`, where calls may be touched.
 
-        Nothing is done once it is not wanted any more. The function has `size_bytes` in hand, and `own_bytes`
-        are held for the same request already. Raises Overloaded where too much is held.
+        Nothing is done once it is not wanted any more. The function has `size_bytes` in hand, and is given
+        what they count to, should it make more; `own_bytes` are held for the same request already. Raises
+        Overloaded where too much is held.
         """
         held = Call()
         self._holdings.admit(held, size_bytes, own_bytes)
@@ -55,7 +56,7 @@ class Aside:
     def _do(
         self,
         held: Call,
-        function: Callable[[], T],
+        function: Callable[[Call], T],
         then: Callable[[T | Exception], None],
         is_wanted: Callable[[], bool],
     ) -> None:
@@ -63,9 +64,10 @@ class Aside:
         try:
             if not is_wanted():
                 return
-            result = function()
+            result = function(held)
         except Exception as error:  # whoever waits tells the caller
             result = error
         finally:
             self._holdings.release(held)
         self._reactor.run(then, result)
+        del result  # an error knows this frame, and what it was about

@@ -59,3 +59,4 @@ class BlockingCalls:
             self._waiting.discard(answer)
         if is_awaited:
             self._reactor.run(answer, result)
+        del result  # an error knows this frame, and what it was about

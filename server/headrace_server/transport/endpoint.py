@@ -14,6 +14,7 @@ from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
 from headrace_server.transport.health_procedures import HealthProcedures
 from headrace_server.transport.inference import Inference
+from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.messages import parse
 from headrace_server.transport.options import TransportOptions
 from headrace_server.transport.reflection import ReflectionProcedures
@@ -42,7 +43,8 @@ class Endpoint:
         health.add_listener(self._health.set)
         has_channelz = options.connections.channelz
         self._reflection = ReflectionProcedures(reactor, channelz=has_channelz)
-        self.inference = Inference(service, reactor, options.inference, self._regions)
+        self._inflation = Inflation(options.connections.max_message_bytes)
+        self.inference = Inference(service, reactor, options.inference, self._regions, self._inflation)
         self.routes: Routes = {
             **self._protocol(procedures),
             **self._health.routes(),
@@ -76,33 +78,33 @@ class Endpoint:
             "ModelStreamInfer": Streaming(self.inference.open_stream),
         }
         for name, procedure in procedures.items():
-            routes[name] = Unary(
-                _blocking(procedure, self._blocking) if procedure.blocks else _quick(procedure)
-            )
+            routes[name] = Unary(self._answering(procedure))
         return {f"/{service}/{name}": route for service in SERVICES for name, route in routes.items()}
 
+    def _answering(self, procedure: Procedure) -> Callable[[UnaryCall, bytes], None]:
+        """Return what answers calls of a procedure: at once, or on a thread where that may take its time."""
 
-_Take = Callable[[UnaryCall, bytes], None]
+        def answer(message: bytes) -> bytes:
+            return procedure.answer(parse(procedure.request, message)).SerializeToString()
 
+        def inflate_and_answer(message: bytes) -> bytes:
+            with self._inflation.inflated(message) as inflated:
+                request = parse(procedure.request, inflated)
+            return procedure.answer(request).SerializeToString()
 
-def _quick(procedure: Procedure) -> _Take:
-    def take(call: UnaryCall, message: bytes) -> None:
-        call.answer(procedure.answer(parse(procedure.request, message)).SerializeToString())
-
-    return take
-
-
-def _blocking(procedure: Procedure, blocking: BlockingCalls) -> _Take:
-    def answer(request: object) -> bytes:
-        return procedure.answer(request).SerializeToString()
-
-    def take(call: UnaryCall, message: bytes) -> None:
-        def tell(answered: bytes | Exception) -> None:
-            if isinstance(answered, bytes):
-                call.answer(answered)
+        def take(call: UnaryCall, message: bytes) -> None:
+            if procedure.blocks or is_compressed(message):
+                self._blocking.run(
+                    functools.partial(inflate_and_answer, message), functools.partial(_tell, call)
+                )
             else:
-                call.fail(status_of(answered))
+                call.answer(answer(message))
 
-        blocking.run(functools.partial(answer, parse(procedure.request, message)), tell)
+        return take
 
-    return take
+
+def _tell(call: UnaryCall, answered: bytes | Exception) -> None:
+    if isinstance(answered, bytes):
+        call.answer(answered)
+    else:
+        call.fail(status_of(answered))

@@ -39,7 +39,10 @@ class HealthProcedures:
         return {f"/{SERVICE}/Check": Unary(self._check), f"/{SERVICE}/Watch": Streaming(self._watch)}
 
     def set(self, name: str, state: int) -> None:
-        """Tell a name's state from now on, or forget it if it is UNKNOWN. Any thread; no watcher is waited for."""
+        """Tell a name's state from now on, or forget it if it is UNKNOWN; no watcher is waited for.
+
+        Any thread may call it.
+        """
         with self._lock:
             if state == UNKNOWN:
                 self._states.pop(name, None)
@@ -59,7 +62,8 @@ class HealthProcedures:
 
     def state(self, name: str) -> int:
         """Return the state of a name to be watched."""
-        return self._states.get(name, UNKNOWN)
+        state: int = self._states.get(name, UNKNOWN)
+        return state
 
     def leave(self, watcher: _Watcher) -> None:
         """Forget a watcher."""

@@ -11,6 +11,7 @@ from headrace_server.core.service import Service
 from headrace_server.errors import InferenceError
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.holdings import Holdings
+from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.open_calls import InferenceLimits, OpenCalls
 from headrace_server.transport.seam import Reactor, StreamCall, UnaryCall
@@ -25,7 +26,14 @@ _GRPC_ERROR: Final = ("triton_grpc_error", "true")
 class Inference:
     """The two procedures that infer."""
 
-    def __init__(self, service: Service, reactor: Reactor, limits: InferenceLimits, regions: Regions) -> None:
+    def __init__(
+        self,
+        service: Service,
+        reactor: Reactor,
+        limits: InferenceLimits,
+        regions: Regions,
+        inflation: Inflation,
+    ) -> None:
         self._reactor = reactor
         self._limits = limits
         self._streams: set[Stream] = set()
@@ -33,7 +41,7 @@ class Inference:
         self._looked_at = 0.0
         self.holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
         self.open_calls = OpenCalls(limits)
-        self._intake = Intake(service, self, reactor, self.holdings, regions)
+        self._intake = Intake(service, self, reactor, self.holdings, regions, inflation)
         self.encode = Encoder().encode
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:

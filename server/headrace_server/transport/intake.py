@@ -1,7 +1,7 @@
 """The way in: from a message's bytes to work that waits for its model.
 
-What is quick is done where calls are handled, without a thread or a wait. What is not (large messages,
-strings, inputs that stand in shared memory) is read and checked beside it.
+What is quick is done where calls are handled, without a thread or a wait. What is not (large or compressed
+messages, strings, inputs that stand in shared memory) is read and checked beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from headrace_server.core.request import Holder, Request, Sink, Work
 from headrace_server.core.service import Service
@@ -18,7 +18,8 @@ from headrace_server.errors import InferenceError, InvalidInput, ShuttingDown
 from headrace_server.transport import codec, outline
 from headrace_server.transport.aside import Aside
 from headrace_server.transport.gathering import Gathering
-from headrace_server.transport.holdings import Holdings, foreseen_bytes
+from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes
+from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.seam import Reactor, Timer
 from headrace_server.transport.shared_memory import Regions
 
@@ -82,17 +83,32 @@ class _Timed:
         self._asker.answered(work, answer)
 
 
+class _Decoded(NamedTuple):
+    """A request, what its message took once it was inflated, and whether the rest can be quick."""
+
+    request: Request
+    message_bytes: int
+    is_quick: bool
+
+
 class Intake:
     """Reads, checks and submits requests; `sink` gets their answers."""
 
     def __init__(
-        self, service: Service, sink: Sink, reactor: Reactor, holdings: Holdings, regions: Regions
+        self,
+        service: Service,
+        sink: Sink,
+        reactor: Reactor,
+        holdings: Holdings,
+        regions: Regions,
+        inflation: Inflation,
     ) -> None:
         self._service = service
         self._sink = sink
         self._reactor = reactor
         self._holdings = holdings
         self._regions = regions
+        self._inflation = inflation
         self._aside = Aside(reactor, holdings)
         self._gathering = Gathering(reactor)
 
@@ -104,14 +120,15 @@ class Intake:
         """
         prepare: Callable[[], Work]
         try:
-            if outline.is_slow(message):
-                decode = functools.partial(codec.decode, message, self._regions)
+            if is_compressed(message) or outline.is_slow(message):
+                decode = functools.partial(self._decode, message)
                 then = functools.partial(self._take_decoded, len(message), limit, asker, takes_many)
                 self._aside.run(len(message), len(message), decode, then, asker.is_waiting)
                 return
             request = codec.decode(message, self._regions)
             if request.rendering is not None and request.rendering.inputs:
-                self._take_decoded(len(message), limit, asker, takes_many, request, is_quick=True)
+                decoded = _Decoded(request, len(message), is_quick=True)
+                self._take_decoded(len(message), limit, asker, takes_many, decoded)
                 return
             work = self._prepare(request, limit, asker, takes_many)
             asker.accepted(work, foreseen_bytes(work))
@@ -145,14 +162,13 @@ class Intake:
         limit: float,
         asker: Asker,
         takes_many: bool,
-        request: Request | Exception,
-        *,
-        is_quick: bool = False,
+        decoded: _Decoded | Exception,
     ) -> None:
         """Fetch what is elsewhere, check, and submit: beside the transport, unless that is quick."""
-        if isinstance(request, Exception):
-            asker.settled(request)
+        if isinstance(decoded, Exception):
+            asker.settled(decoded)
             return
+        request, message_bytes, is_quick = decoded
         try:
             made_bytes = self._fetched_bytes(request) + _string_bytes(request)
             prepare = functools.partial(self._fetch_and_prepare, request, limit, asker, takes_many)
@@ -160,9 +176,17 @@ class Intake:
             if is_quick and made_bytes <= _QUICK_BYTES:
                 submit(prepare())
             else:
-                self._aside.run(own_bytes + made_bytes, own_bytes, prepare, submit, asker.is_waiting)
+                size_bytes = message_bytes + made_bytes
+                self._aside.run(size_bytes, own_bytes, lambda _: prepare(), submit, asker.is_waiting)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             asker.settled(error)
+
+    def _decode(self, message: bytes, held: Call) -> _Decoded:
+        with self._inflation.inflated(message) as inflated:
+            if inflated is not message:
+                self._holdings.admit(held, len(inflated), held.size_bytes + len(message))
+        is_quick = not outline.is_slow(inflated)
+        return _Decoded(codec.decode(inflated, self._regions), len(inflated), is_quick=is_quick)
 
     def _submit(
         self, asker: Asker, limit: float, prepare: Callable[[], Work], work: Work | Exception

@@ -24,6 +24,7 @@ from headrace_server.core.window import Window
 from headrace_server.errors import InferenceError, Overloaded, ShuttingDown
 from headrace_server.transport import answers, outline
 from headrace_server.transport.holdings import Call, Holdings, unforeseen_bytes
+from headrace_server.transport.inflation import beginning
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.seam import StreamCall
 from headrace_server.transport.status import status_of
@@ -326,4 +327,4 @@ class StreamRequest:
     def _id(self) -> str:
         if self._work is not None:
             return self._work.id
-        return outline.request_id(self._message) if self._message is not None else ""
+        return outline.request_id(beginning(self._message)) if self._message is not None else ""
