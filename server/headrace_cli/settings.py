@@ -23,7 +23,8 @@ def show(loaded: Loaded, *, as_json: bool = False) -> None:
     for option in OPTIONS:
         if option.secret and values[option.name]:
             values[option.name] = _HIDDEN
-    told = {name: (value, loaded.origins[name]) for name, value in values.items()} | loaded.grpc
+    told = {name: (value, loaded.origins[name]) for name, value in values.items()}
+    told.update(loaded.grpc)
     if as_json:
         settings = {
             name: {"value": _plain(value), "origin": origin} for name, (value, origin) in told.items()

@@ -65,6 +65,15 @@ def test_invariant_4_cancelled_timers_keep_nothing_however_far_off_they_are(time
     assert len(timers._due) < 1000
 
 
+def test_a_time_that_no_clock_can_wait_for_holds_up_nothing(timers: Timers) -> None:
+    done: queue.Queue[str] = queue.Queue()
+    timers.add(1e15, lambda: done.put("far off"))
+    timers.add(0.01, lambda: done.put("done"))
+    assert done.get(timeout=PATIENCE_SECONDS) == "done"
+    far = timers.add(1e300, lambda: None)
+    far.cancel()
+
+
 def test_after_the_end_nothing_is_done() -> None:
     done: list[str] = []
     timers = Timers()

@@ -13,6 +13,8 @@ from typing import Final
 _logger = logging.getLogger(__name__)
 
 _SWEEP_AT_LEAST: Final = 256
+_LONGEST_WAIT_SECONDS: Final = 3600.0
+"""Callers may name a time centuries off, which no clock can wait for."""
 
 
 class DueTimer:
@@ -87,7 +89,7 @@ class Timers:
                 if not self._due:
                     self._changed.wait()
                 elif (seconds := self._due[0][0] - time.monotonic()) > 0:
-                    self._changed.wait(seconds)
+                    self._changed.wait(min(seconds, _LONGEST_WAIT_SECONDS))
                 else:
                     return heapq.heappop(self._due)[2]
         return None
