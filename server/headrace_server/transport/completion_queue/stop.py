@@ -20,9 +20,9 @@ from headrace_server.transport.endpoint import Endpoint
 
 _logger = logging.getLogger(__name__)
 
-_QUIET_SECONDS: Final = 0.05
+_QUIET_SECONDS: Final = 0.1
 """What a client has been told, and what it sends because of that, has arrived by then."""
-_MOST_HOLDING_SECONDS: Final = 0.5
+_MOST_HOLDING_SECONDS: Final = 1.0
 _FAREWELL_SECONDS: Final = 0.5
 """Longest wait for clients that have their answers to leave."""
 _CUT_SECONDS: Final = 5.0
