@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,8 @@ from headrace_server.transport.seam import Reactor, StreamCall, UnaryCall
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.stream import Stream, StreamLimits
 from headrace_server.transport.unary import UnaryRequest
+
+_logger = logging.getLogger(__name__)
 
 _GRPC_ERROR: Final = ("triton_grpc_error", "true")
 """The header of a stream that is to end with the first error's own status."""
@@ -97,4 +100,7 @@ class Inference:
 
 def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
     for work, answer in answers:
-        work.reply.answered(work, answer)
+        try:
+            work.reply.answered(work, answer)
+        except Exception:  # the others are to have theirs
+            _logger.exception("an answer could not be handed out")

@@ -17,19 +17,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from headrace_server.core.request import Work
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, Overloaded, ShuttingDown
-from headrace_server.transport import answers, outline
-from headrace_server.transport.holdings import Call, Holdings, unforeseen_bytes
-from headrace_server.transport.inflation import beginning
+from headrace_server.errors import Overloaded, ShuttingDown
+from headrace_server.transport import answers
+from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.seam import StreamCall
 from headrace_server.transport.status import status_of
-
-_WANTS_END: Final = "triton_enable_empty_final_response"
+from headrace_server.transport.stream_request import StreamRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class _Outgoing(NamedTuple):
     """Of a request with several responses, of which this one is not the last."""
 
 
-class Stream(Call):
+class Stream:
     """The requests of one stream."""
 
     def __init__(
@@ -62,7 +59,7 @@ class Stream(Call):
         limits: StreamLimits,
         on_end: Callable[[Stream], None],
     ) -> None:
-        super().__init__()
+        self.held = Call()
         self.intake = intake
         self.holdings = holdings
         self._call = call
@@ -107,7 +104,7 @@ class Stream(Call):
         with self._lock:
             outgoing, self._sending = self._sending, None
             if outgoing is not None:
-                self.holdings.add(self, -outgoing.held_bytes)
+                self.holdings.add(self.held, -outgoing.held_bytes)
             self._move_on()
         if outgoing is not None and outgoing.window is not None:
             outgoing.window.written(outgoing.held_bytes)
@@ -150,7 +147,7 @@ class Stream(Call):
             is_dropped = request not in self._working or self._error is not None
             self._working.discard(request)
             if message is None or is_dropped:
-                self.holdings.add(self, -held_bytes)
+                self.holdings.add(self.held, -held_bytes)
             else:
                 self._outgoing.append(_Outgoing(message, held_bytes))
             self._move_on()
@@ -162,7 +159,7 @@ class Stream(Call):
         with self._lock:
             is_dropped = request not in self._working or self._error is not None
             if is_dropped:
-                self.holdings.add(self, -held_bytes)
+                self.holdings.add(self.held, -held_bytes)
             else:
                 self._outgoing.append(_Outgoing(message, held_bytes, window))
                 self._move_on()
@@ -178,7 +175,7 @@ class Stream(Call):
             if request in self._working:
                 self._working.discard(request)
                 self._error = self._error or error
-            self.holdings.add(self, -held_bytes)
+            self.holdings.add(self.held, -held_bytes)
             self._move_on()
 
     def _let_go(self) -> None:
@@ -189,7 +186,7 @@ class Stream(Call):
             if self._sending is not None:
                 outgoing.append(self._sending)
                 self._sending = None
-        self.holdings.release(self)
+        self.holdings.release(self.held)
         for request in working:
             request.give_up()
         for one in outgoing:
@@ -233,98 +230,4 @@ class Stream(Call):
 
     def _has_room(self) -> bool:
         held = len(self._working) + len(self._outgoing) + (self._sending is not None)
-        return held < self._limits.max_requests and (not held or self.holdings.has_room(self))
-
-
-class StreamRequest:
-    """One request of a stream."""
-
-    __slots__ = ("_held_bytes", "_is_given_up", "_is_submitted", "_message", "_stream", "_work")
-
-    def __init__(self, stream: Stream, message: bytes) -> None:
-        self._stream = stream
-        self._message: bytes | None = message
-        """Kept until the request is accepted: its id may be needed."""
-        self._held_bytes = 0
-        self._work: Work | None = None
-        self._is_submitted = False
-        self._is_given_up = False
-
-    def begin(self, message: bytes, limit: float) -> None:
-        """Take the request in."""
-        try:
-            self._stream.holdings.admit(self._stream, len(message))
-        except Overloaded as error:
-            self.settled(error)
-            return
-        self._held_bytes = len(message)
-        self._stream.intake.take(message, limit, self, takes_many=True)
-
-    def accepted(self, work: Work, more_bytes: int) -> None:
-        """Hold what the request will take."""
-        self._message = None
-        self._work = work
-        self._held_bytes += more_bytes
-        self._stream.holdings.add(self._stream, more_bytes)
-
-    def is_waiting(self) -> bool:
-        """Whether the stream goes on."""
-        return not self._is_given_up
-
-    def settled(self, error: Exception | None) -> None:
-        """Tell the caller of a refusal, and let the next request in."""
-        if error is not None:
-            self._stream.fail(self, error, self._id(), self._held_bytes)
-        else:
-            self._is_submitted = True
-            if self._is_given_up:
-                self.give_up()
-        self._stream.settled()
-
-    def give_up(self) -> None:
-        """Let go of the work, once it has been submitted: nobody waits for it."""
-        self._is_given_up = True
-        if self._is_submitted and self._work is not None:
-            self._stream.intake.abandon(self._work)
-
-    def answered(self, work: Work, answer: bytes | InferenceError) -> None:
-        """Take the last answer, unless the stream has ended."""
-        stream, held_bytes = self._stream, self._held_bytes
-        self._work = None
-        if not isinstance(answer, bytes):
-            stream.fail(self, answer, work.id, held_bytes)
-        elif answer:
-            self._answer(work, answer)
-        else:
-            wants_end = work.parameters.get(_WANTS_END) is True
-            stream.answer(self, answers.stream_end(work) if wants_end else None, held_bytes)
-
-    def answered_in_part(self, work: Work, answer: bytes) -> None:
-        """Take one response of several; the request ends where there is no room for it."""
-        stream = self._stream
-        try:
-            stream.holdings.admit(stream, len(answer), self._held_bytes)
-        except Overloaded as error:
-            if work.window is not None:
-                work.window.written(len(answer))
-            self.give_up()
-            stream.fail(self, error, work.id, self._held_bytes)
-        else:
-            message = answers.stream_answer(answer, is_final=False)
-            stream.answer_in_part(self, message, len(answer), work.window)
-
-    def _answer(self, work: Work, answer: bytes) -> None:
-        stream = self._stream
-        more_bytes = unforeseen_bytes(work, answer)
-        if more_bytes:
-            try:
-                stream.holdings.admit(stream, more_bytes, self._held_bytes)
-            except Overloaded as error:
-                stream.fail(self, error, work.id, self._held_bytes)
-                return
-        stream.answer(self, answers.stream_answer(answer), self._held_bytes + more_bytes)
-
-    def _id(self) -> str:
-        if self._work is not None:
-            return self._work.id
-        return outline.request_id(beginning(self._message)) if self._message is not None else ""
+        return held < self._limits.max_requests and (not held or self.holdings.has_room(self.held))
