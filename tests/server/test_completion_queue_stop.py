@@ -106,6 +106,32 @@ def test_answers_that_come_after_the_end_do_not_end_the_process(grace_seconds: f
     assert set(codes) <= {"UNAVAILABLE", "CANCELLED"}
 
 
+UNSTOPPED = """
+import sys
+sys.path[:0] = {folders!r}
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hosted_server import HostedServer
+from headrace_server.core.service import Service
+from headrace_server.transport.choice import TransportKind
+from scripted_engines import Shelf
+
+server = HostedServer(Service(Shelf()), TransportKind.COMPLETION_QUEUE)
+channel = grpc.insecure_channel(server.address)
+watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+next(watch)
+print("alive")
+"""
+
+
+def test_a_process_that_ends_without_a_stop_ends_well() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNSTOPPED.format(folders=FOLDERS)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 UNSTARTED = """
 import asyncio, sys
 sys.path[:0] = {folders!r}

@@ -34,7 +34,7 @@ class AioCall:
         identity = {key: tuple(values) for key, values in self._context.auth_context().items()}
         return Peer(self._context.peer(), identity)
 
-    async def _abort(self, status: Status) -> NoReturn:
+    async def abort(self, status: Status) -> NoReturn:
         """End the call; nobody is told where the caller has gone."""
         try:
             await self._context.abort(status.code, status.text, status.trailers())
@@ -73,7 +73,7 @@ class AioUnaryCall(AioCall):
         outcome = await self._outcome
         if isinstance(outcome, bytes):
             return outcome
-        return await self._abort(outcome)
+        return await self.abort(outcome)
 
     def _ended(self, _: Any) -> None:
         on_end, self.on_end = self.on_end, None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import grpc
 
@@ -15,6 +14,7 @@ from headrace_server.core.service import Service
 from headrace_server.listen_address import ListenAddress
 from headrace_server.transport.aio.calls import AioUnaryCall, Context
 from headrace_server.transport.aio.reactor import LoopReactor
+from headrace_server.transport.aio.router import Handler, Router
 from headrace_server.transport.aio.streams import AioStreamCall
 from headrace_server.transport.control import Procedure
 from headrace_server.transport.endpoint import Endpoint
@@ -27,18 +27,6 @@ _logger = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS: Final = 0.5
 """Longest wait for clients to leave: connections that are cut at once may lose answers on their way."""
-_QUIET_SECONDS: Final = 0.1
-_MOST_HEARING_SECONDS: Final = 1.0
-
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-
-class _Router(grpc.GenericRpcHandler):
-    def __init__(self, handlers: dict[str, _Handler]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
-        return self._handlers.get(handler_call_details.method)
 
 
 class AioServer:
@@ -57,12 +45,12 @@ class AioServer:
         self._endpoint = Endpoint(service, health, options, LoopReactor(self._loop), procedures)
         self._inference = self._endpoint.inference
         self._listening = Listening(options.addresses, options.credentials)
-        self._last_arrival = 0.0
         self._server = grpc.aio.server(
             options=options.channel_arguments(), maximum_concurrent_rpcs=options.most_calls
         )
         handlers = {path: self._handler(route) for path, route in self._endpoint.routes.items()}
-        self._server.add_generic_rpc_handlers((_Router(handlers),))
+        self._router = Router(handlers)
+        self._server.add_generic_rpc_handlers((self._router,))
 
     async def start(self) -> tuple[ListenAddress, ...]:
         """Listen, and return the addresses with the ports that they got.
@@ -95,9 +83,8 @@ class AioServer:
         self._inference.finish()
         if not await self._finished(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self.open_calls, grace_seconds)
-        await self._hear_out()
         self._endpoint.end_watches()
-        await self._server.stop(_FAREWELL_SECONDS)
+        await self._router.close(self._server, _FAREWELL_SECONDS)
         self._listening.close()
         self._endpoint.close()
 
@@ -112,20 +99,6 @@ class AioServer:
             return False
         return True
 
-    async def _hear_out(self) -> None:
-        """Go on refusing until no call has come for a moment.
-
-        Calls that gRPC has read, and not handed over, are cancelled when it stops: their callers would be
-        told neither why, nor that they were not executed.
-        """
-        give_up = time.monotonic() + _MOST_HEARING_SECONDS
-        while True:
-            now = time.monotonic()
-            quiet_at = self._last_arrival + _QUIET_SECONDS
-            if now >= min(quiet_at, give_up):
-                return
-            await asyncio.sleep(min(quiet_at, give_up) - now)
-
     def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
             if credentials is None:
@@ -134,21 +107,19 @@ class AioServer:
         except RuntimeError:
             return 0
 
-    def _handler(self, route: Route) -> _Handler:
+    def _handler(self, route: Route) -> Handler:
         if isinstance(route, Unary):
             return grpc.unary_unary_rpc_method_handler(self._unary(route))
         return grpc.stream_stream_rpc_method_handler(self._streaming(route))
 
     def _unary(self, route: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def answer(message: bytes, context: Context) -> bytes:
-            self._last_arrival = time.monotonic()
             return await AioUnaryCall(context, self._loop).run(route.take, message)
 
         return answer
 
     def _streaming(self, route: Streaming) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         async def talk(messages: AsyncIterator[bytes], context: Context) -> None:
-            self._last_arrival = time.monotonic()
             await AioStreamCall(context).run(route.open, messages)
 
         return talk

@@ -61,7 +61,7 @@ class AioStreamCall(AioCall):
         try:
             procedure = open_procedure(self)
         except Exception as error:  # the edge: the table of statuses decides what leaves
-            await self._abort(status_of(error))
+            await self.abort(status_of(error))
 
         ended: Any = functools.partial(_tell, procedure)
         self._context.add_done_callback(ended)
@@ -74,7 +74,7 @@ class AioStreamCall(AioCall):
         finally:
             reader.cancel()
         if self._status is not None:
-            await self._abort(self._status)
+            await self.abort(self._status)
 
     async def _read(self, messages: AsyncIterator[bytes], procedure: StreamProcedure) -> None:
         message: bytes | None = b""

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from headrace_server.errors import ShuttingDown
-from headrace_server.transport.refusal import Context, refuse
+from headrace_server.transport.aio.calls import AioCall, Context
+from headrace_server.transport.status import status_of
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -65,4 +66,4 @@ class Router(grpc.GenericRpcHandler):
 
     async def _hold(self, _: object, context: Context) -> None:
         await self._released.wait()
-        await refuse(context, ShuttingDown("the server is stopping"))
+        await AioCall(context).abort(status_of(ShuttingDown("the server is stopping")))
