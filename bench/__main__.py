@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     servers = [*KINDS, _CORE]
     parser.add_argument(
-        "--servers", type=_among(servers), default=servers, help="default: headrace,echo,core"
+        "--servers", type=_among(servers), default=servers, help="default: headrace,headrace-aio,echo,core"
     )
     parser.add_argument(
         "--peers", action="store_true", help="also what `python -m bench.peers.setup` installs"

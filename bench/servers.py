@@ -56,12 +56,21 @@ def _headrace(repository: Path, model: Mlp, port: int) -> list[object]:
     return [command, "serve", "--model-repository", repository, *ports, "--log-level", "warning"]
 
 
+def _headrace_aio(repository: Path, model: Mlp, port: int) -> list[object]:
+    return [*_headrace(repository, model, port), "--grpc-transport", "aio"]
+
+
 def _echo(repository: Path, model: Mlp, port: int) -> list[object]:
     return [sys.executable, "-m", "bench.echo", "--port", port]
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    kind.name: kind for kind in (Kind("headrace", _headrace, has_statistics=True), Kind("echo", _echo))
+    kind.name: kind
+    for kind in (
+        Kind("headrace", _headrace, has_statistics=True),
+        Kind("headrace-aio", _headrace_aio, has_statistics=True),
+        Kind("echo", _echo),
+    )
 }
 
 

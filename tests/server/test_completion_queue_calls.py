@@ -11,10 +11,13 @@ from gated_server import Gated, answered, expected, gated, rows
 from hosted_server import eventually
 from raw_http2 import DATA, END_STREAM, HEADERS, RawConnection
 from scripted_engines import PATIENCE_SECONDS, Gate
+from transports import needs_completion_queue
 
 from headrace_proto.names import INFERENCE_SERVICE
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.transport.choice import TransportKind
+
+pytestmark = needs_completion_queue
 
 INFER = f"/{INFERENCE_SERVICE}/ModelInfer"
 Code = grpc.StatusCode

@@ -14,9 +14,12 @@ import pytest
 from gated_server import gated, rows
 from hosted_server import connected
 from scripted_engines import PATIENCE_SECONDS, Gate
+from transports import needs_completion_queue
 
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.transport.choice import TransportKind
+
+pytestmark = needs_completion_queue
 
 QUEUE = TransportKind.COMPLETION_QUEUE
 FOLDERS = [str(Path(__file__).parents[1] / "support"), *sys.path]

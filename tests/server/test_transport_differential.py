@@ -13,10 +13,13 @@ from hosted_server import hosted, infer_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_engines import ScriptedEngine, rows_spec, serving
+from transports import needs_completion_queue
 
 from headrace_proto.names import SERVICES
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.transport.choice import TransportKind
+
+pytestmark = needs_completion_queue
 
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["InferenceService"].methods]
 PATHS = [f"/{service}/{name}" for service in SERVICES for name in METHODS]

@@ -12,9 +12,9 @@ import grpc
 import pytest
 from hosted_server import HostedServer, eventually, hosted
 from scripted_engines import ScriptedEngine, rows_spec, serving
+from transports import KINDS
 
 from headrace_proto.names import INFERENCE_SERVICE
-from headrace_server.transport.choice import TransportKind
 from headrace_server.transport.inference import Inference
 from headrace_server.transport.seam import StreamCall, UnaryCall
 from headrace_server.transport.status import Status
@@ -22,7 +22,6 @@ from headrace_server.transport.status import Status
 INFER = f"/{INFERENCE_SERVICE}/ModelInfer"
 STREAM = f"/{INFERENCE_SERVICE}/ModelStreamInfer"
 PATIENCE_SECONDS = 10.0
-KINDS = [TransportKind.COMPLETION_QUEUE, TransportKind.AIO]
 
 
 class Seen:
