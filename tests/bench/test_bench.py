@@ -99,4 +99,4 @@ def test_a_bench_measures_every_combination_and_writes_it_down(tmp_path):
 def test_an_unknown_server_is_refused_by_name():
     done = run("bench", "--servers", "headrace,nonesuch")
     assert done.returncode == 2
-    assert "'nonesuch' is not one of headrace, echo, core" in done.stderr
+    assert "'nonesuch' is not one of headrace, headrace-aio, echo, core" in done.stderr
