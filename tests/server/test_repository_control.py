@@ -165,6 +165,23 @@ def test_the_index_does_not_blame_the_repository_for_what_a_caller_sent(
         )
 
 
+def test_batches_of_rows_that_change_each_other_are_refused_or_executed_row_by_row(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.normalised_over_batch())
+    with explicit(tmp_path) as repository:
+        (tmp_path / "m" / "config.pbtxt").write_text('name: "m"\nmax_batch_size: 8\n')
+        with pytest.raises(
+            InvalidInput, match=r"config\.pbtxt:2: max_batch_size: .* rows cannot share a batch"
+        ):
+            repository.load_model("m")
+        (tmp_path / "m" / "config.pbtxt").unlink()
+        repository.load_model("m")
+        facts = repository.catalogue.find("m", "").facts
+        assert facts.spec.max_batch_size == 1
+        assert facts.settings.why_alone.startswith("output 'y' changes")
+
+
 WRONG_TYPES = {
     "3": "a JSON object is expected, int came",
     "[]": "a JSON object is expected, list came",

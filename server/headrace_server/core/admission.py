@@ -40,6 +40,7 @@ class Admission:
     def __init__(self, model: str, spec: ModelSpec, settings: ModelSettings = DEFAULT_SETTINGS) -> None:
         self._model = model
         self._spec = spec
+        self._why_alone = settings.why_alone
         filled = {one.name for one in settings.sequences.controls} if settings.sequences else set()
         self._staged = spec.is_staged and not filled
         self._has_batch_axis = spec.has_batch_axis
@@ -164,9 +165,16 @@ class Admission:
 
     def _wrong_batch(self, tensor: InputTensor) -> InvalidInput:
         rows = tensor.shape[0] if tensor.shape else 0
+        most = self._spec.max_batch_size
+        taken = f"1 to {most}" if most > 1 else "one row a request"
+        reason = ""
+        if self._why_alone and rows > 1:
+            reason = (
+                f", since in a batch {self._why_alone}: send row by row; where axis 0 does not count rows, "
+                "the model's configuration needs `max_batch_size: 0`"
+            )
         return InvalidInput(
-            f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes 1 to "
-            f"{self._spec.max_batch_size}"
+            f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes {taken}{reason}"
         )
 
 
