@@ -67,12 +67,13 @@ def command(
         )
         failed = _print(outcomes)
         seconds = time.perf_counter() - began
-    answered = len(requests) - failed
-    click.echo(
-        f"{answered} answered and {failed} failed in {seconds:.2f} s: {answered / seconds:.0f} a second",
-        err=True,
-    )
+    _tell(len(requests) - failed, failed, seconds)
     return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _tell(answered: int, failed: int, seconds: float) -> None:
+    told = f"{answered} answered and {failed} failed in {seconds:.2f} s: {answered / seconds:.0f} a second"
+    click.echo(told, err=True)
 
 
 def _print(outcomes: Iterable[tuple[int, Arrays | HeadraceError]]) -> int:
