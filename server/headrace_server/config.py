@@ -11,12 +11,13 @@ import os
 import tomllib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from headrace_proto.consul import split_address
 from headrace_server.listen_address import parse as parse_listen_address
-from headrace_server.options import LARGEST_INT32, ConfigError, Option, setting
+from headrace_server.options import LARGEST_INT32, PREFIX, ConfigError, Option, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,8 @@ class ServerConfig:
     )
 
 
+_NEAR: Final = 0.85
+"""How much of a name must be there: a letter or two may be wrong."""
 OPTIONS: Final[tuple[Option, ...]] = tuple(Option.of(field) for field in fields(ServerConfig))
 
 
@@ -228,6 +231,8 @@ class Loaded:
 
     config: ServerConfig
     origins: Mapping[str, str]
+    doubts: tuple[str, ...] = ()
+    """Variables that are probably misspelt."""
 
 
 def load(
@@ -260,7 +265,7 @@ def load(
             origins[option.name] = "default"
     config = ServerConfig(**values)
     _check(config, origins)
-    return Loaded(config, origins)
+    return Loaded(config, origins, _doubts(environ))
 
 
 def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
@@ -290,6 +295,24 @@ def _refuse_unknown(given: Mapping[str, Any], origin: str) -> None:
             raise ConfigError(
                 f"{origin}: there is no setting {name!r}; there are: {', '.join(sorted(known))}"
             )
+
+
+def _doubts(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which variables are nearly a setting's.
+
+    None is refused: of a service that is called headrace, orchestrators set HEADRACE_PORT and others.
+    """
+    variables = {option.name.upper(): option.variable for option in OPTIONS}
+    doubts = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or variable in variables.values():
+            continue
+        if near := get_close_matches(name, variables, n=1, cutoff=_NEAR):
+            doubts.append(
+                f"{variable} is no setting's variable and says nothing; {variables[near[0]]} is one"
+            )
+    return tuple(doubts)
 
 
 def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
