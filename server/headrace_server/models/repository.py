@@ -167,11 +167,19 @@ class Repository:
             self.load_all()
             watch = Watch(self._first)
             while self._options.mode is Mode.POLL and not self._stop.wait(self._options.poll_seconds):
-                self.poll(watch)
+                self._look_again(watch)
         except ShuttingDown:
             _logger.debug("the server stopped while models were changing")
         except Exception:
             _logger.critical("the models are not looked after any more", exc_info=True)
+
+    def _look_again(self, watch: Watch) -> None:
+        try:
+            self.poll(watch)
+        except ShuttingDown:
+            raise
+        except Exception:
+            _logger.exception("a look at the models failed; what is served goes on, the next one tries again")
 
     def _all(self, found: Mapping[str, FoundModel]) -> None:
         """Load these models beside each other."""
