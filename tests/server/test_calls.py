@@ -250,8 +250,7 @@ def test_invariant_5_a_stop_under_load_lets_every_answer_arrive(attempt: int) ->
         clients.await_answers(300)
         it.server.begin_stop().result(PATIENCE_SECONDS)
         clients.join()
-        # gRPC itself cancels calls that it had received and not yet handed over.
-        assert set(clients.outcomes) <= {"OK", "UNAVAILABLE", "CANCELLED"}
+        assert set(clients.outcomes) <= {"OK", "UNAVAILABLE"}
         assert clients.outcomes["OK"] == it.served.model.statistics.success.count
 
 
