@@ -6,9 +6,13 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol
 
 from headrace_server.core.model import Model
+
+
+UNLOADED: Final = "unloaded"
+"""Why a version that served does not answer, where nothing is wrong with it."""
 
 
 class ModelState(enum.Enum):
@@ -33,6 +37,13 @@ class Entry:
     version: str
     state: ModelState
     reason: str = ""
+
+    @property
+    def should_answer(self) -> bool:
+        """Whether it is meant to serve: another version may have replaced it, or a caller unloaded it."""
+        if self.state is ModelState.UNAVAILABLE:
+            return self.reason != UNLOADED
+        return self.state not in (ModelState.UNLOADING, ModelState.NOT_LOADED)
 
 
 @dataclass(frozen=True, slots=True)

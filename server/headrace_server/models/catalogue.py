@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_engines.near import near
-from headrace_server.core.catalogue import Entry, ModelState
+from headrace_server.core.catalogue import UNLOADED, Entry, ModelState
 from headrace_server.core.model import Model
 from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
 from headrace_server.models.layout import FoundModel, is_number
 
 WHOLE: Final = 0
 """Stands for the version where something is said of a model as a whole."""
-UNLOADED: Final = "unloaded"
 OF_REPOSITORY: Final = "what the repository holds now"
 """What was loaded, in the words that tell of its failure."""
 
