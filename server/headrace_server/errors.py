@@ -70,11 +70,3 @@ class ControlDisabled(InferenceError):
 
 class NotSupported(InferenceError):
     """The protocol has this feature and the server does not: the text names it."""
-
-
-class Unauthenticated(InferenceError):
-    """The caller did not prove who they are."""
-
-
-class Forbidden(InferenceError):
-    """The caller may not do this."""

@@ -7,31 +7,26 @@ and wake the event loop once a batch.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_channelz.v1.channelz import add_channelz_servicer
 
 from headrace_proto.names import SERVICES
 from headrace_server.core.service import Service
-from headrace_server.errors import InvalidInput
 from headrace_server.listen_address import ListenAddress
 from headrace_server.transport import reflection
+from headrace_server.transport.aio_control import ControlCalls
 from headrace_server.transport.aio_health import HealthService
 from headrace_server.transport.aio_inference import Inference, InferenceLimits
-from headrace_server.transport.blocking import BlockingCalls
 from headrace_server.transport.connections import ConnectionOptions
 from headrace_server.transport.control import Control, Procedure
 from headrace_server.transport.health import Health
-from headrace_server.transport.inflation import Inflation, is_compressed
+from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.listening import Listening
-from headrace_server.transport.refusal import refuse
 from headrace_server.transport.router import Handler, Router
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.shared_memory_control import SharedMemoryCalls
@@ -85,7 +80,7 @@ class AioServer:
             ],
             maximum_concurrent_rpcs=most_calls,
         )
-        self._blocking = BlockingCalls()
+        self._control = ControlCalls(self._inference.holdings, self._inflation)
         self._health = HealthService()
         health.add_listener(self._health.set)
         channelz = options.connections.channelz
@@ -124,7 +119,7 @@ class AioServer:
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
         self._service.stop_accepting()
-        self._blocking.end()
+        self._control.end()
         if not await self._inference.finish(grace_seconds):
             _logger.warning("%d calls were cut off after %.1f s", self._inference.open, grace_seconds)
         self._health.end()
@@ -141,34 +136,5 @@ class AioServer:
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._inference.stream),
         }
         for name, procedure in procedures.items():
-            handlers[name] = grpc.unary_unary_rpc_method_handler(
-                _unary(procedure, self._blocking, self._inflation)
-            )
+            handlers[name] = grpc.unary_unary_rpc_method_handler(self._control.handler(procedure))
         return {f"/{service}/{name}": handler for service in SERVICES for name, handler in handlers.items()}
-
-
-def _unary(
-    procedure: Procedure, blocking: BlockingCalls, inflation: Inflation
-) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    async def answer(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        try:
-            if is_compressed(message):
-                message = await inflation.inflated(message)
-            request = _parse(procedure, message)
-            if procedure.blocks:
-                answered = await blocking.run(functools.partial(procedure.answer, request))
-            else:
-                answered = procedure.answer(request)
-            return answered.SerializeToString()
-        except Exception as error:  # the edge: the table of statuses decides what leaves
-            return await refuse(context, error)
-
-    return answer
-
-
-def _parse(procedure: Procedure, message: bytes) -> Any:
-    try:
-        return procedure.request.FromString(message)
-    except DecodeError:
-        name = procedure.request.DESCRIPTOR.name
-        raise InvalidInput(f"the message is no {name}: its bytes cannot be parsed") from None

@@ -68,8 +68,9 @@ class Inference:
     ) -> None:
         self._loop = loop
         self._limits = limits
-        self._holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
-        self._intake = Intake(service, self, loop, self._holdings, regions, inflation)
+        self.holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
+        """What is held for callers, of whatever they call."""
+        self._intake = Intake(service, self, loop, self.holdings, regions, inflation)
         self._finishing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,7 +88,7 @@ class Inference:
     @property
     def in_flight_bytes(self) -> int:
         """Bytes of requests that are being answered, and of their answers."""
-        return self._holdings.size_bytes
+        return self.holdings.size_bytes
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         """Wake the event loop, once for all of these."""
@@ -116,14 +117,14 @@ class Inference:
         call = Call()
         try:
             self._enter(context, call)
-            self._holdings.admit(call, len(message))
+            self.holdings.admit(call, len(message))
             reply = _CallReply(self._loop.create_future())
             limit = _limit(context)
             work = self._intake.take(message, limit, reply)
             if work is None:
                 work = await self._intake.take_slowly(message, limit, reply)
-                self._holdings.add(call, work.size_bytes)
-            self._holdings.add(call, foreseen_bytes(work))
+                self.holdings.add(call, work.size_bytes)
+            self.holdings.add(call, foreseen_bytes(work))
             try:
                 answer = await reply.future
             except asyncio.CancelledError:
@@ -131,7 +132,7 @@ class Inference:
                 raise
             if isinstance(answer, bytes):
                 if more_bytes := unforeseen_bytes(work, answer):
-                    self._holdings.admit(call, more_bytes, call.size_bytes)
+                    self.holdings.admit(call, more_bytes, call.size_bytes)
                 return answer
             return await refuse(context, answer)
         except (grpc.aio.AbortError, asyncio.CancelledError):
@@ -152,7 +153,7 @@ class Inference:
             _limit(context),
             self._limits.max_stream_requests,
             call,
-            self._holdings,
+            self.holdings,
             ends_with_error=_GRPC_ERROR in (context.invocation_metadata() or ()),
             patience_seconds=self._limits.stream_patience_seconds,
         )
@@ -162,7 +163,7 @@ class Inference:
         finally:
             self._streams.discard(stream)
         if ended is not None:
-            self._holdings.release(call)  # a client that does not read leaves the call open
+            self.holdings.release(call)  # a client that does not read leaves the call open
             await refuse(context, ended)
 
     def _end_stalled(self) -> None:
@@ -188,7 +189,7 @@ class Inference:
         context.add_done_callback(leave)
 
     def _leave(self, call: Call, _: Context) -> None:
-        self._holdings.release(call)
+        self.holdings.release(call)
         self.open -= 1
         if not self.open:
             self._idle.set()

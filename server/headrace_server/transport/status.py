@@ -28,8 +28,6 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
     errors.ControlDisabled: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
 }
 _REASONS: Final[dict[type[BaseException], str]] = {errors.ModelNotReady: "MODEL_NOT_READY"}
 """UNAVAILABLE speaks of the server; here it is one model, and the others answer."""
