@@ -44,6 +44,11 @@ class Overloaded(InferenceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Unread(Overloaded):
+    """The caller does not read its responses, while an engine waits: whatever else stands on the same stream
+    would be read no better, and ends with it."""
+
+
 class DeadlineMissed(InferenceError):
     """The deadline passed before the request was executed; it never will be."""
 

@@ -4,7 +4,8 @@ A reader lets requests in while fewer than the limit are in work or wait to be w
 does not read its answers is not read from either, and a program that makes many responses waits until they
 have left. The stream ends when the client has closed its half and everything is answered, with the first
 error where the client asked for that, or when the server finishes: then no more is read, and what was
-accepted is answered first. One whose client takes nothing while others need its room is ended unanswered.
+accepted is answered first. One whose client takes nothing while others need its room, or while a program
+waits for it, is ended unanswered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace_server.core.request import Work
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, Overloaded, ShuttingDown
+from headrace_server.errors import InferenceError, Overloaded, ShuttingDown, Unread
 from headrace_server.transport import answers, outline
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 from headrace_server.transport.inflation import beginning
@@ -134,12 +135,18 @@ class Stream:
     def end_if_stalled(self) -> None:
         """End the stream if its client has taken nothing for so long that others may have its room."""
         waits = self._writing_since and time.monotonic() - self._writing_since >= self._patience_seconds
-        if not waits or self._is_given_up or self._task is None:
+        if not waits or self._is_given_up:
             return
+        self._give_up(Overloaded(f"the answers were not read for {self._patience_seconds:g} s"))
+
+    def _give_up(self, error: Overloaded) -> None:
+        """End a stream that is not read, without an answer to what is on it."""
         self._is_given_up = True
-        self._error = Overloaded(f"the answers were not read for {self._patience_seconds:g} s")
+        self._error = error
         self._let_go()
-        self._task.cancel()
+        if self._writing_since and self._task is not None:
+            self._task.cancel()
+        self._changed.set()
 
     def _left(self, outgoing: _Outgoing) -> None:
         self._holdings.add(self._call, -outgoing.held_bytes)
@@ -192,7 +199,10 @@ class Stream:
         work = self._working.pop(reply.number, None)
         if work is None:
             return
-        if not isinstance(answer, bytes):
+        if isinstance(answer, Unread):
+            self._left(_Outgoing(b"", reply.held_bytes))
+            self._give_up(answer)
+        elif not isinstance(answer, bytes):
             self._fail(answer, work.id, reply.held_bytes)
         elif answer:
             self._send_last(reply, work, answer)

@@ -22,6 +22,7 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.RegionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.RegionExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unread: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineMissed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.EngineFailed: grpc.StatusCode.INTERNAL,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
