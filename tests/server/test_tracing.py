@@ -123,6 +123,14 @@ def test_two_runs_that_write_to_one_file_have_traces_of_their_own(tmp_path: Path
     assert len({each["id"] for each in one.members()}) == 6
 
 
+def test_of_an_id_as_much_is_traced_as_tells_it_from_others(tmp_path: Path) -> None:
+    with traced(tmp_path, trace_level="TIMESTAMPS", trace_rate=1) as one:
+        for key in ("\x01" * 1024, "\x01" * 1_000_000):
+            one.served.infer(key, 1)
+            one.served.answers.wait_for(key)
+    assert [each["request_id"] for each in one.members()[::2]] == ["\x01" * 1024] * 2
+
+
 def test_nothing_is_called_while_nothing_is_traced(tmp_path: Path) -> None:
     with traced(tmp_path) as one:
         model = one.served.model

@@ -32,6 +32,8 @@ from headrace_server.telemetry.trace_settings import (
 Put = Callable[[list[Trace], int], None]
 """Takes finished traces, and how many go into one file of a series."""
 
+_MOST_ID_CHARACTERS: Final = 1024
+"""A request's id may be of any length, and in JSON each of its characters may take six."""
 _SERVER: Final = ""
 """The place of the server's settings among those of the models."""
 
@@ -176,4 +178,4 @@ def _trace(work: Work, execution: Execution, number: int) -> Trace:
         ("COMPUTE_END", execution.ended_ns),
         ("REQUEST_END", execution.ended_ns),
     )
-    return Trace(number, facts.name, facts.version, work.id, moments)
+    return Trace(number, facts.name, facts.version, work.id[:_MOST_ID_CHARACTERS], moments)
