@@ -33,9 +33,6 @@ class Changing(Shelf):
         super().__init__(model)
         self._change: Callable[[], None] | None = change
 
-    def put(self, model: Model) -> None:
-        self._models[model.facts.name] = model
-
     def find(self, name: str, version: str) -> Model:
         model = super().find(name, version)
         if self._change is not None:

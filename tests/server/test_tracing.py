@@ -191,6 +191,20 @@ def test_a_change_that_is_wrong_in_part_changes_nothing(tmp_path: Path) -> None:
         assert in_force(one.tracing) == before
 
 
+def test_the_settings_of_a_model_go_with_it(tmp_path: Path) -> None:
+    with traced(tmp_path, trace_rate=5) as one:
+        one.tracing.change("", {"log_frequency": ["9"]})
+        one.tracing.change("m", {"trace_rate": ["7"]})
+        one.tracing.attach()
+        assert in_force(one.tracing, "m")["trace_rate"] == "7", "the model is there"
+        model = one.served.shelf.remove("m")
+        one.tracing.attach()
+        one.served.shelf.put(model)
+        one.tracing.attach()
+        told = in_force(one.tracing, "m")
+        assert (told["trace_rate"], told["log_frequency"]) == ("5", "9"), "another one of this name"
+
+
 @pytest.mark.parametrize("values", [{}, {"trace_rate": ["2"]}])
 def test_a_model_that_is_unknown_is_named(tmp_path: Path, values: dict[str, Sequence[str]]) -> None:
     with traced(tmp_path) as one:

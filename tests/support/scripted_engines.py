@@ -184,6 +184,12 @@ class Shelf:
     def __init__(self, *models: Model) -> None:
         self._models = {model.facts.name: model for model in models}
 
+    def put(self, model: Model) -> None:
+        self._models[model.facts.name] = model
+
+    def remove(self, name: str) -> Model:
+        return self._models.pop(name)
+
     @property
     def is_ready(self) -> bool:
         return bool(self.ready())

@@ -211,7 +211,8 @@ class Repository:
 
     def _look(self) -> dict[str, FoundModel]:
         found = scan(self._options.folders)
-        self.catalogue.know(found)
+        if self.catalogue.know(found):
+            self._on_change()
         return found
 
     def _plan_own(self, name: str, folders: Sequence[Path], config: str | None) -> Mapping[int, Source]:

@@ -100,7 +100,15 @@ class Tracing:
             self._writer.close(timeout_seconds)
 
     def attach(self) -> None:
-        """Give every model that is ready the sampler that is its own now."""
+        """Give every model that is ready the sampler that is its own now, and forget those that went."""
+        with self._lock:
+            if self._given.keys() - {_SERVER}:
+                known = {entry.name for entry in self._catalogue.index()}
+                for place in self._given.keys() - known - {_SERVER}:
+                    del self._given[place], self._samplers[place]
+            self._attach()
+
+    def _attach(self) -> None:
         for model in self._catalogue.ready():
             sampler = self._samplers.get(model.facts.name, self._samplers[_SERVER])
             model.tracer = sampler if sampler.settings.is_on else None
@@ -156,7 +164,7 @@ class Tracing:
         self._samplers = {
             place: Sampler(self._in_force(place), put, self._numbers) for place in (_SERVER, *self._given)
         }
-        self.attach()
+        self._attach()
 
     def _in_force(self, place: str) -> TraceSettings:
         given: dict[str, Any] = self._given.get(_SERVER, {}) | self._given.get(place, {})
