@@ -110,6 +110,9 @@ class Crowd:
         right = np.array_equal(outputs[0], np.full((1, 3), float(version)))
         return f"{'right' if right else 'wrong'} {version}".encode()
 
+    def admit(self, work: Work, answer: bytes) -> None:
+        pass
+
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         with self._changed:
             for work, answer in answers:

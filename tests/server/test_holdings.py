@@ -40,6 +40,22 @@ def test_what_a_request_turns_out_to_take_is_refused_unless_it_is_alone() -> Non
     assert call.size_bytes == 580
 
 
+def test_what_is_reserved_for_an_answer_counts_before_its_call_holds_it() -> None:
+    holdings, call = Holdings(100), Call()
+    holdings.admit(call, 10)
+    holdings.reserve(80, own_bytes=10)
+    for full in (lambda: holdings.admit(Call(), 11), lambda: holdings.reserve(11, own_bytes=0)):
+        with pytest.raises(Overloaded, match="90 bytes are in flight, the limit is 100"):
+            full()
+    holdings.claim(call, 80)
+    assert (holdings.size_bytes, call.size_bytes) == (90, 90)
+    holdings.reserve(10, own_bytes=0)
+    holdings.release(call)
+    holdings.claim(call, 10)
+    assert holdings.size_bytes == 0
+    holdings.reserve(500, own_bytes=0)  # alone
+
+
 @pytest.mark.parametrize(("size_bytes", "more"), [(0, 0), (4096 + 16, 0), (4096 + 17, 1), (1 << 20, 1044464)])
 def test_answers_count_beyond_what_was_foreseen_of_their_rows(size_bytes: int, more: int) -> None:
     work = work_of(Model("m", "1", rows_spec(), "scripted", Limits()), Answers(), rows=2)

@@ -265,6 +265,25 @@ def test_invariant_4_answers_of_any_size_are_held_up_to_the_limit_and_then_told_
         for error in errors:
             assert "bytes are in flight, the limit is 1048576" in error.error_message
             assert error.infer_response.parameters["retry_after_seconds"].double_param > 0
+        figures = it.served.model.snapshot()
+        assert figures.success.count == 16 - len(errors)
+        assert (figures.fail.count, figures.failures[FailReason.REJECTED]) == (len(errors), len(errors))
+
+
+def test_a_response_without_room_ends_its_request_and_is_a_rejection_to_the_model() -> None:
+    def wide(calls: Sequence[Call]) -> Iterator[Outcome]:
+        while True:
+            yield Outcome(0, (np.zeros((1, 1 << 14), np.int64),), final=False)
+
+    with hosting(wide, spec=RAGGED, max_in_flight_bytes=1 << 20) as it:
+        stream = it.stream(rows(1))
+        assert it.served.program.ended.wait(PATIENCE_SECONDS)
+        *_, last = stream
+        assert "bytes are in flight, the limit is 1048576" in last.error_message
+        figures = it.served.model.snapshot()
+        assert (figures.success.count, figures.cancel.count, figures.fail.count) == (0, 0, 1)
+        assert figures.failures[FailReason.REJECTED] == 1
+        eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")
 
 
 def test_invariant_3_one_stream_that_is_not_read_costs_the_others_one_wait_and_not_one_for_each_request() -> (

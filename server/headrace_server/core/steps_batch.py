@@ -25,7 +25,7 @@ from headrace_server.core.request import Work
 from headrace_server.core.responses import Ending, count_response
 from headrace_server.core.statistics import Execution, Statistics
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, InvalidInput, Unread
+from headrace_server.errors import InferenceError, InvalidInput, Overloaded, Unread
 
 _logger = logging.getLogger(__name__)
 
@@ -153,7 +153,9 @@ class StepsBatch:
             self._end(place)
             self._model.fail([work], self._error(outcome.outputs, alone=True))
             return Ending.FAIL
-        answer = b"" if outcome.outputs is None else encode(work, _wanted(work, outcome.outputs))
+        answer: bytes | InferenceError = b""
+        if outcome.outputs is not None:
+            answer = encode(work, _wanted(work, outcome.outputs), is_last=outcome.final)
         if outcome.final or isinstance(answer, InferenceError):
             self._gave_up |= not outcome.final
             self._end(place)
@@ -175,6 +177,10 @@ class StepsBatch:
             return False
         try:
             work.sink.deliver_part(work, answer)
+        except Overloaded as error:
+            self._give_up(place)
+            self._model.fail([work], error)
+            return False
         except Exception:  # a transport that fails costs the others nothing
             _logger.exception("a transport did not take a response")
             self._give_up(place)

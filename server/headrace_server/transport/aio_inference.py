@@ -19,7 +19,7 @@ from headrace_server.transport.aio_stream import Stream
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes, unforeseen_bytes
 from headrace_server.transport.inflation import Inflation
-from headrace_server.transport.intake import Intake
+from headrace_server.transport.intake import Intake, own_reply
 from headrace_server.transport.refusal import Context, refuse
 from headrace_server.transport.shared_memory import Regions
 
@@ -42,10 +42,15 @@ class InferenceLimits:
 class _CallReply:
     """Whom to answer on a unary call."""
 
-    __slots__ = ("future",)
+    __slots__ = ("call", "future")
 
-    def __init__(self, future: asyncio.Future[bytes | InferenceError]) -> None:
+    def __init__(self, future: asyncio.Future[bytes | InferenceError], call: Call) -> None:
         self.future = future
+        self.call = call
+
+    @property
+    def held_bytes(self) -> int:
+        return self.call.size_bytes
 
     def __call__(self, answer: bytes | InferenceError) -> None:
         if not self.future.done():
@@ -90,13 +95,19 @@ class Inference:
         """Bytes of requests that are being answered, and of their answers."""
         return self.holdings.size_bytes
 
+    def admit(self, work: Work, answer: bytes) -> None:
+        """Count what an answer has beyond what was foreseen, or raise Overloaded."""
+        if more_bytes := unforeseen_bytes(work, answer):
+            self._reserve(work, more_bytes)
+
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         """Wake the event loop, once for all of these."""
-        self._loop.call_soon_threadsafe(_hand_out, answers)
+        self._loop.call_soon_threadsafe(self._hand_out, answers)
 
     def deliver_part(self, work: Work, answer: bytes) -> None:
-        """Pass on one response of several."""
-        self._loop.call_soon_threadsafe(work.reply.part, answer, work.window)
+        """Pass on one response of several, or raise Overloaded."""
+        self._reserve(work, len(answer))
+        self._loop.call_soon_threadsafe(self._hand_out_part, work, answer, work.window)
 
     async def finish(self, timeout_seconds: float) -> bool:
         """End the streams, wait for what was accepted; return whether all of it was answered in time."""
@@ -118,7 +129,7 @@ class Inference:
         try:
             self._enter(context, call)
             self.holdings.admit(call, len(message))
-            reply = _CallReply(self._loop.create_future())
+            reply = _CallReply(self._loop.create_future(), call)
             limit = _limit(context)
             work = self._intake.take(message, limit, reply)
             if work is None:
@@ -131,8 +142,6 @@ class Inference:
                 self._intake.abandon(work)
                 raise
             if isinstance(answer, bytes):
-                if more_bytes := unforeseen_bytes(work, answer):
-                    self.holdings.admit(call, more_bytes, call.size_bytes)
                 return answer
             return await refuse(context, answer)
         except (grpc.aio.AbortError, asyncio.CancelledError):
@@ -166,6 +175,24 @@ class Inference:
             self.holdings.release(call)  # a client that does not read leaves the call open
             await refuse(context, ended)
 
+    def _reserve(self, work: Work, size_bytes: int) -> None:
+        try:
+            self.holdings.reserve(size_bytes, own_reply(work).held_bytes)
+        except Overloaded:
+            self._loop.call_soon_threadsafe(self._end_stalled)
+            raise
+
+    def _hand_out(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
+        for work, answer in answers:
+            if isinstance(answer, bytes) and (more_bytes := unforeseen_bytes(work, answer)):
+                self.holdings.claim(own_reply(work).call, more_bytes)
+            work.reply(answer)
+
+    def _hand_out_part(self, work: Work, answer: bytes, window: Window | None) -> None:
+        reply = own_reply(work)
+        self.holdings.claim(reply.call, len(answer))
+        reply.part(answer, window)
+
     def _end_stalled(self) -> None:
         """Have the streams end that hold what others need, and are not read."""
         now = time.monotonic()
@@ -198,8 +225,3 @@ class Inference:
 def _limit(context: Context) -> float:
     remaining = context.time_remaining()
     return NO_DEADLINE if remaining is None else time.monotonic() + remaining
-
-
-def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
-    for work, answer in answers:
-        work.reply(answer)

@@ -178,7 +178,7 @@ class Stream:
     async def _accept(self, message: bytes) -> None:
         number = self._count
         self._count += 1
-        reply = _Reply(self, number)
+        reply = _Reply(self, number, self._call)
         held_bytes = len(message)
         try:
             self._holdings.admit(self._call, held_bytes)
@@ -205,7 +205,8 @@ class Stream:
         elif not isinstance(answer, bytes):
             self._fail(answer, work.id, reply.held_bytes)
         elif answer:
-            self._send_last(reply, work, answer)
+            held_bytes = reply.held_bytes + unforeseen_bytes(work, answer)
+            self._send(_Outgoing(answers.stream_answer(answer), held_bytes))
         elif work.parameters.get(_WANTS_END) is True:
             self._send(_Outgoing(answers.stream_end(work), reply.held_bytes))
         else:
@@ -213,28 +214,11 @@ class Stream:
             self._changed.set()
 
     def answer_part(self, reply: _Reply, answer: bytes, window: Window | None) -> None:
-        """Take one response of several; the request ends where there is no room for it."""
+        """Take one response of several, whose bytes are held."""
         if reply.number not in self._working:
-            if window is not None:
-                window.written(len(answer))
+            self._left(_Outgoing(b"", len(answer), window))
             return
-        try:
-            self._holdings.admit(self._call, len(answer), reply.held_bytes)
-        except Overloaded as error:
-            work = self._working.pop(reply.number)
-            self._intake.abandon(work)
-            self._fail(error, work.id, reply.held_bytes)
-        else:
-            self._send(_Outgoing(answers.stream_answer(answer, is_final=False), len(answer), window))
-
-    def _send_last(self, reply: _Reply, work: Work, answer: bytes) -> None:
-        more_bytes = unforeseen_bytes(work, answer)
-        try:
-            self._holdings.admit(self._call, more_bytes, reply.held_bytes)
-        except Overloaded as error:
-            self._fail(error, work.id, reply.held_bytes)
-        else:
-            self._send(_Outgoing(answers.stream_answer(answer), reply.held_bytes + more_bytes))
+        self._send(_Outgoing(answers.stream_answer(answer, is_final=False), len(answer), window))
 
     def _fail(self, error: Exception, request_id: str, held_bytes: int) -> None:
         if not self._ends_with_error:
@@ -258,9 +242,10 @@ class Stream:
 class _Reply:
     """Whom to answer on a stream."""
 
-    __slots__ = ("held_bytes", "number", "stream")
+    __slots__ = ("call", "held_bytes", "number", "stream")
 
-    def __init__(self, stream: Stream, number: int) -> None:
+    def __init__(self, stream: Stream, number: int, call: Call) -> None:
+        self.call = call
         self.stream = stream
         self.number = number
         self.held_bytes = 0

@@ -7,6 +7,7 @@ are known.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -36,14 +37,32 @@ class Holdings:
         self._on_full = on_full
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
         self.size_bytes = 0
+        self._reserved_bytes = 0
+        """Of answers that are on their way to the event loop."""
+        self._lock = threading.Lock()
 
     def admit(self, call: Call, size_bytes: int, own_bytes: int = 0) -> None:
         """Count further bytes of a request, which has `own_bytes` so far, or raise Overloaded.
 
         A request of any size may be alone.
         """
-        if self.size_bytes + size_bytes > self.most_bytes and self.size_bytes > own_bytes:
-            self._make_room(size_bytes)
+        held_bytes = self.size_bytes + self._reserved_bytes
+        if held_bytes + size_bytes > self.most_bytes and held_bytes > own_bytes:
+            self._on_full()
+            self._check(size_bytes)
+        self.add(call, size_bytes)
+
+    def reserve(self, size_bytes: int, own_bytes: int) -> None:
+        """Count bytes of an answer as `admit` does, but from any thread; `claim` makes them a call's."""
+        with self._lock:
+            if self.size_bytes + self._reserved_bytes > own_bytes:
+                self._check(size_bytes)
+            self._reserved_bytes += size_bytes
+
+    def claim(self, call: Call, size_bytes: int) -> None:
+        """Let the call hold what was reserved for it, unless it has ended."""
+        with self._lock:
+            self._reserved_bytes -= size_bytes
         self.add(call, size_bytes)
 
     def add(self, call: Call, size_bytes: int) -> None:
@@ -63,10 +82,10 @@ class Holdings:
         call.size_bytes = 0
         call.is_over = True
 
-    def _make_room(self, size_bytes: int) -> None:
-        self._on_full()
-        if self.size_bytes + size_bytes > self.most_bytes:
-            raise Overloaded(f"{self.size_bytes} bytes are in flight, the limit is {self.most_bytes}")
+    def _check(self, size_bytes: int) -> None:
+        held_bytes = self.size_bytes + self._reserved_bytes
+        if held_bytes + size_bytes > self.most_bytes:
+            raise Overloaded(f"{held_bytes} bytes are in flight, the limit is {self.most_bytes}")
 
 
 def foreseen_bytes(work: Work) -> int:

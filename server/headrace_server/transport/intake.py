@@ -10,7 +10,7 @@ import asyncio
 import functools
 import math
 import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from headrace_server.core.request import Holder, Request, Sink, Work
 from headrace_server.core.service import Service
@@ -60,6 +60,11 @@ class _TimedReply:
 
     def disarm(self) -> None:
         self._timer.cancel()
+
+
+def own_reply(work: Work) -> Any:
+    """Return the reply that came with the work."""
+    return work.reply.reply if isinstance(work.reply, _TimedReply) else work.reply
 
 
 class Intake:
