@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of, decode_bytes
+from headrace_server.core.arrays import STRING_BYTES
 from headrace_server.core.request import Admitted, InputTensor, Request
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.terms import TermsReader
 from headrace_server.errors import InvalidInput
 
 _MOST_ELEMENTS: Final = sys.maxsize // 8
-_STRING_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class Admission:
 
 def _strings_bytes(strings: NDArray[Any]) -> int:
     """Bytes of memory that strings take, with what each costs beside its characters."""
-    return sum(map(len, strings)) + _STRING_BYTES * strings.size
+    return sum(map(len, strings)) + STRING_BYTES * strings.size
 
 
 def _strings(tensor: InputTensor, expected: int, *, takes_any_bytes: bool) -> NDArray[Any]:

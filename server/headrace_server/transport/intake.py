@@ -12,6 +12,7 @@ import math
 import time
 from typing import Any, Final, Protocol
 
+from headrace_server.core.arrays import STRING_BYTES
 from headrace_server.core.request import Holder, Request, Sink, Work
 from headrace_server.core.service import Service
 from headrace_server.core.window import Window
@@ -25,8 +26,6 @@ from headrace_server.transport.shared_memory import Regions
 
 _QUICK_BYTES: Final = 1 << 20
 """Of shared memory: as many are read in less time than another thread takes to begin."""
-_STRING_BYTES: Final = 64
-"""What a string takes beside its characters, once it is an object."""
 _LENGTH_BYTES: Final = 4
 """What a string takes at least in raw contents."""
 _MOST_STRINGS: Final = 1 << 20
@@ -183,4 +182,4 @@ def _string_bytes(request: Request) -> int:
             strings += max(min(math.prod(tensor.shape), raw_bytes // _LENGTH_BYTES), 0)
     if strings > _MOST_STRINGS:
         raise InvalidInput(f"{strings} strings came, a request may have at most {_MOST_STRINGS}")
-    return strings * _STRING_BYTES
+    return strings * STRING_BYTES
