@@ -13,13 +13,25 @@ import pytest
 from gated_server import rows
 from hosted_server import connected, eventually, hosted, infer_request, until
 from numpy.typing import NDArray
-from scripted_engines import PATIENCE_SECONDS, RAGGED, Answers, Arrays, Gate, ScriptedEngine, Served, serving
+from scripted_engines import (
+    PATIENCE_SECONDS,
+    RAGGED,
+    Answers,
+    Arrays,
+    Gate,
+    ScriptedEngine,
+    Served,
+    Shelf,
+    serving,
+)
 from shared_objects import shared_object
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE
-from headrace_server.errors import InvalidInput, ModelNotFound, Overloaded, RegionNotFound
+from headrace_server.core.service import Service
+from headrace_server.errors import InvalidInput, ModelNotFound, Overloaded, RegionNotFound, ShuttingDown
 from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
@@ -188,6 +200,43 @@ def test_the_loop_answers_others_while_sixty_mebibytes_of_strings_are_read() -> 
         assert strings.shape == (1, count)
         call.cancel()
         gate.open()
+
+
+class Handover(Shelf):
+    """A catalogue where a version takes over as soon as the one before it has been found."""
+
+    def __init__(self, old: Model, new: Model) -> None:
+        super().__init__(old)
+        self._new = new
+
+    def find(self, name: str, version: str) -> Model:
+        found = super().find(name, version)
+        self.put(self._new)
+        return found
+
+
+async def test_a_slow_request_moves_to_the_version_that_has_taken_over_and_is_refused_where_none_has() -> (
+    None
+):
+    old = Model("m", "1", RAGGED, "scripted", Limits())
+    old.close(drain=False)
+    async with entrance() as it:
+        loop = asyncio.get_running_loop()
+
+        def before(catalogue: Shelf) -> Intake:
+            service = Service(catalogue)
+            return Intake(service, LoopAnswers(), loop, it.holdings, it.regions, Inflation(1 << 30))
+
+        data = large().SerializeToString()
+        intake = before(Handover(old, it.served.model))
+        work = await intake.take_slowly(data, NO_DEADLINE, it.reply)
+        intake.close()
+        assert work.model is it.served.model
+        assert await it.answer() == (np.arange(200_000) * 3 + 1).tobytes()
+        intake = before(Shelf(old))
+        with pytest.raises(ShuttingDown, match="model 'm' is being closed"):
+            await intake.take_slowly(data, NO_DEADLINE, it.reply)
+        intake.close()
 
 
 async def test_what_strings_take_as_objects_counts_before_they_are_made() -> None:

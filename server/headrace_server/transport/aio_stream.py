@@ -121,9 +121,8 @@ class Stream:
         try:
             await write(outgoing.message)
         except asyncio.CancelledError:
-            if self._task is None or not self._is_given_up:
+            if not self._is_given_up:
                 raise
-            self._task.uncancel()
         except Exception as error:  # grpc.aio has no single class for a connection that is gone
             _logger.debug("a client left its stream: %s", error)
             return False
