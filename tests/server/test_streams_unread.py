@@ -11,7 +11,7 @@ import numpy as np
 from gated_server import Gated, gated
 from google.rpc import error_details_pb2, status_pb2
 from hosted_server import eventually, infer_request
-from request_streams import Requests
+from request_streams import Requests, closed
 from scripted_engines import PATIENCE_SECONDS, rows_spec
 
 from headrace_proto.v1 import inference_pb2 as pb
@@ -113,6 +113,31 @@ def test_invariant_4_streams_that_are_not_read_give_up_what_others_need() -> Non
         assert codes <= {Code.OK, Code.RESOURCE_EXHAUSTED}
         assert Code.RESOURCE_EXHAUSTED in codes
         eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")
+
+
+def test_invariant_4_a_stream_that_was_ended_holds_nothing_even_while_its_client_does_not_read() -> None:
+    rows = infer_request("m", ("x", "INT64", (4, ELEMENTS), ROW * 4))
+    limit_bytes = 8 << 20
+    whole = infer_request("none", ("x", "INT64", (1, 1), bytes(limit_bytes)))
+    options = {"max_message_bytes": 2 * limit_bytes, "max_in_flight_bytes": limit_bytes}
+    with (
+        gated(spec=rows_spec(4, (ELEMENTS,)), stream_patience_seconds=0.05, **options) as it,
+        reluctant(it.server.address) as stub,
+    ):
+        stream = stub.ModelStreamInfer(closed(rows, rows))
+        it.gate.arrival()
+        it.gate.let_one_through()
+        it.gate.arrival()
+        transport = it.server.transport
+        assert transport.in_flight_bytes >= 16 * len(ROW), "one is not read, the other is in work"
+
+        def is_free() -> bool:
+            call = it.stub.ModelInfer.future(whole, timeout=PATIENCE_SECONDS)
+            assert call.code() in (Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED)
+            return bool(transport.in_flight_bytes == 0)
+
+        eventually(is_free, "nothing is held any more")
+        stream.cancel()
 
 
 def test_a_client_who_comes_back_is_told_why_its_stream_ended() -> None:

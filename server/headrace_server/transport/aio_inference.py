@@ -172,7 +172,6 @@ class Inference:
         finally:
             self._streams.discard(stream)
         if ended is not None:
-            self.holdings.release(call)  # a client that does not read leaves the call open
             await refuse(context, ended)
 
     def _reserve(self, work: Work, size_bytes: int) -> None:
