@@ -37,6 +37,7 @@ class NullEngine:
 
     platform = "null"
     slots = 1
+    computes_on_caller = False
 
     def __init__(self, model: Mlp) -> None:
         self.spec = ModelSpec(

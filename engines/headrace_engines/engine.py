@@ -33,6 +33,10 @@ class Engine(Protocol):
     def slots(self) -> int:
         """Staging buffers, which is how many batches may be in flight."""
 
+    @property
+    def computes_on_caller(self) -> bool:
+        """Whether the thread that calls `wait` or `run` computes, and nothing else does or is waited for."""
+
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return the slot's staging buffers, one per input, each (max_batch_size, *dims), C-contiguous.
 

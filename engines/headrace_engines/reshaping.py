@@ -65,6 +65,11 @@ class ReshapingEngine:
         """The other engine's."""
         return self._engine.slots
 
+    @property
+    def computes_on_caller(self) -> bool:
+        """The other engine's."""
+        return self._engine.computes_on_caller
+
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return views of the other engine's staging buffers."""
         return self._staged[slot] if self._staged else self._engine.inputs(slot)

@@ -55,6 +55,7 @@ class ScriptedEngine:
     """Answers `f` of each row; `before` sees the inputs of every execution, and may block or raise."""
 
     platform = "scripted"
+    computes_on_caller = False
 
     def __init__(
         self, spec: ModelSpec = ROWS, *, slots: int = 1, before: Callable[[Arrays], None] = lambda _: None
@@ -251,6 +252,7 @@ class Served:
         priority: int = 0,
         sink: Any = None,
         now_ns: int | None = None,
+        hold: bool = False,
     ) -> Work:
         """Ask for these rows of one element each; a ragged model gets one row with all of them."""
         spec = self.engine.spec
@@ -266,7 +268,7 @@ class Served:
             parameters={"timeout": timeout_us, "priority": priority} if timeout_us or priority else {},
         )
         now = time.monotonic_ns() if now_ns is None else now_ns
-        return self.service.infer(request, deadline, sink or self.answers, key, now)
+        return self.service.infer(request, deadline, sink or self.answers, key, now, hold=hold)
 
     def _note_loss(self) -> None:
         self.losses.append(self.model.lost)

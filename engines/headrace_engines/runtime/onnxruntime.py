@@ -99,6 +99,7 @@ class OnnxRuntimeEngine:
         uses.
         """
         self._session = _open(path, declaration.threads)
+        self.computes_on_caller = declaration.threads == 1
         inputs = [_declared(tensor, path) for tensor in self._session.get_inputs()]
         inputs += [_declared(tensor, path, is_optional=True) for tensor in self._replaceable(declaration)]
         outputs = [_declared(tensor, path) for tensor in self._wanted(declaration)]

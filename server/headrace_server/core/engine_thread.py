@@ -34,17 +34,17 @@ class EngineThread:
         engine: Closeable,
         instance: int,
         serve: Callable[[], None],
-        in_hand: Callable[[], list[Work]],
+        give_up: Callable[[], list[Work]],
         look: Look,
     ) -> None:
-        """`in_hand` returns the work that was taken and has no answer, when `serve` has raised.
+        """`give_up` lets go of the work that was taken and has no answer, and returns it.
 
         `look` tells the model what is being executed.
         """
         self._model = model
         self._engine = engine
         self._serve = serve
-        self._in_hand = in_hand
+        self._give_up = give_up
         self._instance = instance
         self._look = look
         name = f"engine-{model.facts.name}-{model.facts.version}-{instance}"
@@ -59,16 +59,21 @@ class EngineThread:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    def execute(self, step: Callable[[], None]) -> None:
+        """Do something with the engine; what that raises loses the model. For whoever has the engine."""
+        try:
+            step()
+        except DeviceError as error:
+            _logger.critical("model %s is lost: %s", self._model.facts.name, error)
+            self._model.lose(str(error), self._give_up())
+        except Exception:
+            _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
+            self._model.lose("its worker stopped", self._give_up())
+
     def _run(self) -> None:
         self._model.attach(self._instance, self._look)
         try:
-            self._serve()
-        except DeviceError as error:
-            _logger.critical("model %s is lost: %s", self._model.facts.name, error)
-            self._model.lose(str(error), self._in_hand())
-        except Exception:
-            _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
-            self._model.lose("its worker stopped", self._in_hand())
+            self.execute(self._serve)
         finally:
             self._model.detach(self._instance)
             self._engine.close()

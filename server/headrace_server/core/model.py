@@ -83,6 +83,9 @@ class Model:
         self._idle = 0
         """Instances that wait for work."""
         self._released = False
+        self._execute: Callable[[], None] | None = None
+        self._is_lent = False
+        """Whether somebody uses the only instance while its thread waits."""
         self._closing = False
         self._lost: str | None = None
         self._on_lost = on_lost
@@ -161,14 +164,29 @@ class Model:
         self._ledger.refused(error)
         return error
 
+    def lend(self, execute: Callable[[], None] | None) -> None:
+        """Have `release` call this, which executes a batch, while the only instance waits; None ends that."""
+        self._execute = execute
+
     def release(self) -> None:
-        """Let the engine have what was submitted to be held."""
+        """Let the engine have what was submitted to be held, or execute some of it here if that is quick."""
         with self._lock:
-            self._release()
+            execute = self._execute
+            if execute is None or self._is_lent or not self._idle:
+                self._release()
+                return
+            self._released = self._is_lent = True
+        try:
+            execute()
+        finally:
+            with self._lock:
+                self._is_lent = False
+                if self._released or self._closing:
+                    self._notify()
 
     def _release(self) -> None:
         self._released = True
-        if self._idle:
+        if self._idle and not self._is_lent:
             self._notify()
 
     def cancel(self, work: Work) -> None:
@@ -218,17 +236,17 @@ class Model:
         """Return what the queue gives as soon as it gives something; the lock is held."""
         while self._lost is None:
             again_at = NEVER
-            if self._released:
+            if self._released and not (wait and self._is_lent):
                 taken = self._queue.take(
                     self._max_rows, time.monotonic(), instance=instance, hurry=self._closing
                 )
                 self._released = self._queue.requests > 0
                 if taken.batch or taken.missed:
-                    if self._idle:
+                    if self._idle and not self._is_lent:
                         self._wake_others()
                     return taken
                 again_at = taken.again_at
-            if self._closing and not self._released:
+            if self._closing and not self._released and not self._is_lent:
                 return None
             if not wait:
                 return Taken([], [])

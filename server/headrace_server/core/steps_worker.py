@@ -55,7 +55,7 @@ class StepsWorker:
         self._batch: StepsBatch | None = None
         self._next: Sequence[Work] = ()
         """What was taken and is not in the batch."""
-        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand, self._look)
+        self._thread = EngineThread(model, engine, instance, self._serve, self._give_up, self._look)
 
     def start(self) -> None:
         """Begin to execute."""
@@ -99,7 +99,7 @@ class StepsWorker:
             return None
         return Executing(self._instance, batch.answered_ns, batch.unanswered_count + len(self._next))
 
-    def _in_hand(self) -> list[Work]:
+    def _give_up(self) -> list[Work]:
         unanswered = self._batch.unanswered if self._batch is not None else ()
         return [*unanswered, *self._next]
 

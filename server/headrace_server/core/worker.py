@@ -3,6 +3,8 @@
 An engine with several slots has several batches in flight: while one computes, the next is assembled.
 With one slot the same loop takes, executes and answers in turn. Rows are copied once on the way in,
 from the request's bytes into the staging buffer, and once on the way out, when a sink encodes them.
+
+A quick engine is lent to whoever brings work while its thread waits: waking that costs more than computing.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from headrace_server.core.engine_thread import EngineThread
 from headrace_server.core.executing import Executing
 from headrace_server.core.failures import report_execution
 from headrace_server.core.model import Model
+from headrace_server.core.pace import Pace
 from headrace_server.core.request import Work
 from headrace_server.core.statistics import Execution
 from headrace_server.errors import InferenceError
@@ -60,7 +63,9 @@ class Worker:
         self._flights: collections.deque[_Flight] = collections.deque()
         self._answered_ns = 0
         """When the last execution had computed."""
-        self._thread = EngineThread(model, engine, instance, self._serve, self._in_hand, self._look)
+        self._thread = EngineThread(model, engine, instance, self._serve, self._give_up, self._look)
+        is_alone = model.facts.settings.instances == 1
+        self._pace = Pace() if is_alone and engine.computes_on_caller and engine.slots == 1 else None
 
     def start(self) -> None:
         """Begin to execute."""
@@ -70,8 +75,10 @@ class Worker:
         """Wait until the thread has ended and the engine is closed; return whether it has."""
         return self._thread.join(timeout_seconds)
 
-    def _in_hand(self) -> list[Work]:
-        return [work for flight in self._flights for work in flight.works]
+    def _give_up(self) -> list[Work]:
+        works = [work for flight in self._flights for work in flight.works]
+        self._flights.clear()  # the thread may come after one that has had the engine
+        return works
 
     def _look(self) -> Executing | None:
         flights = tuple(self._flights)  # in one step, since the engine's thread goes on
@@ -145,11 +152,33 @@ class Worker:
         self._flights.popleft()
 
     def _collect(self, flight: _Flight) -> _Arrays:
-        outputs = flight.collect()
+        outputs = flight.collect() if self._pace is None else self._timed(flight.collect, self._pace)
         if self._has_batch_axis and any(len(output) != flight.rows for output in outputs):
             came = ", ".join(str(len(output)) for output in outputs)
             raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
         return outputs
+
+    def _timed(self, collect: Callable[[], _Arrays], pace: Pace) -> _Arrays:
+        """Collect, and let other threads execute here from the moment at which that costs them little."""
+        was_quick = pace.is_quick
+        begun_ns = time.thread_time_ns()
+        try:
+            return collect()
+        finally:
+            pace.took(time.thread_time_ns() - begun_ns)
+            if pace.is_quick is not was_quick:
+                self._model.lend(self._lent if pace.is_quick else None)
+
+    def _lent(self) -> None:
+        """Execute a batch on the calling thread, while the engine's own one waits for work."""
+        self._thread.execute(self._serve_one)
+
+    def _serve_one(self) -> None:
+        taken = self._model.take(wait=False, instance=self._instance)
+        if taken:
+            self._launch(taken)
+            if self._flights:
+                self._land()
 
     def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
         computed_ns = self._answered_ns = time.monotonic_ns()

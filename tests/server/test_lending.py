@@ -1,0 +1,160 @@
+"""A quick engine is used by whoever brings work, while its own thread has none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from scripted_engines import (
+    PATIENCE_SECONDS,
+    ROWS,
+    Arrays,
+    ScriptedEngine,
+    Served,
+    answered,
+    rows_spec,
+    serving,
+)
+
+from headrace_engines.errors import DeviceError
+from headrace_engines.spec import ModelSpec
+from headrace_server.core.model import Limits
+from headrace_server.core.settings import ModelSettings
+from headrace_server.errors import DeviceLost
+
+ATTEMPTS = 2000
+"""The engine is lent after a few dozen executions; those that find its thread not waiting do not count."""
+KEEPS_BUSY_NS = 1_000_000
+
+
+class QuickEngine(ScriptedEngine):
+    """Computes on the thread that calls it, and remembers which ones those were."""
+
+    computes_on_caller = True
+
+    def __init__(
+        self, spec: ModelSpec = ROWS, *, slots: int = 1, before: Callable[[Arrays], None] = lambda _: None
+    ) -> None:
+        super().__init__(spec, slots=slots, before=before)
+        self.threads: list[int] = []
+
+    def wait(self, slot: int) -> Arrays:
+        self.threads.append(threading.get_ident())
+        return super().wait(slot)
+
+
+def ask(served: Served, key: object, *values: int) -> list[int]:
+    """Ask as a transport does: let work wait, release it, and hear of it."""
+    served.infer(key, *values, hold=True)
+    served.model.release()
+    return served.answers.rows_of(key)
+
+
+def is_lent(served: Served, attempts: int = ATTEMPTS) -> bool:
+    """Ask until this thread has executed; return whether that has come to be."""
+    engine = served.engine
+    assert isinstance(engine, QuickEngine)
+    for number in range(attempts):
+        assert ask(served, f"warm {number}", number) == answered(number)
+        if engine.threads[-1] == threading.get_ident():
+            return True
+    return False
+
+
+def test_a_quick_engine_is_lent_to_whoever_brings_work() -> None:
+    with serving(QuickEngine()) as served:
+        assert is_lent(served)
+        assert served.model.snapshot().compute.count == len(served.engine.executed)
+
+
+def keep_busy(_: Arrays) -> None:
+    begun_ns = time.thread_time_ns()
+    while time.thread_time_ns() - begun_ns < KEEPS_BUSY_NS:
+        pass
+
+
+def test_an_engine_that_takes_its_time_keeps_to_its_thread() -> None:
+    with serving(QuickEngine(before=keep_busy)) as served:
+        assert not is_lent(served, attempts=100)
+
+
+def test_an_engine_that_becomes_slow_is_lent_no_more() -> None:
+    with serving(QuickEngine()) as served:
+        assert is_lent(served)
+        served.engine.before = keep_busy
+        ask(served, "slow", 1)
+        ask(served, "next", 2)
+        assert isinstance(served.engine, QuickEngine)
+        assert served.engine.threads[-1] != threading.get_ident()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_engine_of_several_is_not_lent(slots: int) -> None:
+    engine, more = QuickEngine(slots=slots), [QuickEngine()] if slots == 1 else []
+    with serving(engine, settings=ModelSettings(instances=1 + len(more)), more=more) as served:
+        for number in range(200):
+            ask(served, number, number)
+        used = {thread for one in (engine, *more) for thread in one.threads}
+        assert threading.get_ident() not in used
+
+
+def test_what_comes_while_the_engine_is_lent_is_executed_by_its_thread() -> None:
+    with serving(QuickEngine(rows_spec(1))) as served:
+        assert is_lent(served)
+        engine = served.engine
+        came = threading.Event()
+
+        def more_comes(_: Arrays) -> None:
+            if not came.is_set():
+                came.set()
+                served.infer("meanwhile", 2)  # of another thread, as one beside the transport submits
+
+        engine.before = more_comes
+        assert ask(served, "first", 1) == answered(1)
+        assert served.answers.rows_of("meanwhile") == answered(2)
+        assert isinstance(engine, QuickEngine)
+        assert engine.threads[-2] == threading.get_ident() != engine.threads[-1]
+
+
+def test_a_device_that_is_lost_in_other_hands_answers_everything_once() -> None:
+    engine = QuickEngine(rows_spec(1))
+    served = Served(engine, Limits())
+    served.worker.start()
+    assert is_lent(served)
+
+    def lose(_: Arrays) -> None:
+        raise DeviceError("Xid 79")
+
+    engine.before = lose
+    for key in ("culprit", "waiting"):
+        served.infer(key, 13, hold=True)
+    served.model.release()
+    for key in ("culprit", "waiting"):
+        assert isinstance(served.answers.error_of(key), DeviceLost)
+        assert len(served.answers.by_key[key]) == 1
+    assert served.worker.join(PATIENCE_SECONDS)
+    assert engine.closed.is_set()
+    assert served.losses == ["Xid 79"]
+
+
+def test_a_model_that_is_closed_while_its_engine_is_lent_ends_after_it() -> None:
+    engine = QuickEngine(rows_spec(1))
+    served = Served(engine, Limits())
+    served.worker.start()
+    assert is_lent(served)
+    was_closed = []
+
+    def close(_: Arrays) -> None:
+        served.model.close(drain=True)
+        was_closed.append(engine.closed.is_set())
+
+    engine.before = close
+    for key in ("first", "second"):
+        served.infer(key, 1, hold=True)
+    served.model.release()
+    assert served.answers.rows_of("first") == served.answers.rows_of("second") == answered(1)
+    assert served.worker.join(PATIENCE_SECONDS)
+    assert was_closed == [False, False]
+    assert engine.closed.is_set()
