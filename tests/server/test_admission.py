@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of
 from headrace_server.core.admission import Admission
-from headrace_server.core.request import InputTensor, Request
+from headrace_server.core.request import Form, InputTensor, Request
 from headrace_server.core.settings import ControlInput, ModelSettings, SequenceControl, Sequences
 from headrace_server.errors import InferenceError, InvalidInput, NotSupported
 
@@ -82,6 +82,49 @@ def test_what_is_accepted(spec: ModelSpec, inputs: list[InputTensor], rows: int,
     assert admitted.terms.timeout_us == 0
     by_name = {one.name: one.data for one in inputs}
     assert all(data is by_name[one.name] for data, one in zip(admitted.data, spec.inputs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "inputs"),
+    [
+        pytest.param(STAGED, [X], id="fixed dims"),
+        pytest.param(TWO, [came("a", (2, 3)), came("b", (2,), None, "INT64", 8)], id="two inputs"),
+        pytest.param(TWO, [came("b", (2,), None, "INT64", 8), came("a", (2, 3))], id="any order"),
+        pytest.param(RAGGED, [came("x", (1, 5, 2))], id="a variable dim"),
+        pytest.param(ALONE, [came("x", (3,))], id="no batch axis"),
+    ],
+)
+def test_requests_of_one_form_are_accepted_with_their_own_data(
+    spec: ModelSpec, inputs: list[InputTensor]
+) -> None:
+    admission = Admission("m", spec)
+    forms: dict[tuple[str, ...], Form] = {(): Form(), ("y",): Form()}
+    for value in range(3):
+        own = [one._replace(data=bytes((value,)) * len(one.data)) for one in inputs]
+        for outputs, form in forms.items():
+            of_a_form = request(*own, outputs=outputs)
+            assert admission.admit(of_a_form._replace(form=form)) == Admission("m", spec).admit(of_a_form)
+
+
+def test_the_data_of_a_known_form_is_checked_where_data_is() -> None:
+    admission, form = Admission("m", FLAGS), Form()
+    admission.admit(request(came("f", (1, 2), b"\1\0", "BOOL"))._replace(form=form))
+    with pytest.raises(InvalidInput, match="a BOOL is a byte 0 or 1, 2 came"):
+        admission.admit(request(came("f", (1, 2), b"\1\2", "BOOL"))._replace(form=form))
+
+
+def test_what_is_wrong_with_a_form_is_told_every_time() -> None:
+    admission, form = Admission("m", STAGED), Form()
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="has no input 'w'"):
+            admission.admit(request(came("w", (2, 3)))._replace(form=form))
+
+
+def test_invariant_4_forms_do_not_pile_up() -> None:
+    admission = Admission("m", STAGED)
+    for _ in range(3000):
+        admission.admit(request(X)._replace(form=Form()))
+    assert len(admission._known) <= 1024
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,16 @@ class InputTensor(NamedTuple):
     data: bytes | NDArray[Any]
 
 
+class Form:
+    """What requests share that differ in their ids and in the bytes of their data alone.
+
+    It says nothing itself. A codec that finds the same model, outputs, parameters, names, datatypes, shapes
+    and sizes of data in another request gives it the same form, so that these need not be checked again.
+    """
+
+    __slots__ = ()
+
+
 class Request(NamedTuple):
     """One inference request, not yet checked against a model. No `outputs` asks for all of them.
 
@@ -56,6 +66,8 @@ class Request(NamedTuple):
     outputs: Sequence[str] = ()
     parameters: Parameters = MappingProxyType({})
     rendering: Any = None
+    form: Form | None = None
+    """Only of a request whose data is raw contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +164,7 @@ class Work:
         queued_ns: int,
     ) -> None:
         """`deadline` is on the monotonic clock in seconds, `queued_ns` that clock in nanoseconds."""
-        _, _, self.id, _, _, self.parameters, self.rendering = request
+        _, _, self.id, _, _, self.parameters, self.rendering, _ = request
         self.rows, self.data, self.shapes, self.size_bytes, self.wanted, terms = admitted
         self.model = model
         self.priority = terms.priority

@@ -8,7 +8,7 @@ fields in any order, so that this is plain concatenation.
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from headrace_server.transport.classification import TooManyClasses, top_classes
 from headrace_server.transport.rendering import Classes
 from headrace_server.transport.shared_memory import Slice
 from headrace_server.transport.status import Status
+from headrace_server.transport.varint import varint
 
 _ID_TAG: Final = b"\x1a"
+_ID_MARKS: Final = (b"", *[_ID_TAG + varint(length) for length in range(1, 128)])
+"""What stands before an id, by its length; an empty one is left out."""
 _RAW_OUTPUT_TAG: Final = b"\x32"
 _STREAM_ANSWER_TAG: Final = b"\x12"
 _MAX_TEMPLATES: Final = 4096
@@ -30,11 +33,20 @@ _MOST_BYTES: Final = 2**31 - 1 - (1 << 20)
 """What fits a message beside its names and shapes."""
 
 
+class _Template(NamedTuple):
+    """What answers have in common whose outputs have the same shapes."""
+
+    head: bytes
+    """All that stands before the id."""
+    marks: tuple[bytes | None, ...]
+    """What stands before the data of each output; None where its length is not known from its shape."""
+
+
 class Encoder:
     """Makes ModelInferResponses. Only the engine threads use it, and a template made twice does no harm."""
 
     def __init__(self) -> None:
-        self._templates: dict[tuple[Any, ...], bytes] = {}
+        self._templates: dict[tuple[Any, ...], _Template] = {}
 
     def encode(self, work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
         """Return the answer's bytes, with these outputs of the work's model.
@@ -44,22 +56,26 @@ class Encoder:
         if work.rendering is not None and work.rendering.outputs:
             return _rendered(work, outputs)
         facts = work.model.facts
-        key = (facts.serial, work.wanted, *[array.shape for array in outputs])
-        template = self._templates.get(key)
-        if template is None:
-            template = self._template(key, facts, work.wanted, outputs)
-        parts = [template]
-        if work.id:
-            request_id = work.id.encode()
-            parts += (_ID_TAG, _varint(len(request_id)), request_id)
-        for array in outputs:
-            raw = _raw(array)
-            parts += (_RAW_OUTPUT_TAG, _varint(len(raw)), raw)
+        if len(outputs) == 1:
+            key: tuple[Any, ...] = (facts.serial, work.wanted, outputs[0].shape)
+        else:
+            key = (facts.serial, work.wanted, *[array.shape for array in outputs])
+        template, marks = self._templates.get(key) or self._template(key, facts, work.wanted, outputs)
+        request_id = work.id.encode()
+        length = len(request_id)
+        id_mark = _ID_MARKS[length] if length < len(_ID_MARKS) else _ID_TAG + varint(length)
+        parts = [template, id_mark, request_id]
+        for mark, array in zip(marks, outputs):  # noqa: B905  # the template has a mark for each of them
+            if mark is not None:
+                parts += (mark, array.tobytes())
+            else:
+                raw = tensors.encode_bytes(array)
+                parts += (_RAW_OUTPUT_TAG, varint(len(raw)), raw)
         return b"".join(parts)
 
     def _template(
         self, key: tuple[Any, ...], facts: ModelFacts, wanted: Sequence[int], outputs: Sequence[NDArray[Any]]
-    ) -> bytes:
+    ) -> _Template:
         size_bytes = sum(array.nbytes for array in outputs)
         if size_bytes > _MOST_BYTES:
             raise InvalidInput(
@@ -71,7 +87,10 @@ class Encoder:
             response.outputs.add(name=spec.name, datatype=tensors.datatype_of(spec.dtype), shape=array.shape)
         if len(self._templates) >= _MAX_TEMPLATES:
             self._templates.clear()
-        template = self._templates[key] = response.SerializeToString()
+        marks = [
+            None if array.dtype.hasobject else _RAW_OUTPUT_TAG + varint(array.nbytes) for array in outputs
+        ]
+        template = self._templates[key] = _Template(response.SerializeToString(), tuple(marks))
         return template
 
 
@@ -124,7 +143,7 @@ def stream_answer(response: bytes, *, is_final: bool = True) -> bytes:
     It tells in the parameter `triton_final_response` whether the request will get no other one.
     """
     flag = _FINAL if is_final else _NOT_FINAL
-    return b"".join((_STREAM_ANSWER_TAG, _varint(len(response) + len(flag)), response, flag))
+    return b"".join((_STREAM_ANSWER_TAG, varint(len(response) + len(flag)), response, flag))
 
 
 def stream_end(work: Work) -> bytes:
@@ -150,20 +169,6 @@ def stream_error(status: Status, request_id: str) -> bytes:
         parameters["retry_after_seconds"] = pb.InferParameter(double_param=status.retry_after_seconds)
     response = pb.ModelInferResponse(id=request_id, parameters=parameters)
     return pb.ModelStreamInferResponse(error_message=status.text, infer_response=response).SerializeToString()
-
-
-_SMALL_VARINTS: Final = tuple(bytes((n,)) for n in range(128))
-
-
-def _varint(value: int) -> bytes:
-    if value < 128:
-        return _SMALL_VARINTS[value]
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def _final_response(*, is_final: bool) -> bytes:

@@ -13,6 +13,7 @@ from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import InputTensor, Parameter, Request
 from headrace_server.errors import InvalidInput
 from headrace_server.transport import outline
+from headrace_server.transport.forms import Forms
 from headrace_server.transport.outline import MOST_DIMENSIONS
 from headrace_server.transport.rendering import Classes, Rendering, input_slice, output_renderings
 from headrace_server.transport.shared_memory import NO_REGIONS, Regions, Slice
@@ -23,6 +24,7 @@ _UNSIGNED: Final = "priority"
 """The one parameter that may come as a uint64, as in Triton."""
 
 _parse = pb.ModelInferRequest.FromString
+_forms: Final = Forms()
 
 
 def decode(message: bytes, regions: Regions = NO_REGIONS) -> Request:
@@ -30,6 +32,9 @@ def decode(message: bytes, regions: Regions = NO_REGIONS) -> Request:
 
     Raises InvalidInput, RegionNotFound, NotSupported.
     """
+    known = _forms.recall(message)
+    if known is not None:
+        return known
     outline.check(message)
     try:
         request = _parse(message)
@@ -38,15 +43,12 @@ def decode(message: bytes, regions: Regions = NO_REGIONS) -> Request:
     inputs, slices = _inputs(request, regions)
     outputs, asked = _outputs(request, regions) if request.outputs else ((), None)
     parameters = _parameters(request.parameters) if request.parameters else {}
-    return Request(
-        request.model_name,
-        request.model_version,
-        request.id,
-        inputs,
-        outputs,
-        parameters,
-        Rendering(slices, asked or {}) if slices or asked else None,
+    rendering = Rendering(slices, asked or {}) if slices or asked else None
+    decoded = Request(
+        request.model_name, request.model_version, request.id, inputs, outputs, parameters, rendering
     )
+    _forms.learn(message, request, decoded)
+    return decoded
 
 
 def _inputs(message: pb.ModelInferRequest, regions: Regions) -> tuple[list[InputTensor], dict[int, Slice]]:

@@ -1,0 +1,139 @@
+"""Recognises messages that differ from an earlier one in their id and data alone, without building them.
+
+Clients send the same few kinds of request again and again, and reading one through protobuf, field by field,
+takes as long as all that comes after it. Here its bytes are compared with those of one that was read before,
+and only the id and the data are taken out. That is for messages which are written as protobuf writes them:
+
+    model, version | id | inputs and outputs; tag and length of the first data | the data | tag, length | …
+
+All but the id and the data has to be equal byte for byte, so that protobuf would find the same in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.request import Form, InputTensor, Parameters, Request
+from headrace_server.transport.varint import varint
+
+_VERSION_TAG: Final = 0x12
+_ID_TAG: Final = 0x1A
+_RAW_INPUT_TAG: Final = b"\x3a"
+_MOST_SHORT: Final = 127
+"""The longest text whose length takes one byte."""
+_MOST_MESSAGE_BYTES: Final = 1 << 16
+"""Of a larger one, reading the fields is a small part of the cost."""
+_MOST_FORMS: Final = 1024
+_MOST_FORM_BYTES: Final = 1024
+"""Beside the data; so the forms take a few megabytes at the most."""
+
+
+_NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
+_new: Final = tuple.__new__
+"""Makes a named tuple in half the time that its own class takes."""
+
+
+class _Part(NamedTuple):
+    """An input, and where its data stands."""
+
+    mark: bytes
+    """What comes before the data, and after the data of the input before."""
+    size_bytes: int
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class _Known(NamedTuple):
+    form: Form
+    model: str
+    version: str
+    parts: tuple[_Part, ...]
+    outputs: tuple[str, ...]
+
+
+class Forms:
+    """The forms that were learned. Any thread may call it: what two learn at once does no harm."""
+
+    def __init__(self) -> None:
+        self._by_head: dict[bytes, dict[int, _Known]] = {}
+        """By the bytes of model and version, then by how many bytes follow the id."""
+        self._learned = 0
+
+    def recall(self, message: bytes) -> Request | None:
+        """Return the request in a message of a form that was learned, else None."""
+        try:
+            at = message[1] + 2
+            if message[at] == _VERSION_TAG:
+                at += message[at + 1] + 2
+            by_size = self._by_head.get(message[:at])
+            if by_size is None:
+                return None
+            begin = at
+            if message[at] == _ID_TAG:
+                begin += 2
+                at = begin + message[at + 1]
+            known = by_size.get(len(message) - at)
+            if known is None or at - begin > _MOST_SHORT:
+                return None
+            request_id = message[begin:at].decode()
+        except (IndexError, UnicodeDecodeError):
+            return None
+        form, model, version, parts, outputs = known
+        inputs: list[InputTensor] = []
+        for mark, size_bytes, name, datatype, shape in parts:
+            if not message.startswith(mark, at):
+                return None
+            begin = at + len(mark)
+            at = begin + size_bytes
+            inputs.append(_new(InputTensor, (name, datatype, shape, message[begin:at])))
+        return _new(Request, (model, version, request_id, inputs, outputs, _NO_PARAMETERS, None, form))
+
+    def learn(self, message: bytes, built: pb.ModelInferRequest, request: Request) -> None:
+        """Take note of the form of a message, given as what protobuf built of it, and what was read there.
+
+        What was built is changed. Other messages than those described above are let pass.
+        """
+        raw = list(built.raw_input_contents)
+        if (
+            len(message) > _MOST_MESSAGE_BYTES
+            or not raw
+            or len(raw) != len(request.inputs)
+            or request.parameters
+            or request.rendering is not None
+            or any(tensor.datatype == "BYTES" for tensor in request.inputs)
+        ):
+            return
+        head = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
+        head_bytes = head.SerializeToString()
+        id_bytes = pb.ModelInferRequest(id=request.id).SerializeToString()
+        parts = _parts(built, request, raw)
+        data = itertools.chain.from_iterable(zip([part.mark for part in parts], raw, strict=True))
+        if message != b"".join((head_bytes, id_bytes, *data)):
+            return
+        form_bytes = len(message) - len(id_bytes) - sum(map(len, raw))
+        if max(len(request.model), len(request.version)) > _MOST_SHORT or form_bytes > _MOST_FORM_BYTES:
+            return
+        if self._learned >= _MOST_FORMS:
+            self._by_head = {}
+            self._learned = 0
+        self._learned += 1
+        known = _Known(Form(), request.model, request.version, parts, tuple(request.outputs))
+        by_size = self._by_head.setdefault(head_bytes, {})
+        by_size[len(message) - len(head_bytes) - len(id_bytes)] = known
+
+
+def _parts(built: pb.ModelInferRequest, request: Request, raw: Sequence[bytes]) -> tuple[_Part, ...]:
+    for field in ("model_name", "model_version", "id", "raw_input_contents"):
+        built.ClearField(field)
+    before = built.SerializeToString()
+    parts = []
+    for tensor, data in zip(request.inputs, raw, strict=True):
+        mark = b"".join((before, _RAW_INPUT_TAG, varint(len(data))))
+        parts.append(_Part(mark, len(data), tensor.name, tensor.datatype, tensor.shape))
+        before = b""
+    return tuple(parts)
