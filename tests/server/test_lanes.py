@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import heapq
-
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_engines import ROWS, Answers
@@ -24,7 +22,7 @@ def emptied(lanes: Lanes) -> list[int]:
     """Take everything, one by one; return the arrivals."""
     arrivals = []
     while (lane := lanes.first()) is not None:
-        arrivals.append(heapq.heappop(lane)[2])
+        arrivals.append(lane.pop(0)[2])
         lanes.settle(lane)
     assert len(lanes) == 0
     return arrivals

@@ -1,13 +1,14 @@
 """Waiting work in the order in which it should be executed, apart by shapes: only equal ones share a batch.
 
-Each lane is a heap of the entries of one shape, and the first entries of all lanes stand in a heap of
-their own. Entries are never removed from the middle: work that was cancelled leaves one behind that is
-gone, and a lane with a new first entry leaves one behind among the heads. Both are skipped when they come
-up, so everything costs O(log n), however many shapes wait.
+Each lane is a sorted list of the entries of one shape: most work belongs at its end, and a batch is cut off
+its beginning. The first entries of all lanes stand in a heap, so that the number of shapes costs O(log n).
+Entries are never removed from the middle: work that was cancelled leaves one behind that is gone, and a
+lane with a new first entry leaves one behind among the heads. Both are skipped when they come up.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Iterator
 from typing import Final
@@ -46,10 +47,14 @@ class Lanes:
         shapes = entry[3].shapes
         lane = self._lanes.get(shapes)
         if lane is None:
-            lane = self._lanes[shapes] = []
-        heapq.heappush(lane, entry)
-        if lane[0] is not entry:
+            self._lanes[shapes] = [entry]
+        elif lane[-1] < entry:
+            lane.append(entry)
             return False
+        else:
+            bisect.insort(lane, entry)
+            if lane[0] is not entry:
+                return False
         heapq.heappush(self._heads, entry)
         if len(self._heads) > _SPARE_HEADS and len(self._heads) > 2 * len(self._lanes):
             self._collect_heads()
@@ -76,8 +81,6 @@ class Lanes:
         """Forget every entry that is gone."""
         kept = {shapes: [one for one in lane if not is_gone(one)] for shapes, lane in self._lanes.items()}
         self._lanes = {shapes: lane for shapes, lane in kept.items() if lane}
-        for lane in self._lanes.values():
-            heapq.heapify(lane)
         self._collect_heads()
 
     def clear(self) -> None:

@@ -140,8 +140,7 @@ class RequestQueue:
             )
             if not chosen:
                 self._quiet_until = min(again_at, self._overdue[0][0]) if self._overdue else again_at
-            for entry in entries[chosen:]:
-                heapq.heappush(lane, entry)
+            lane[:0] = entries[chosen:]
             del batch[chosen:]
         self._lanes.settle(lane)
         self._leave(batch)
@@ -167,8 +166,8 @@ class RequestQueue:
         entries: list[Entry] = []
         rows = 0
         while (lane := self._lanes.first()) is not None:
-            while lane:
-                entry = lane[0]
+            passed = 0
+            for entry in lane:
                 work = entry[3]
                 if work.state is not QUEUED or (work.is_overdue and is_gone(entry)):
                     self._gone -= 1
@@ -179,9 +178,10 @@ class RequestQueue:
                     rows += work.rows
                 else:
                     break
-                heapq.heappop(lane)
+                passed += 1
                 if not entries and len(self._lanes) > 1:
                     break  # another lane may be the first now
+            del lane[:passed]
             if entries:
                 return lane, entries
             self._lanes.settle(lane)
@@ -209,11 +209,14 @@ class RequestQueue:
             raise QueueFull(f"{requests} requests of priority {priority} wait, its limit is {limit}", rows)
 
     def _leave(self, works: Sequence[Work]) -> None:
-        self.requests -= len(works)
+        rows = size_bytes = 0
         for work in works:
             work.state = TAKEN
-            self.rows -= work.rows
-            self.size_bytes -= work.size_bytes
+            rows += work.rows
+            size_bytes += work.size_bytes
+        self.requests -= len(works)
+        self.rows -= rows
+        self.size_bytes -= size_bytes
         if self._levels is not None:
             for work in works:
                 self._levels[work.priority].add(work, -1)
