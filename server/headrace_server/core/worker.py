@@ -229,8 +229,11 @@ class Worker:
             if work.abandoned:
                 gone.append(work)
             else:
-                wanted = [outputs[i][start:end] if shared else outputs[i] for i in work.wanted]
-                answers.append((work, encode(work, wanted)))
+                mine = []
+                for position in work.wanted:  # not a comprehension: that costs more than all it does
+                    output = outputs[position]
+                    mine.append(output[start:end] if shared else output)
+                answers.append((work, encode(work, mine)))
             start = end
         return answers, gone
 

@@ -82,14 +82,13 @@ class Encoder:
                 f"the answer takes {size_bytes} bytes, gRPC carries at most {_MOST_BYTES}: ask for fewer rows"
             )
         response = pb.ModelInferResponse(model_name=facts.name, model_version=facts.version)
+        marks: list[bytes | None] = []
         for position, array in zip(wanted, outputs, strict=True):
             spec = facts.spec.outputs[position]
             response.outputs.add(name=spec.name, datatype=tensors.datatype_of(spec.dtype), shape=array.shape)
+            marks.append(None if spec.dtype.hasobject else _RAW_OUTPUT_TAG + varint(array.nbytes))
         if len(self._templates) >= _MAX_TEMPLATES:
             self._templates.clear()
-        marks = [
-            None if array.dtype.hasobject else _RAW_OUTPUT_TAG + varint(array.nbytes) for array in outputs
-        ]
         template = self._templates[key] = _Template(response.SerializeToString(), tuple(marks))
         return template
 
