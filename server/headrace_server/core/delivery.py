@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -25,9 +25,10 @@ def encode(work: Work, outputs: Sequence[NDArray[Any]], *, is_last: bool = True)
     request is admitted: it is told to be a success only when it will be delivered.
     """
     try:
-        answer = work.sink.encode(work, outputs)
+        sink = work.sink
+        answer = sink.encode(work, outputs)
         if is_last:
-            work.sink.admit(work, answer)
+            sink.admit(work, answer)
     except InferenceError as error:
         return error
     except Exception as error:
@@ -38,14 +39,23 @@ def encode(work: Work, outputs: Sequence[NDArray[Any]], *, is_last: bool = True)
 
 def deliver(answers: Answers) -> None:
     """Hand each sink its answers, in one call. A sink that fails costs the others nothing."""
-    by_sink: defaultdict[int, list[tuple[Work, bytes | InferenceError]]] = defaultdict(list)
-    for answer in answers:
-        work = answer[0]
+    if not answers:
+        return
+    sink = answers[0][0].sink
+    has_others = False
+    for work, _ in answers:
         work.state = ENDED
         work.data = ()
-        by_sink[id(work.sink)].append(answer)
-    for mine in by_sink.values():
+        has_others = has_others or work.sink is not sink
+    for mine in _by_sink(answers) if has_others else (answers,):
         try:
             mine[0][0].sink.deliver(mine)
         except Exception:
             _logger.exception("a transport did not take %d answers", len(mine))
+
+
+def _by_sink(answers: Answers) -> Iterable[Answers]:
+    by_sink: defaultdict[int, list[tuple[Work, bytes | InferenceError]]] = defaultdict(list)
+    for answer in answers:
+        by_sink[id(answer[0].sink)].append(answer)
+    return by_sink.values()

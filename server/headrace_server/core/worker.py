@@ -10,10 +10,9 @@ A quick engine is lent to whoever brings work while its thread waits: waking tha
 from __future__ import annotations
 
 import collections
-import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,16 +36,21 @@ _Arrays = tuple[NDArray[Any], ...]
 
 
 class _Flight:
-    """A batch on its way through the engine; `collect` waits for its outputs."""
+    """A batch on its way through the engine."""
 
-    __slots__ = ("begun_ns", "collect", "rows", "started_ns", "works")
+    __slots__ = ("begun_ns", "inputs", "rows", "slot", "started_ns", "works")
 
-    def __init__(self, works: list[Work], begun_ns: int) -> None:
+    def __init__(self, works: list[Work]) -> None:
+        self.begun_ns = self.started_ns = time.monotonic_ns()
         self.works = works
-        self.rows = sum([work.rows for work in works])
-        self.begun_ns = begun_ns
-        self.started_ns = begun_ns
-        self.collect: Callable[[], _Arrays] = tuple
+        rows = 0
+        for work in works:
+            rows += work.rows
+        self.rows = rows
+        self.slot = -1
+        """Where it was submitted, if its rows went through a staging buffer."""
+        self.inputs: Sequence[NDArray[Any] | None] = ()
+        """What it is to be executed with, if they did not."""
 
 
 class Worker:
@@ -100,15 +104,14 @@ class Worker:
                 self._land()
 
     def _launch(self, works: list[Work]) -> None:
-        flight = _Flight(works, time.monotonic_ns())
+        flight = _Flight(works)
         self._flights.append(flight)
         try:
             if self._staging:
                 self._stage(flight)
             else:
-                inputs = self._arrays(flight.works)
+                flight.inputs = self._arrays(works)
                 flight.started_ns = time.monotonic_ns()
-                flight.collect = functools.partial(self._engine.run, inputs)
         except DeviceError:
             raise
         except Exception as error:
@@ -125,7 +128,7 @@ class Worker:
                 buffer[offset:end] = data
                 offset = end
         flight.started_ns = time.monotonic_ns()
-        flight.collect = functools.partial(self._engine.wait, slot)
+        flight.slot = slot
         self._engine.submit(slot, flight.rows)
         self._slots.rotate(-1)
 
@@ -152,18 +155,24 @@ class Worker:
         self._flights.popleft()
 
     def _collect(self, flight: _Flight) -> _Arrays:
-        outputs = flight.collect() if self._pace is None else self._timed(flight.collect, self._pace)
-        if self._has_batch_axis and any(len(output) != flight.rows for output in outputs):
-            came = ", ".join(str(len(output)) for output in outputs)
-            raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
+        outputs = self._outputs(flight) if self._pace is None else self._timed_outputs(flight, self._pace)
+        if self._has_batch_axis:
+            for output in outputs:
+                if len(output) != flight.rows:
+                    came = ", ".join(str(len(one)) for one in outputs)
+                    raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
         return outputs
 
-    def _timed(self, collect: Callable[[], _Arrays], pace: Pace) -> _Arrays:
+    def _outputs(self, flight: _Flight) -> _Arrays:
+        slot = flight.slot
+        return self._engine.wait(slot) if slot >= 0 else self._engine.run(flight.inputs)
+
+    def _timed_outputs(self, flight: _Flight, pace: Pace) -> _Arrays:
         """Collect, and let other threads execute here from the moment at which that costs them little."""
         was_quick = pace.is_quick
         begun_ns = time.thread_time_ns()
         try:
-            return collect()
+            return self._outputs(flight)
         finally:
             pace.took(time.thread_time_ns() - begun_ns)
             if pace.is_quick is not was_quick:
@@ -203,9 +212,9 @@ class Worker:
             "model %s: a batch failed, executing its %d requests alone: %s", name, requests, error
         )
         while flight.works:
-            alone = _Flight(flight.works[:1], time.monotonic_ns())
+            alone = _Flight(flight.works[:1])
             try:
-                alone.collect = functools.partial(self._engine.run, self._arrays(alone.works))
+                alone.inputs = self._arrays(alone.works)
                 outputs = self._collect(alone)
             except DeviceError:
                 raise
