@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
@@ -43,6 +44,7 @@ LEARNED = {
     "two inputs": message(**TWO_INPUTS),
     "data of two bytes' length": message(raw_input_contents=[bytes(300)]),
     "empty data": message(raw_input_contents=[b""]),
+    "large data": message(raw_input_contents=[bytes(1 << 14)]),
     "a parameter of an input": message(
         inputs=[Input(name="x", parameters={"binary_data_size": pb.InferParameter(int64_param=8)})]
     ),
@@ -62,7 +64,9 @@ LET_PASS = {
     "a long name": message(model_name="m" * 128),
     "a long version": message(model_version="1" * 128),
     "many outputs": message(outputs=[Output(name=f"output {number}") for number in range(100)]),
-    "large": message(raw_input_contents=[bytes(1 << 16)]),
+    "many truth values": message(
+        inputs=[Input(name="x", datatype="BOOL", shape=[1, 1 << 14])], raw_input_contents=[bytes(1 << 14)]
+    ),
 }
 
 
@@ -100,6 +104,13 @@ def test_another_id_and_other_data_are_found(learnt: pb.ModelInferRequest, reque
     again = forms.recall(data)
     assert again is not None
     assert request.form is again.form is not None
+
+
+def test_large_data_is_not_copied() -> None:
+    data = message(raw_input_contents=[bytes(1 << 20)]).SerializeToString()
+    request = learned(data).recall(data)
+    assert request is not None
+    assert np.shares_memory(np.frombuffer(request.inputs[0].data, np.uint8), np.frombuffer(data, np.uint8))
 
 
 @pytest.mark.parametrize("came", LET_PASS.values(), ids=LET_PASS.keys())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of, decode_bytes
 from headrace_server.core.arrays import STRING_BYTES
-from headrace_server.core.request import Admitted, Form, InputTensor, Request, Shapes, Terms
+from headrace_server.core.request import Admitted, Contents, Form, InputTensor, Request, Shapes, Terms
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.terms import TermsReader
 from headrace_server.errors import InvalidInput
@@ -93,7 +93,7 @@ class Admission:
 
     def _check(self, request: Request) -> Admitted:
         _, _, _, inputs, outputs, parameters, _, _ = request
-        data: list[bytes | NDArray[Any] | None] = [None] * self._places
+        data: list[Contents | None] = [None] * self._places
         size_bytes = 0
         for tensor in inputs:
             expected = self._inputs.get(tensor.name)
@@ -103,7 +103,7 @@ class Admission:
                 raise InvalidInput(f"input {tensor.name!r} came twice")
             self._check_form(tensor, expected)
             data[expected.position] = contents = self._contents(tensor, expected)
-            size_bytes += len(contents) if isinstance(contents, bytes) else _strings_bytes(contents)
+            size_bytes += _strings_bytes(contents) if isinstance(contents, np.ndarray) else len(contents)
         if len(inputs) != len(self._inputs):
             self._check_missing(data)
         rows = self._rows(inputs) if self._has_batch_axis else 1
@@ -134,7 +134,7 @@ class Admission:
         if self._has_batch_axis and not 0 < (shape[0] if shape else 0) <= self._spec.max_batch_size:
             raise self._wrong_batch(tensor)
 
-    def _contents(self, tensor: InputTensor, expected: _Expected) -> bytes | NDArray[Any]:
+    def _contents(self, tensor: InputTensor, expected: _Expected) -> Contents:
         """Return the tensor's data, of just the size that its shape needs."""
         _, _, shape, data = tensor
         if self._staged:

@@ -18,5 +18,5 @@ def array_of(work: Work, position: int, spec: TensorSpec) -> NDArray[Any]:
     """Return one input that came with the work, in its whole shape: a view of what came."""
     data: Any = work.data[position]
     shape: Any = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
-    array = np.frombuffer(data, spec.dtype) if isinstance(data, bytes) else data
+    array = data if isinstance(data, np.ndarray) else np.frombuffer(data, spec.dtype)
     return array.reshape(shape)

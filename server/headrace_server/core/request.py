@@ -27,7 +27,9 @@ _LEEWAY_SECONDS: Final = 0.01
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
-Data = tuple[bytes | NDArray[Any] | None, ...]
+Contents = bytes | memoryview | NDArray[Any]
+"""Of a tensor: raw contents, which may be a part of a larger message, or strings one by one."""
+Data = tuple[Contents | None, ...]
 """Contents of the inputs in the model's order; None for an optional one that did not come."""
 Shapes = tuple[tuple[int, ...] | None, ...] | None
 """Whole shapes of the inputs where the model is not staged; only equal ones share a batch."""
@@ -39,7 +41,7 @@ class InputTensor(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes | NDArray[Any]
+    data: Contents
 
 
 class Form:

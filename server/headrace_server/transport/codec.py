@@ -32,9 +32,16 @@ def decode(message: bytes, regions: Regions = NO_REGIONS) -> Request:
 
     Raises InvalidInput, RegionNotFound, NotSupported.
     """
-    known = _forms.recall(message)
-    if known is not None:
-        return known
+    return recall(message) or build(message, regions)
+
+
+def recall(message: bytes) -> Request | None:
+    """Return the request, however large, if it differs from an earlier one in its id and data alone."""
+    return _forms.recall(message)
+
+
+def build(message: bytes, regions: Regions = NO_REGIONS) -> Request:
+    """Return the request as protobuf reads it; the rest is as for `decode`."""
     outline.check(message)
     try:
         request = _parse(message)

@@ -25,8 +25,8 @@ _ID_TAG: Final = 0x1A
 _RAW_INPUT_TAG: Final = b"\x3a"
 _MOST_SHORT: Final = 127
 """The longest text whose length takes one byte."""
-_MOST_MESSAGE_BYTES: Final = 1 << 16
-"""Of a larger one, reading the fields is a small part of the cost."""
+_LARGE_BYTES: Final = 1 << 14
+"""Data from here on is not copied out of its message."""
 _MOST_FORMS: Final = 1024
 _MOST_FORM_BYTES: Final = 1024
 """Beside the data; so the forms take a few megabytes at the most."""
@@ -90,7 +90,8 @@ class Forms:
                 return None
             begin = at + len(mark)
             at = begin + size_bytes
-            inputs.append(_new(InputTensor, (name, datatype, shape, message[begin:at])))
+            data = message[begin:at] if size_bytes < _LARGE_BYTES else memoryview(message)[begin:at]
+            inputs.append(_new(InputTensor, (name, datatype, shape, data)))
         return _new(Request, (model, version, request_id, inputs, outputs, _NO_PARAMETERS, None, form))
 
     def learn(self, message: bytes, built: pb.ModelInferRequest, request: Request) -> None:
@@ -100,12 +101,11 @@ class Forms:
         """
         raw = list(built.raw_input_contents)
         if (
-            len(message) > _MOST_MESSAGE_BYTES
-            or not raw
+            not raw
             or len(raw) != len(request.inputs)
             or request.parameters
             or request.rendering is not None
-            or any(tensor.datatype == "BYTES" for tensor in request.inputs)
+            or any(_is_looked_through(tensor) for tensor in request.inputs)
         ):
             return
         head = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
@@ -125,6 +125,11 @@ class Forms:
         known = _Known(Form(), request.model, request.version, parts, tuple(request.outputs))
         by_size = self._by_head.setdefault(head_bytes, {})
         by_size[len(message) - len(head_bytes) - len(id_bytes)] = known
+
+
+def _is_looked_through(tensor: InputTensor) -> bool:
+    """Whether all of the data is looked at before it is accepted, so that a large tensor is not quick."""
+    return tensor.datatype == "BYTES" or (tensor.datatype == "BOOL" and len(tensor.data) >= _LARGE_BYTES)
 
 
 def _parts(built: pb.ModelInferRequest, request: Request, raw: Sequence[bytes]) -> tuple[_Part, ...]:

@@ -123,12 +123,14 @@ class Intake:
         """
         prepare: Callable[[], Work]
         try:
-            if is_compressed(message) or outline.is_slow(message):
+            request = codec.recall(message)
+            if request is None and (is_compressed(message) or outline.is_slow(message)):
                 decode = functools.partial(self._decode, message)
                 then = functools.partial(self._take_decoded, len(message), limit, asker, takes_many)
                 self._aside.run(len(message), len(message), decode, then, asker.is_waiting)
                 return
-            request = codec.decode(message, self._regions)
+            if request is None:
+                request = codec.build(message, self._regions)
             if request.rendering is not None and request.rendering.inputs:
                 decoded = _Decoded(request, len(message), is_quick=True)
                 self._take_decoded(len(message), limit, asker, takes_many, decoded)
