@@ -126,7 +126,7 @@ def test_every_series_is_there_with_its_name_its_kind_and_a_text() -> None:
         assert {name: page.kinds.get(name) for name in names} == dict.fromkeys(names, kind)
     assert page.names >= TRITON_COUNTERS | TRITON_GAUGES | GAUGES
     assert all(page.helps.values())
-    assert page.value("headrace_build_info", version="9.8.7") == 1
+    assert page.value("headrace_build_info", version="9.8.7", grpc_transport=one.server.transport.name) == 1
     assert page.value("headrace_ready") == 1
     assert page.value("headrace_model_ready", model="m", version="1") == 1
     assert len(page.values("nv_inference_request_failure", model="m", version="1")) == 4

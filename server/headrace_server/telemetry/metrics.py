@@ -20,6 +20,10 @@ class Traffic(Protocol):
     """What a transport has in hand."""
 
     @property
+    def name(self) -> str:
+        """Which transport it is."""
+
+    @property
     def open_calls(self) -> int:
         """Calls and streams that are being answered."""
 
@@ -75,7 +79,11 @@ class Metrics:
             traffic.in_flight_bytes,
         )
         build = Metric("headrace_build_info", "What is running; always 1", "gauge")
-        build.add_sample(build.name, {"version": self._version, "python": platform.python_version()}, 1)
+        build.add_sample(
+            build.name,
+            {"version": self._version, "python": platform.python_version(), "grpc_transport": traffic.name},
+            1,
+        )
         yield build
 
     def _machine(self) -> Iterator[Metric]:

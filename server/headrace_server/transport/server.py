@@ -10,6 +10,10 @@ from headrace_server.listen_address import ListenAddress
 class TransportServer(Protocol):
     """A server of the protocol on some addresses."""
 
+    @property
+    def name(self) -> str:
+        """What a person calls it: the word of --grpc-transport."""
+
     async def start(self) -> tuple[ListenAddress, ...]:
         """Listen, and return the addresses with the ports that they got.
 

@@ -32,6 +32,8 @@ _FAREWELL_SECONDS: Final = 0.5
 class AioServer:
     """Serves with grpc.aio."""
 
+    name = "aio"
+
     def __init__(
         self,
         service: Service,

@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 class CompletionQueueServer:
     """Serves with gRPC's C core."""
 
+    name = "completion-queue"
+
     def __init__(
         self,
         service: Service,
