@@ -24,6 +24,7 @@ from headrace_server.config import Loaded, ServerConfig
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
 from headrace_server.discovery.registry import Registrar, RegistrationError, why_not_registered
+from headrace_server.garbage import Garbage
 from headrace_server.listen_address import ListenAddress
 from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository
@@ -118,6 +119,7 @@ class Server:
         page = Metrics(self._catalogue, self._service, transport, __version__).page
         metrics_host = self._config.metrics_address or self._config.host
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
+        garbage = Garbage(self._loop)
         watch = asyncio.create_task(LongExecutions(self._catalogue).watch())
         try:
             self._tracing.start()
@@ -128,10 +130,12 @@ class Server:
                 self._addresses["metrics"] = _address(metrics_host, self._metrics_port)
             _logger.info("listening on %s, loading %d models", ", ".join(map(str, bound)), len(wanted))
             await self._load(wanted)
+            garbage.freeze()
             if not self._stop.is_set():
                 await self._open_for_business(bound[0].port)
-            await self._tell_changes()
+            await self._tell_changes(garbage)
         finally:
+            garbage.close()
             await self._leave()
             await transport.stop(self._config.exit_timeout_secs)
             timeout = self._config.exit_timeout_secs
@@ -153,12 +157,13 @@ class Server:
             reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._catalogue.index())
             raise StartError(f"no model could be loaded: {reasons}")
 
-    async def _tell_changes(self) -> None:
+    async def _tell_changes(self, garbage: Garbage) -> None:
         """Until the stop, keep health and registry true; changes that come together are told together."""
         while not self._stop.is_set():
             await self._changed.wait()
             self._changed.clear()
             if not self._stop.is_set():
+                garbage.models_changed()
                 self._show_health()
                 if self._registrar is not None:
                     await self._registrar.update(self._served())
