@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scripted_engines import ROWS, Answers
+from scripted_engines import ROWS, Answers, Gate, ScriptedEngine, Served, answered, serving
 from works import work_of
 
 from headrace_server.core.delivery import deliver, encode
@@ -70,3 +71,35 @@ def test_a_refusal_of_the_sink_is_told_as_it_is_and_anything_else_only_by_an_id(
     assert "secret" not in str(failed)
     assert "secret" in caplog.text
     assert failed.error_id in caplog.text
+
+
+class AsksAgain(Answers):
+    """A sink that answers where it is called, as a transport without an event loop does.
+
+    Its caller sends the next request at once.
+    """
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self._served = served
+        self.calls: list[tuple[str, list[str]]] = []
+
+    def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
+        self.calls.append((threading.current_thread().name, [work.id for work, _ in answers]))
+        for work, _ in answers:
+            if len(work.id) < 3:
+                self._served.infer(work.id + "+", 1, sink=self)
+        super().deliver(answers)
+
+
+def test_a_batch_answers_its_callers_from_the_engines_thread_in_one_call_without_a_hop() -> None:
+    gate = Gate()
+    with serving(ScriptedEngine(before=gate)) as served:
+        sink = AsksAgain(served)
+        served.infer("first", 0)
+        gate.arrival()
+        for name in "ab":
+            served.infer(name, 1, sink=sink)
+        gate.open()
+        assert sink.rows_of("a++") == sink.rows_of("b++") == answered(1)
+    assert sink.calls == [("engine-m-1-0", ["a" + more, "b" + more]) for more in ("", "+", "++")]
