@@ -162,8 +162,8 @@ class Server:
         while not self._stop.is_set():
             await self._changed.wait()
             self._changed.clear()
+            garbage.models_changed()
             if not self._stop.is_set():
-                garbage.models_changed()
                 self._show_health()
                 if self._registrar is not None:
                     await self._registrar.update(self._served())
