@@ -59,7 +59,14 @@ class Configured:
     def occupy(self) -> Any:
         """Begin a request that is executed until `release`."""
         call = self.begin("busy")
-        eventually(lambda: "busy" in self.executed(), "the program is busy")
+
+        def is_busy() -> bool:
+            nonlocal call
+            if call.done():  # it waited longer than the queue allows
+                call = self.begin("busy")
+            return "busy" in self.executed()
+
+        eventually(is_busy, "the program is busy")
         return call
 
     @property
