@@ -181,3 +181,33 @@ def test_the_program_is_told_by_control_inputs_of_every_kind(sequence_id: int | 
         {"START": start_value, "END": end_value, "READY": 1.0, "ID": shown}
         for start_value, end_value in ((1, False), (0, False), (0, True))
     ]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_sequence_that_begins_anew_on_an_instance_that_waits_is_executed(closes: bool) -> None:
+    for _ in range(5):  # the other instance could by chance be awake in one of them
+        is_last, goes_on = threading.Event(), threading.Event()
+
+        def script(
+            calls: Sequence[Call], is_last: threading.Event = is_last, goes_on: threading.Event = goes_on
+        ) -> Iterator[Outcome]:
+            if calls[0].id == "b.1":
+                is_last.set()
+                assert goes_on.wait(PATIENCE_SECONDS)
+            yield Outcome(0, rows(int(calls[0].inputs["x"].item())), final=True)
+
+        settings = sequenced(instances=2, max_idle_us=60_000_000)
+        with serving_program(
+            script, spec=ModelSpec(ROWS.inputs, ROWS.outputs, 1), settings=settings
+        ) as served:
+            for name in ("a", "b"):
+                assert sums_of(served, turns(served, name, 1, ends=False)) == [1]
+            served.infer("a.1", 2, sequence_id="a", sequence_end=True)
+            assert served.answers.rows_of("a.1") == [2]
+            served.infer("b.1", 3, sequence_id="b", sequence_end=True)
+            assert is_last.wait(PATIENCE_SECONDS)
+            again = turns(served, "b", 4, name="again")
+            if closes:
+                served.model.close(drain=True)
+            goes_on.set()
+            assert sums_of(served, again) == [4]

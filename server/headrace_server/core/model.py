@@ -78,7 +78,8 @@ class Model:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         # Work of a sequence is for one instance alone, so that each has to look.
-        self._notify = self._changed.notify if settings.sequences is None else self._changed.notify_all
+        self._has_sequences = settings.sequences is not None
+        self._notify = self._changed.notify_all if self._has_sequences else self._changed.notify
         self._looks: dict[int, Look] = {}
         self._idle = 0
         """Instances that wait for work."""
@@ -281,6 +282,8 @@ class Model:
         """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""
         with self._lock:
             self._queue.finished(works, time.monotonic())
+            if self._idle and self._has_sequences:
+                self._notify()  # one that begins anew may have found a slot of an instance that waits
 
     def executed(self, answers: Answers, execution: Execution) -> None:
         """Count an execution and hand its answers to their callers. An answer that is an error could not
