@@ -81,7 +81,7 @@ def test_the_timeout_parameter_is_answered_at_its_deadline_while_the_engine_is_b
 def test_grpcs_deadline_ends_the_wait_and_the_request_is_never_executed() -> None:
     with gated() as it:
         it.occupy()
-        call = it.stub.ModelInfer.future(rows(1), timeout=0.2)
+        call = it.stub.ModelInfer.future(rows(1), timeout=1.0)
         it.await_waiting(1)
         assert call.code() is Code.DEADLINE_EXCEEDED
         it.await_waiting(0)

@@ -283,7 +283,7 @@ asyncio.run(main())
         subprocess.run(
             [sys.executable, "-c", program, f"127.0.0.1:{never_answers.getsockname()[1]}"],
             env={"PYTHONPATH": f"{root / 'server'}:{root / 'proto'}"},
-            timeout=10,
+            timeout=60,  # a hang would have no end
             check=True,
         )
 

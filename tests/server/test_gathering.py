@@ -43,7 +43,8 @@ async def test_a_request_that_comes_alone_is_released_within_a_few_turns() -> No
 
 
 async def test_requests_of_successive_turns_are_released_together() -> None:
-    model, gathering = Noted(max_batch_size=64), Gathering(LoopReactor(asyncio.get_running_loop()))
+    model = Noted(max_batch_size=64)
+    gathering = Gathering(LoopReactor(asyncio.get_running_loop()), most_seconds=3600)
     for _ in range(8):
         gathering.add(model.work())
         await turns(3)

@@ -223,8 +223,9 @@ def test_the_age_of_an_execution_grows_while_it_has_no_answer_and_is_0_after_it(
 def test_calls_and_streams_whose_own_deadline_passes_in_the_queue_are_all_rejections() -> None:
     with gated() as one, metered(one) as url:
         busy = one.occupy()
-        calls = [one.stub.ModelInfer.future(rows(n), timeout=0.3) for n in range(5)]
-        stream = one.stub.ModelStreamInfer(closed(*map(rows, range(5))), timeout=0.3)
+        calls = [one.stub.ModelInfer.future(rows(n), timeout=2.0) for n in range(5)]
+        stream = one.stub.ModelStreamInfer(closed(*map(rows, range(5))), timeout=2.0)
+        one.await_waiting(10)  # what gRPC ends before it has come here is not counted
         for call in (*calls, stream):
             assert call.code() is Code.DEADLINE_EXCEEDED
         eventually(lambda: scrape(url).failures() == {"REJECTED": 10}, "all are rejections")

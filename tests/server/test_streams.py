@@ -160,7 +160,7 @@ def test_invariant_3_a_cancelled_stream_takes_its_waiting_requests_along_and_no_
 def test_a_streams_deadline_ends_its_waiting_requests() -> None:
     with gated() as it:
         it.occupy()
-        stream = it.stub.ModelStreamInfer(Requests(rows(1), rows(2)), timeout=0.2)
+        stream = it.stub.ModelStreamInfer(Requests(rows(1), rows(2)), timeout=1.0)
         it.await_waiting(2)
         with pytest.raises(grpc.RpcError) as ended:
             next(stream)

@@ -175,7 +175,8 @@ def test_a_deadline_missed_in_the_queue_is_answered_and_never_executed() -> None
     with serving(ScriptedEngine(before=gate)) as served:
         served.infer("first", 0)
         gate.arrival()
-        late = served.infer("late", 1, deadline=time.monotonic() + 0.001)
+        now_ns = time.monotonic_ns()
+        late = served.infer("late", 1, deadline=now_ns * 1e-9 + 0.001, now_ns=now_ns)
         while time.monotonic() <= late.deadline:
             pass
         gate.open()

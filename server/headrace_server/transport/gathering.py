@@ -22,10 +22,10 @@ _MOST_SECONDS: Final = 0.002
 class _Gathered:
     __slots__ = ("has_arrivals", "model", "open", "quiet_turns", "release_at", "rows")
 
-    def __init__(self, model: Holder) -> None:
+    def __init__(self, model: Holder, most_seconds: float) -> None:
         self.model = model
         self.rows = 0
-        self.release_at = time.monotonic() + _MOST_SECONDS
+        self.release_at = time.monotonic() + most_seconds
         self.quiet_turns = 0
         self.has_arrivals = False
         self.open = True
@@ -34,8 +34,10 @@ class _Gathered:
 class Gathering:
     """What is being held for each model. For the reactor's own thread."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, most_seconds: float = _MOST_SECONDS) -> None:
+        """What waits is released after `most_seconds` at the latest."""
         self._reactor = reactor
+        self._most_seconds = most_seconds
         self._by_model: dict[int, _Gathered] = {}
 
     def add(self, work: Work) -> None:
@@ -43,7 +45,7 @@ class Gathering:
         facts = work.model.facts
         gathered = self._by_model.get(facts.serial)
         if gathered is None:
-            gathered = self._by_model[facts.serial] = _Gathered(work.model)
+            gathered = self._by_model[facts.serial] = _Gathered(work.model, self._most_seconds)
             self._reactor.soon(self._turn, gathered)
         gathered.has_arrivals = True
         gathered.rows += work.rows
