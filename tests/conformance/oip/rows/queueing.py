@@ -79,7 +79,7 @@ def _behind(request: pb.ModelInferRequest, model: str) -> Callable[[Wire, Earlie
 
 
 def _cancelled(wire: Wire, _earlier: Earlier) -> Outcome:
-    """Leave while waiting, again if that was too late; who was executed meanwhile is answered, so is the next."""
+    """Leave while waiting, again if that was too late; the other one is answered, and so is the next."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         first = _begun(wire, _slow(_BUSY_MS))
