@@ -291,6 +291,50 @@ def test_an_exit_is_a_failure_of_the_batch(tmp_path: Path, where: str, exit_: st
         list(engine.execute([call("a", [1])]))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        'return {"y": Exits()}',
+        'return [Response(batch.requests[0], {"y": Exits()})]',
+        "return Exits()",
+        "yield from Exits()",
+        """
+        try:
+            yield "no response"
+        finally:
+            raise SystemExit(3)
+        """,
+        "raise GeneratorExit",
+    ],
+    ids=["array", "array of one", "iterable", "iterable in a generator", "at its end", "GeneratorExit"],
+)
+def test_an_exit_is_contained_wherever_it_comes(tmp_path: Path, body: str) -> None:
+    exits = """
+    class Exits:
+        def __array__(self, *_, **__):
+            raise SystemExit(3)
+
+        def __iter__(self):
+            raise SystemExit(3)
+    """
+    engine = engine_of(tmp_path, textwrap.dedent(exits) + with_execute(body))
+    with pytest.raises(RuntimeError, match="the program raised"):
+        list(engine.execute([call("a", [1])]))
+
+
+def test_an_exit_of_a_generator_that_is_read_no_further_is_contained(tmp_path: Path) -> None:
+    body = """
+    try:
+        yield Response(batch.requests[0], {"y": batch["x"]})
+    finally:
+        raise SystemExit(3)
+    """
+    stream = engine_of(tmp_path, with_execute(body)).execute([call("a", [1])])
+    assert outputs_of([next(stream)]) == [[[1]]]
+    with pytest.raises(RuntimeError, match="the program raised SystemExit"):
+        stream.close()
+
+
 @pytest.mark.parametrize("error", ["ValueError", "InputError", "ExecutionError"])
 def test_what_the_program_raises_comes_out_as_it_is(tmp_path: Path, error: str) -> None:
     engine = engine_of(tmp_path, with_execute(f'raise {error}("too long")'))

@@ -46,10 +46,11 @@ def test_an_engine_is_closed_by_the_thread_that_served_it() -> None:
     [
         (DeviceError("the GPU fell off the bus"), "the GPU fell off the bus"),
         (KeyError("x"), "its worker stopped"),
+        (SystemExit(3), "its worker stopped"),
     ],
 )
 def test_invariant_8_whatever_ends_it_loses_the_model_and_answers_what_is_in_hand(
-    error: Exception, told: str
+    error: BaseException, told: str
 ) -> None:
     def serve() -> None:
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from gated_programs import GatedProgram
 from hosted_server import eventually
 from model_folders import put
 from onnx_models import Models
-from repositories import ALL_VERSIONS, answer, states
+from repositories import ALL_VERSIONS, answer, serving, states
 from scripted_engines import PATIENCE_SECONDS, Answers
 
 from headrace_server.core.catalogue import ModelState
@@ -256,3 +257,27 @@ def test_a_stop_waits_for_what_is_drained_as_long_as_it_may(
         assert "not finished in 0.0 s: m version 1" in caplog.messages
         program.open()
         assert stage.answer_of("old") == 1
+
+
+def test_a_program_that_exits_where_it_is_looked_at_fails_its_own_version(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "other", models.adding(1))
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    exits = """
+        class Exits(type):
+            @property
+            def inputs(cls):
+                raise SystemExit("looked at")
+
+        class Model(metaclass=Exits):
+            def execute(self, batch):
+                return {}
+    """
+    (folder / "model.py").write_text(textwrap.dedent(exits))
+    with serving(tmp_path, allow_python=True) as repository:
+        entries = {entry.name: entry for entry in repository.index()}
+        assert entries["m"].state is ModelState.UNAVAILABLE
+        assert entries["m"].reason == "SystemExit: looked at"
+        assert entries["other"].state is ModelState.READY

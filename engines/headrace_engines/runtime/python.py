@@ -6,9 +6,9 @@ written in Python waits while it computes in Python.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from headrace_engines.declaration import Declaration
 from headrace_engines.errors import ExecutionError
@@ -18,7 +18,10 @@ from headrace_engines.runtime.python_program import Program
 from headrace_engines.spec import ModelSpec
 from headrace_engines.steps import Call, Outcome
 
-_END: Final = object()
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_END: Final[Any] = object()
 
 
 class PythonEngine:
@@ -52,13 +55,16 @@ class PythonEngine:
 
         What the program raises comes out as it is; what is no Exception (an exit) as a RuntimeError.
         """
-        batch = Batch(calls)
+        outcomes = self._outcomes(calls)
         try:
-            answers = self._model.execute(batch)
-        except Exception:
-            raise
-        except BaseException as error:
-            raise _contained(error) from error
+            while (outcome := _contained(next, outcomes, None)) is not None:
+                yield outcome
+        finally:
+            _contained(outcomes.close)
+
+    def _outcomes(self, calls: Sequence[Call]) -> Generator[Outcome, None, None]:
+        batch = Batch(calls)
+        answers = self._model.execute(batch)
         if isinstance(answers, Mapping):
             yield from self._shared(answers, batch)
         elif isinstance(answers, Iterable):
@@ -98,7 +104,7 @@ class PythonEngine:
         iterator = iter(responses)
         try:
             # A program may give responses without end to a request that has failed without its knowing.
-            while (waiting or not failed) and (response := _next(iterator)) is not _END:
+            while (waiting or not failed) and (response := next(iterator, _END)) is not _END:
                 place = self._place(response, places)
                 if place in failed:
                     continue
@@ -143,15 +149,11 @@ class PythonEngine:
         return Outcome(place, outputs, response.final or not self.is_decoupled)
 
 
-def _next(iterator: Iterator[Any]) -> Any:
+def _contained(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Call the program; what would end the process, or the thread, if it were let through is its failure."""
     try:
-        return next(iterator, _END)
+        return function(*arguments)
     except Exception:
         raise
     except BaseException as error:
-        raise _contained(error) from error
-
-
-def _contained(error: BaseException) -> RuntimeError:
-    """Return what stands for something that would end the process, or the thread, if it were let through."""
-    return RuntimeError(f"the program raised {type(error).__name__}")
+        raise RuntimeError(f"the program raised {type(error).__name__}") from error

@@ -66,7 +66,7 @@ class EngineThread:
         except DeviceError as error:
             _logger.critical("model %s is lost: %s", self._model.facts.name, error)
             self._model.lose(str(error), self._give_up())
-        except Exception:
+        except BaseException:  # an exit, too, would end the thread alone, and nobody would hear of it
             _logger.critical("model %s: its worker stopped", self._model.facts.name, exc_info=True)
             self._model.lose("its worker stopped", self._give_up())
 

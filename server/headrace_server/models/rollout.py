@@ -165,7 +165,7 @@ class Rollout:
             return open_version(name, source, self._options, self._model_lost)
         except (EngineError, ConfigError) as error:
             reason = str(error)
-        except Exception as error:  # whatever a library makes of a broken file must not stop the others
+        except BaseException as error:  # whatever a library or a program does must not stop the others
             _logger.exception("model %s version %d: unexpected error", name, source.number)
             reason = f"{type(error).__name__}: {error}"
         finally:
