@@ -37,6 +37,7 @@ from headrace_engines.errors import (
     UnsupportedModelError,
 )
 from headrace_engines.manifest import Manifest
+from headrace_engines.printable import printable
 from headrace_engines.reshaping import ReshapingEngine, reshapes
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_engines.steps import StepEngine
@@ -162,8 +163,10 @@ class _Version:
         found = "; ".join(f"{file}: {reason}" for file, reason in (self._against | self._refused).items())
         if self._refused:
             return found
-        if not found:
-            names = sorted(entry.name for entry in self._folder.iterdir()) if self._folder.is_dir() else []
+        if not self._folder.is_dir():
+            found = "the version's folder is gone, or a link that leads nowhere"
+        elif not found:
+            names = sorted(printable(entry.name) for entry in self._folder.iterdir())
             found = f"found {', '.join(names) or 'no files'}"
         return f"{found}; expected {self._declaration.file or MODEL}"
 

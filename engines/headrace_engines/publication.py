@@ -11,6 +11,7 @@ from pathlib import Path
 
 from headrace_engines import folders, store
 from headrace_engines.errors import ModelFileError
+from headrace_engines.printable import printable
 from headrace_engines.store import Entry
 
 
@@ -41,9 +42,12 @@ def publish(entry: Entry, into: Path, name: str) -> tuple[Path, bool]:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless a model can have this name: that of a visible folder."""
-    if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
-        raise ValueError(f"model name {name!r}: expected the name of a folder, not starting with a dot")
+    """Raise ValueError unless a model can have this name: that of a visible folder, told in one line."""
+    if not name or name.startswith(".") or any(sign in name for sign in "/\\") or name != printable(name):
+        raise ValueError(
+            f"model name {name!r}: expected the name of a folder, in UTF-8, not starting with a dot, "
+            "without control characters"
+        )
 
 
 def _versions(model: Path) -> list[int]:

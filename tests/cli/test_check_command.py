@@ -43,6 +43,17 @@ def test_every_problem_is_a_line_with_its_place(repository: Path, capsys: pytest
     assert lines[-1] == "problems: 2; versions that would be served: 0"
 
 
+def test_a_name_that_is_no_text_is_told_in_one_line(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / os.fsdecode(b"caf\xe9") / "1").mkdir(parents=True)
+    assert run(["check", str(repository)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{repository}/caf\\xe9: ")
+    assert "its name has bytes that are no UTF-8" in lines[0]
+    assert lines[-1] == "problems: 1; versions that would be served: 1"
+
+
 def test_the_same_as_json(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repository / "other" / "1").mkdir(parents=True)
     assert run(["check", str(repository), "--json", "--max-batch-size", "4"]) == 1

@@ -211,7 +211,8 @@ def test_a_folder_with_nothing_to_serve(tmp_path, names, message):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ModelFileError, match=r"found no files; expected model\.onnx"):
+    told = r"the version's folder is gone, or a link that leads nowhere; expected model\.onnx"
+    with pytest.raises(ModelFileError, match=told):
         load(tmp_path / "absent")
 
 

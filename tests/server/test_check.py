@@ -224,3 +224,20 @@ def test_what_is_wrong_for_every_version_is_told_once(shelf: Shelf) -> None:
     shelf.put("m", "version_policy { all { } }\nsequence_batching { }")
     shelf.put("m", version="2")
     assert len(shelf.checked().troubles) == 1
+
+
+def test_links_that_lead_nowhere_and_names_that_cannot_be_told(shelf: Shelf) -> None:
+    for link in ("gone", "m/1", "n/1/model.onnx"):
+        (shelf.folder / link).parent.mkdir(parents=True, exist_ok=True)
+        (shelf.folder / link).symlink_to(Path(link).name)
+    (shelf.folder / "new\nline" / "1").mkdir(parents=True)
+    assert told(shelf.checked()) == [
+        ("gone", 0, f"{shelf.folder / 'gone'} cannot be read: Too many levels of symbolic links; "),
+        ("1", 0, "the version's folder is gone, or a link that leads nowhere; expected model.onnx; "),
+        ("1", 0, "model.onnx: cannot be read: too many levels of symbolic links; "),
+        (
+            "new\\nline",
+            0,
+            f"{shelf.folder}/new\\nline: its name has bytes that are no UTF-8, or control characters; ",
+        ),
+    ]

@@ -59,6 +59,35 @@ def test_an_entry_that_cannot_be_looked_at_costs_the_others_nothing(tmp_path: Pa
     assert "bad cannot be read: File name too long" in found["bad"].problem
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [(b"caf\xe9", "caf\\xe9"), (b"new\nline", "new\\nline"), ("\u2028".encode(), "\\u2028")],
+)
+def test_a_name_that_cannot_be_told_in_a_line_is_refused_under_its_escapes(
+    tmp_path: Path, name: bytes, told: str
+) -> None:
+    folders(tmp_path, "good/1", "caf\u00e9/1", f"{told}/2")
+    folders(tmp_path / "other", f"{os.fsdecode(name)}/1")
+    (refused,) = scan([tmp_path / "other"]).values()
+    assert refused.name == told
+    assert refused.problem.startswith(f"{tmp_path / 'other' / told}: its name has bytes that are no UTF-8")
+    found = scan([tmp_path, tmp_path / "other"])
+    assert [list(found[one].versions) for one in ("good", "caf\u00e9", told)] == [[1], [1], [2]]
+
+
+@pytest.mark.parametrize("target", ["nothing", "link"])
+def test_links_that_lead_nowhere_are_told(tmp_path: Path, target: str) -> None:
+    folders(tmp_path, "m/1")
+    for link in (tmp_path / "link", tmp_path / "m" / "2" / "link", tmp_path / "m" / "link"):
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(target)
+    (tmp_path / "m" / "3").symlink_to("nothing" if target == "nothing" else "3")
+    found = scan([tmp_path])
+    assert f"{tmp_path / 'link'} cannot be read: " in found["link"].problem
+    assert list(found["m"].versions) == [1, 2, 3]
+    assert not found["m"].problem
+
+
 def test_several_repositories(tmp_path: Path) -> None:
     folders(tmp_path, "first/a/1", "second/b/2", "second/.cache/1")
     found = scan([tmp_path / "first", tmp_path / "second"])

@@ -128,6 +128,9 @@ BROKEN: dict[str, tuple[Callable[[Path, Models], object], str, str]] = {
         "2", "warm-up sample 'w' failed: ValueError: too cold",
     ),
     "a program that does not load": (programmed(load="raise OSError('no weights')"), "2", "no weights"),
+    "a program whose complaint is no text": (
+        programmed(load=r"raise OSError('caf\udce9\n')"), "2", r"OSError: caf\xe9\n"
+    ),
     "a program that leaves the process": (programmed(load="raise SystemExit(3)"), "2", "SystemExit"),
     "a program that finds no memory": (programmed(load="raise MemoryError"), "2", "MemoryError"),
     "batches that fill the machine": (

@@ -85,6 +85,27 @@ def test_an_entry_that_cannot_be_looked_at_costs_the_other_models_nothing(
         ]
 
 
+@pytest.mark.parametrize("place", ["m", "m/1"])
+def test_what_serves_goes_on_where_its_folder_is_a_link_to_nothing_now(
+    tmp_path: Path, models: Models, place: str
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    folder = tmp_path / place
+    with polled(tmp_path) as server:
+        shutil.move(folder, tmp_path / ".aside")
+        folder.symlink_to("nothing")
+        server.look(3)
+        assert answer(server.repository) == 1
+        (entry,) = server.repository.index()
+        assert entry.state is READY
+        assert "cannot be read" in entry.reason or "a link that leads nowhere" in entry.reason
+        folder.unlink()
+        folder.symlink_to(tmp_path / ".aside")
+        server.look(2)
+        (entry,) = server.repository.index()
+        assert not entry.reason
+
+
 def test_versions_come_and_go_and_the_newest_one_answers(tmp_path: Path, models: Models) -> None:
     put(tmp_path, "m", models.adding(1), 1)
     with polled(tmp_path) as server:

@@ -118,7 +118,7 @@ class _Check:
 
     def _model(self, found: FoundModel) -> None:
         if found.problem:
-            self.troubles.append(Trouble(found.folder, found.problem))
+            self.troubles.append(Trouble(found.folder.with_name(found.name), found.problem))
             return
         self.troubles.extend(_stray(found.folder, found.versions))
         try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from headrace_engines.printable import printable
+
 HIGHEST_VERSION: Final = 2**63 - 1
 """The protocol's numbers have 64 bits."""
 _WARMUP: Final = "warmup"
@@ -48,6 +50,7 @@ class FoundModel:
     """A model's folder; `problem` says why it was not read, and then it has no versions."""
 
     name: str
+    """The folder's; of one that cannot be a model's, as it can be told."""
     folder: Path
     stamp: Stamp = Stamp()
     """Of the files beside the versions: they concern each of them."""
@@ -58,21 +61,30 @@ class FoundModel:
 def scan(repositories: Sequence[Path]) -> dict[str, FoundModel]:
     """Return every model of the repositories by name. Raises RepositoryError if one cannot be read."""
     found: dict[str, list[FoundModel]] = {}
+    refused: dict[str, FoundModel] = {}
     for repository in repositories:
         for folder in _model_folders(repository):
-            found.setdefault(folder.name, []).append(read_model(folder.name, folder))
-    return {name: models[0] if len(models) == 1 else _ambiguous(models) for name, models in found.items()}
+            name = printable(folder.name)
+            if name == folder.name:
+                found.setdefault(name, []).append(read_model(name, folder))
+            else:
+                problem = f"{repository / name}: its name has bytes that are no UTF-8, or control characters"
+                refused[name] = FoundModel(name, folder, problem=problem)
+    named = {name: models[0] if len(models) == 1 else _ambiguous(models) for name, models in found.items()}
+    return {**refused, **named}
 
 
 def read_model(name: str, folder: Path) -> FoundModel:
     """Return the model in this folder, with all its versions."""
     try:
-        numbers = [int(entry.name) for entry in folder.iterdir() if is_version(entry.name) and entry.is_dir()]
+        entries = [entry for entry in folder.iterdir() if is_version(entry.name)]
+        numbers = [int(entry.name) for entry in entries if _may_be_folder(entry)]
         placed_ns = _placed_ns(folder)
         stamp = _stamp(folder, _own_files(folder), placed_ns)
         versions = {number: _version(folder / str(number), placed_ns) for number in sorted(numbers)}
     except OSError as error:
-        return FoundModel(name, folder, problem=f"{folder} cannot be read: {error.strerror}")
+        place = printable(str(error.filename or folder))
+        return FoundModel(name, folder, problem=f"{place} cannot be read: {error.strerror}")
     return FoundModel(name, folder, stamp, versions)
 
 
@@ -99,9 +111,14 @@ def _model_folders(repository: Path) -> list[Path]:
 
 
 def _may_be_folder(entry: Path) -> bool:
-    """Whether this is a folder, or cannot be looked at: then reading it says why, and the rest is served."""
+    """Whether this is a folder, or a link that leads nowhere, or cannot be looked at.
+
+    Whoever reads it then says why, and the rest is served.
+    """
     try:
-        return entry.is_dir()
+        return stat.S_ISDIR(entry.stat().st_mode)
+    except FileNotFoundError:
+        return entry.is_symlink()
     except OSError:
         return True
 
@@ -114,6 +131,8 @@ def _ambiguous(models: Collection[FoundModel]) -> FoundModel:
 
 
 def _version(folder: Path, placed_ns: int) -> FoundVersion:
+    if not folder.exists():
+        return FoundVersion(int(folder.name), folder, Stamp())
     stamp = _stamp(folder, _below(folder), max(placed_ns, _placed_ns(folder)))
     return FoundVersion(int(folder.name), folder, stamp)
 
@@ -139,8 +158,8 @@ def _stamp(folder: Path, paths: Iterator[Path], placed_ns: int) -> Stamp:
     for path in paths:
         try:
             status = path.stat()
-        except FileNotFoundError:
-            continue  # it is being replaced, and the next look will tell
+        except OSError:
+            continue  # it is being replaced, which the next look will tell, or whoever opens it says why
         written_ns = max(written_ns, status.st_mtime_ns)
         if not stat.S_ISDIR(status.st_mode):
             times_ns = (status.st_mtime_ns, status.st_ctime_ns)

@@ -15,6 +15,7 @@ from typing import Final
 
 from headrace_engines.errors import EngineError
 from headrace_engines.memory import give_back
+from headrace_engines.printable import printable
 from headrace_server.core.catalogue import IsWanted, always
 from headrace_server.errors import DeadlineMissed, ShuttingDown
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
@@ -79,8 +80,9 @@ class Rollout:
             try:
                 sources = planned()
             except (PlanError, ConfigError) as error:
-                _logger.error("model %s is not served as it stands: %s", name, error)  # noqa: TRY400  # it says all
-                self._swap(name, standing, failures := {WHOLE: str(error)}, loaded)
+                reason = printable(str(error))
+                _logger.error("model %s is not served as it stands: %s", name, reason)  # noqa: TRY400  # it says all
+                self._swap(name, standing, failures := {WHOLE: reason}, loaded)
                 return failures
             kept = {
                 number: standing[number]
@@ -171,6 +173,7 @@ class Rollout:
         finally:
             with self._lock:
                 self._loading -= 1
+        reason = printable(reason)
         _logger.error("model %s version %d is not served: %s", name, source.number, reason)
         return reason
 
