@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -22,9 +24,27 @@ from scripted_engines import PATIENCE_SECONDS, Answers
 from headrace_server.core.catalogue import ModelState
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.service import Service
-from headrace_server.errors import ModelNotReady, ShuttingDown
+from headrace_server.errors import DeadlineMissed, ModelNotFound, ModelNotReady, ShuttingDown
+from headrace_server.models import long_loads
 from headrace_server.models.repository import Mode, Repository, RepositoryOptions
 from headrace_server.models.versions import LoadOptions
+
+
+class Caller:
+    """Waits for a change until it goes, and notes how often that is asked."""
+
+    def __init__(self) -> None:
+        self.has_gone = threading.Event()
+        self._asked = threading.Semaphore(0)
+
+    def __call__(self) -> bool:
+        self._asked.release()
+        return not self.has_gone.is_set()
+
+    def await_place(self) -> None:
+        """Return when the model has had its turn, and has been found to wait for a place to be loaded."""
+        for _ in range(2):
+            assert self._asked.acquire(timeout=PATIENCE_SECONDS)
 
 
 class Stage:
@@ -43,6 +63,9 @@ class Stage:
 
     def begin(self, call: Callable[..., None], *arguments: str) -> Future[None]:
         return self._threads.submit(call, *arguments)
+
+    def load_for(self, caller: Caller, name: str) -> Future[None]:
+        return self._threads.submit(self.repository.load_model, name, is_wanted=caller)
 
     def infer(self, key: str) -> None:
         request = Request("m", "", "", [InputTensor("x", "FP32", (1, 3), bytes(12))])
@@ -164,13 +187,57 @@ def test_no_more_models_are_loaded_at_a_time_than_allowed(tmp_path: Path, models
     with staged(tmp_path, parallel=1) as stage:
         slow = stage.begin(stage.repository.load_model, "m")
         stage.await_state("1", ModelState.LOADING)
-        fast = stage.begin(stage.repository.load_model, "fast")
-        stage.await_state("1", ModelState.LOADING, "fast")
+        caller = Caller()
+        fast = stage.load_for(caller, "fast")
+        caller.await_place()
+        with pytest.raises(ModelNotFound):
+            stage.repository.load_model("misspelt")
         assert not fast.done()
         program.open()
         for load in (slow, fast):
             load.result(PATIENCE_SECONDS)
         assert answer(stage.repository, "fast") == 2
+
+
+def test_a_load_whose_caller_goes_before_there_is_a_place_for_it_is_not_begun(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    other = GatedProgram(tmp_path, "other", 1, gate="never", adds=1)
+    with staged(tmp_path, parallel=1) as stage:
+        first = stage.begin(stage.repository.load_model, "m")
+        eventually(lambda: program.loads == 1, "the first one is being loaded")
+        caller = Caller()
+        second = stage.load_for(caller, "other")
+        caller.await_place()
+        caller.has_gone.set()
+        with pytest.raises(DeadlineMissed, match="whoever asked had gone before its turn came"):
+            second.result(PATIENCE_SECONDS)
+        assert not program.is_open
+        program.open()
+        first.result(PATIENCE_SECONDS)
+        assert states(stage.repository)["other", ""] is ModelState.NOT_LOADED
+        assert other.loads == 0
+
+
+def test_a_load_that_goes_on_for_long_is_told_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="load", adds=1)
+    monkeypatch.setattr(long_loads, "AFTER_SECONDS", 0.001)
+    told: Queue[str] = Queue()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.put(record.getMessage())
+
+    handler = Told()
+    logging.getLogger(long_loads.__name__).addHandler(handler)
+    with staged(tmp_path) as stage:
+        load = stage.begin(stage.repository.load_model, "m")
+        for _ in range(3):
+            assert "model m version 1 has been loading for " in told.get(timeout=PATIENCE_SECONDS)
+        program.open()
+        load.result(PATIENCE_SECONDS)
+    logging.getLogger(long_loads.__name__).removeHandler(handler)
 
 
 def test_many_who_ask_for_one_model_load_it_once(tmp_path: Path) -> None:
@@ -234,8 +301,9 @@ def test_a_stop_does_not_wait_for_a_load(tmp_path: Path) -> None:
     with staged(tmp_path, parallel=1) as stage:
         first = stage.begin(stage.repository.load_model, "m")
         eventually(lambda: program.loads == 1, "the first one is being loaded")
-        second = stage.begin(stage.repository.load_model, "other")
-        stage.await_state("1", ModelState.LOADING, "other")
+        caller = Caller()
+        second = stage.load_for(caller, "other")
+        caller.await_place()
         assert not stage.repository.close(PATIENCE_SECONDS), "something still goes on"
         program.open()
         for load in (first, second):

@@ -41,8 +41,6 @@ class Mode(enum.Enum):
 
 EVERYTHING: Final = "*"
 _OF_CALLER: Final = "a load with what a caller sent along"
-_LOOK_SECONDS: Final = 0.5
-"""Between looks whether whoever waits for an unload is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +130,8 @@ class Repository:
             _check_upload(name, override)
             planned = functools.partial(_plan_upload, name, override)
         else:
+            if name not in self.catalogue.known():
+                self._found_in(name, folders)  # what is misspelt need not wait until a load could begin
             planned = functools.partial(self._plan_own, name, folders, config)
         loaded = OF_REPOSITORY if override is None else _OF_CALLER
         failures = self._rollout.apply(name, planned, loaded, is_wanted)
@@ -145,9 +145,7 @@ class Repository:
         folders = self._folders(repository)
         if repository or name not in self.catalogue.known():
             self._found_in(name, folders)
-        for thread in self._rollout.withdraw(name, is_wanted):
-            while thread.is_alive() and is_wanted():
-                thread.join(_LOOK_SECONDS)
+        self._rollout.unload(name, is_wanted)
 
     def index(self, repository: str = "") -> Sequence[Entry]:
         """Return how every version stands: see `ModelControl.index`."""

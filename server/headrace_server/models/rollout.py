@@ -18,6 +18,7 @@ from headrace_engines.memory import give_back
 from headrace_engines.printable import printable
 from headrace_server.core.catalogue import IsWanted, always
 from headrace_server.errors import DeadlineMissed, ShuttingDown
+from headrace_server.models import long_loads
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.plan import PlanError, Source
@@ -26,7 +27,7 @@ from headrace_server.models.versions import LoadOptions, Version, open_version
 _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
-"""Between looks whether whoever waits for a model's turn is still there."""
+"""Between looks whether whoever waits is still there."""
 
 
 class _Turn:
@@ -51,6 +52,7 @@ class Rollout:
         """`on_change` is called, from any thread, whenever the state of a version has changed."""
         self._catalogue = catalogue
         self._options = options
+        self._parallel = parallel
         self._places = threading.BoundedSemaphore(parallel)
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -70,12 +72,12 @@ class Rollout:
         """Make the model serve the planned versions; return the reasons of those that cannot be loaded.
 
         What serves and is unchanged stays. What is no longer wanted goes when everything new is ready, so
-        that a failure leaves it serving. `planned` is called when the model's turn has come, so that the
-        last to ask sees the newest state; `loaded` says in words where it comes from. Raises what it
-        raises but for what is wrong with the model, ShuttingDown if the end of the server comes between, and
-        DeadlineMissed if it is not wanted any more when its turn comes.
+        that a failure leaves it serving. `planned` is called when the model's turn has come and it may be
+        loaded, so that the last to ask sees the newest state; `loaded` says in words where it comes from.
+        Raises what `planned` raises but for what is wrong with the model, ShuttingDown if the end of the
+        server comes between, and DeadlineMissed if it is not wanted any more when its turn comes.
         """
-        with self._turn(name, is_wanted):
+        with self._turn(name, is_wanted), _held(self._places, name, is_wanted):
             standing = self._serving.get(name, {})
             try:
                 sources = planned()
@@ -106,6 +108,12 @@ class Rollout:
         with self._turn(name, is_wanted):
             return self._swap(name, {}, {})
 
+    def unload(self, name: str, is_wanted: IsWanted) -> None:
+        """Withdraw the model, and wait for its last answers while that is wanted. Raises DeadlineMissed."""
+        for thread in self.withdraw(name, is_wanted):
+            while thread.is_alive() and is_wanted():
+                thread.join(_LOOK_SECONDS)
+
     def close(self, timeout_seconds: float) -> bool:
         """Execute what was accepted, then close every engine; return whether nothing goes on in the end."""
         give_up = time.monotonic() + timeout_seconds
@@ -128,13 +136,8 @@ class Rollout:
             turn = self._turns.setdefault(name, _Turn())
             turn.askers += 1
         try:
-            while not turn.lock.acquire(timeout=_LOOK_SECONDS):
-                _check_wanted(name, is_wanted)
-            try:
-                _check_wanted(name, is_wanted)
+            with _held(turn.lock, name, is_wanted):
                 yield
-            finally:
-                turn.lock.release()
         finally:
             with self._lock:
                 turn.askers -= 1
@@ -148,13 +151,12 @@ class Rollout:
     def _open(self, name: str, wanted: Iterable[Source]) -> tuple[dict[int, Version], dict[int, str]]:
         opened: dict[int, Version] = {}
         failures: dict[int, str] = {}
-        with self._places:
-            for source in wanted:
-                outcome = self._load(name, source)
-                if isinstance(outcome, Version):
-                    opened[source.number] = outcome
-                else:
-                    failures[source.number] = outcome
+        for source in wanted:
+            outcome = self._load(name, source)
+            if isinstance(outcome, Version):
+                opened[source.number] = outcome
+            else:
+                failures[source.number] = outcome
         return opened, failures
 
     def _load(self, name: str, source: Source) -> Version | str:
@@ -164,7 +166,8 @@ class Rollout:
                 return "the server is stopping"
             self._loading += 1
         try:
-            return open_version(name, source, self._options, self._model_lost)
+            with long_loads.watched(name, source.number, self._parallel):
+                return open_version(name, source, self._options, self._model_lost)
         except (EngineError, ConfigError) as error:
             reason = str(error)
         except BaseException as error:  # whatever a library or a program does must not stop the others
@@ -223,6 +226,18 @@ class Rollout:
     def _model_lost(self) -> None:
         self._catalogue.note_loss()
         self._on_change()
+
+
+@contextmanager
+def _held(lock: threading.Lock | threading.Semaphore, name: str, is_wanted: IsWanted) -> Iterator[None]:
+    """Hold the lock in the block. Raises DeadlineMissed if nobody waits for the model any more."""
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        _check_wanted(name, is_wanted)
+    try:
+        _check_wanted(name, is_wanted)
+        yield
+    finally:
+        lock.release()
 
 
 def _check_wanted(name: str, is_wanted: IsWanted) -> None:
