@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_engines.errors import ExecutionError
-from headrace_server.core.failures import report, report_execution
+from headrace_engines.errors import ExecutionError, InputError
+from headrace_server.core.failures import report, report_execution, told
 
 
 def test_a_text_that_is_meant_for_callers_is_told_and_logged_without_a_trace(
@@ -28,3 +28,8 @@ def test_any_other_text_stays_in_the_log_under_the_id_that_callers_get(
 def test_each_failure_has_an_id_of_its_own() -> None:
     ids = {report("m", "what", ValueError()).error_id for _ in range(100)}
     assert len(ids) == 100
+
+
+def test_an_error_without_a_text_is_told_by_its_kind() -> None:
+    assert told(InputError()) == "the program raised InputError without a text"
+    assert told(InputError("x is odd")) == "x is odd"

@@ -95,11 +95,23 @@ def test_of_an_unknown_error_only_an_id_leaves_and_the_log_has_the_rest(
     assert record.exc_info[1] is error
 
 
-def test_a_text_that_quotes_a_long_name_is_cut_to_what_metadata_can_carry() -> None:
-    status = status_of(errors.ModelNotFound("there is no model " + "😀" * 1_000_000))
-    assert status.text.startswith("there is no model 😀")
-    assert status.text.endswith("…")
+def test_a_long_text_is_cut_to_what_metadata_can_carry_and_says_so() -> None:
+    status = status_of(errors.InvalidInput(f"no input {'😀' * 1_000_000!r}, the model has 'x'"))
+    assert status.text.startswith("no input '😀")
+    assert "… (999530 characters left out) …" in status.text
+    assert status.text.endswith("😀', the model has 'x'")
     assert len(urllib.parse.quote(status.text)) < 8_000
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("caf\udce9", r"caf\xe9"), ("\ud800", r"\ud800"), ("a\r\nb", r"a\r\nb"), ("größer", "größer")],
+)
+def test_a_text_is_one_line_of_utf_8_whatever_came(text: str, told: str) -> None:
+    status = status_of(errors.ModelNotReady(text))
+    assert status.text == told
+    ((_, value),) = status.trailers()
+    assert status_pb2.Status.FromString(value).message == told
 
 
 def test_two_unknown_errors_have_different_ids() -> None:

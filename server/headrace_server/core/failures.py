@@ -21,4 +21,9 @@ def report(model: str, what: str, error: Exception) -> EngineFailed:
 
 def report_execution(model: str, error: Exception) -> EngineFailed:
     """Return what an execution failed of; only a text that is meant for callers leaves the log."""
-    return report(model, str(error) if isinstance(error, ExecutionError) else "the engine failed", error)
+    return report(model, told(error) if isinstance(error, ExecutionError) else "the engine failed", error)
+
+
+def told(error: ExecutionError) -> str:
+    """Return the error's text, never an empty one: clients of streams know an error by its text alone."""
+    return str(error) or f"the program raised {type(error).__name__} without a text"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from headrace_engines.errors import DeviceError, ExecutionError, InputError
 from headrace_engines.steps import Call, Outcome, StepEngine
 from headrace_server.core.delivery import encode
-from headrace_server.core.failures import report_execution
+from headrace_server.core.failures import report_execution, told
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 from headrace_server.core.responses import Ending, count_response
@@ -230,8 +230,8 @@ class StepsBatch:
         if not isinstance(error, InputError):
             return report_execution(self._model.facts.name, error)
         if alone:
-            return InvalidInput(str(error))
-        refusal = RuntimeError(f"the program refused a batch of several requests: {error}")
+            return InvalidInput(told(error))
+        refusal = RuntimeError(f"the program refused a batch of several requests: {told(error)}")
         return report_execution(self._model.facts.name, refusal)
 
     def _count(self, number: int, ending: Ending, infer_ns: int, output_ns: int) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from headrace_server.core.failures import report
 from headrace_server.core.request import Work
 from headrace_server.core.service import Service
 from headrace_server.errors import InferenceError, Overloaded
@@ -78,7 +79,7 @@ class Inference:
     def open_stream(self, call: StreamCall) -> Stream:
         """Answer the requests of a stream in the order in which they are done."""
         if self.open_streams >= self._limits.max_streams:
-            raise Overloaded(f"{self.open_streams} streams are open, which is the limit")
+            raise Overloaded(f"{self.open_streams} streams are open, which is the limit (--max-streams)")
         self.open_calls.enter()
         limits = StreamLimits(
             self._limits.max_stream_requests,
@@ -117,5 +118,13 @@ def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
     for work, answer in answers:
         try:
             work.reply.answered(work, answer)
-        except Exception:  # the others are to have theirs
-            _logger.exception("an answer could not be handed out")
+        except Exception as error:  # the others are to have theirs
+            _hand_out_failure(work, error)
+
+
+def _hand_out_failure(work: Work, error: Exception) -> None:
+    try:
+        told = report(work.model.facts.name, "the answer could not be handed out", error)
+        work.reply.answered(work, told)
+    except Exception:  # as above
+        _logger.exception("nor could that be told")

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from headrace_engines.printable import printable
 from headrace_server import errors
 
 _logger = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
 _REASONS: Final[dict[type[BaseException], str]] = {errors.ModelNotReady: "MODEL_NOT_READY"}
 """UNAVAILABLE speaks of the server; here it is one model, and the others answer."""
 _DOMAIN: Final = "headrace"
-_MOST_CHARACTERS: Final = 500
-"""Texts quote what came and travel as metadata; gRPC takes 8 KiB, and a character is up to 12 bytes there."""
+_MOST_AT_THE_BEGINNING: Final = 350
+_MOST_AT_THE_END: Final = 150
+"""Texts quote what came and travel as metadata; gRPC takes 8 KiB, and a character is up to 12 bytes there.
+What was expected, and the id that the log has, stand at the end."""
 
 
 class Status(NamedTuple):
@@ -71,11 +74,15 @@ def status_of(error: BaseException) -> Status:
         error_id = secrets.token_hex(4)
         _logger.error("unexpected error %s", error_id, exc_info=error)
         return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
-    text = _shortened(str(error))
+    text = printable(_shortened(str(error)))
     if isinstance(error, errors.Overloaded):
         return Status(code, text, retry_after_seconds=error.retry_after_seconds)
     return Status(code, text, _REASONS.get(type(error), ""))
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+    left_out = len(text) - _MOST_AT_THE_BEGINNING - _MOST_AT_THE_END
+    if left_out <= 0:
+        return text
+    beginning, end = text[:_MOST_AT_THE_BEGINNING], text[-_MOST_AT_THE_END:]
+    return f"{beginning}… ({left_out} characters left out) …{end}"
