@@ -161,6 +161,13 @@ class ServerConfig:
         least=1,
         most=LARGEST_INT32,
     )
+    message_timeout_secs: float = setting(
+        60.0,
+        "Longest wait for a unary call's message, which holds one of the places for calls meanwhile; a call "
+        "that has none a quarter of this later is ended with DEADLINE_EXCEEDED.",
+        "number",
+        least=1,
+    )
     max_streams: int = setting(
         4096,
         "Streams open at once; more are refused with RESOURCE_EXHAUSTED.",

@@ -51,6 +51,7 @@ def transport_options(config: ServerConfig) -> TransportOptions:
         ),
         credentials=_credentials(config),
         allow_client_shm=config.allow_client_shm,
+        message_timeout_seconds=config.message_timeout_secs,
     )
 
 

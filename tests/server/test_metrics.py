@@ -53,8 +53,8 @@ HISTOGRAMS = {
 }  # fmt: skip
 GAUGES = {
     "headrace_execution_age_seconds", "headrace_model_memory_bytes", "headrace_model_ready",
-    "headrace_ready", "headrace_open_calls", "headrace_open_streams", "headrace_in_flight_bytes",
-    "headrace_build_info",
+    "headrace_ready", "headrace_open_calls", "headrace_unsent_calls", "headrace_open_streams",
+    "headrace_in_flight_bytes", "headrace_build_info",
     "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds",
 }  # fmt: skip
 

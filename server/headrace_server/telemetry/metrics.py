@@ -28,6 +28,10 @@ class Traffic(Protocol):
         """Calls and streams that are being answered."""
 
     @property
+    def unsent_calls(self) -> int:
+        """Calls whose message has not come."""
+
+    @property
     def open_streams(self) -> int:
         """Streams alone."""
 
@@ -72,6 +76,7 @@ class Metrics:
         yield _gauge("headrace_ready", "Whether requests should come here", int(self._service.is_ready()))
         traffic = self._traffic
         yield _gauge("headrace_open_calls", "Calls and streams being answered", traffic.open_calls)
+        yield _gauge("headrace_unsent_calls", "Calls whose message has not come", traffic.unsent_calls)
         yield _gauge("headrace_open_streams", "Streams being answered", traffic.open_streams)
         yield _gauge(
             "headrace_in_flight_bytes",

@@ -34,7 +34,7 @@ class OpenCalls:
         """Count one more call, or raise Overloaded."""
         with self._lock:
             if self.calls >= self._most_calls:
-                raise Overloaded(f"{self.calls} calls are open, which is the limit")
+                raise Overloaded(f"{self.calls} calls are open, which is the limit (--max-concurrent-calls)")
             self.calls += 1
 
     def leave(self) -> None:

@@ -26,6 +26,8 @@ class TransportOptions:
     credentials: Callable[[], grpc.ServerCredentials] | None = None
     """Makes what an address speaks TLS with; none does without."""
     allow_client_shm: bool = False
+    message_timeout_seconds: float = 60.0
+    """How long a unary call may wait for its message."""
 
     @property
     def most_calls(self) -> int:

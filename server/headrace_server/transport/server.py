@@ -28,6 +28,10 @@ class TransportServer(Protocol):
         """Calls and streams that are being answered."""
 
     @property
+    def unsent_calls(self) -> int:
+        """Calls whose message has not come."""
+
+    @property
     def open_streams(self) -> int:
         """Streams alone."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 import grpc
 
 from headrace_server.core.request import NO_DEADLINE
+from headrace_server.transport.arrived import NO_MESSAGE
 from headrace_server.transport.seam import Metadata, Peer
 from headrace_server.transport.status import Status, status_of
 
@@ -34,6 +35,22 @@ class AioCall:
         identity = {key: tuple(values) for key, values in self._context.auth_context().items()}
         return Peer(self._context.peer(), identity)
 
+    def when_over(self, function: Callable[[Self], object]) -> None:
+        """Have the function called with this call once what ends it has been sent."""
+
+        def over(_: Context) -> None:
+            function(self)
+
+        told: Any = over
+        self._context.add_done_callback(told)
+
+    def is_unsent(self) -> bool:
+        """Whether the call needs a message, and has none yet."""
+        return False
+
+    def give_up(self, status: Status) -> None:
+        """End the call with this status, if it is unsent."""
+
     async def abort(self, status: Status) -> NoReturn:
         """End the call; nobody is told where the caller has gone."""
         try:
@@ -49,6 +66,8 @@ class AioUnaryCall(AioCall):
         super().__init__(context)
         self.on_end: Callable[[], None] | None = None
         self._outcome: asyncio.Future[bytes | Status] = loop.create_future()
+        self._reader = asyncio.current_task()
+        """None once the message has come."""
 
     def answer(self, message: bytes) -> None:
         """End the call well."""
@@ -60,10 +79,22 @@ class AioUnaryCall(AioCall):
         if not self._outcome.done():
             self._outcome.set_result(status)
 
-    async def run(self, take: Callable[[AioUnaryCall, bytes], None], message: bytes) -> bytes:
-        """Let the procedure answer, and return its answer to grpc.aio."""
+    def is_unsent(self) -> bool:
+        """Whether the message has not come."""
+        return self._reader is not None
+
+    def give_up(self, status: Status) -> None:
+        """End the call with this status, if its message has not come."""
+        if self._reader is not None:
+            self.fail(status)
+            self._reader.cancel()
+
+    async def run(self, take: Callable[[AioUnaryCall, bytes], None]) -> bytes:
+        """Let the procedure answer what comes, and return its answer to grpc.aio."""
+        message = await self._received()
         try:
-            take(self, message)
+            if message is not None:
+                take(self, message)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             self.fail(status_of(error))
         if self.on_end is not None:
@@ -74,6 +105,20 @@ class AioUnaryCall(AioCall):
         if isinstance(outcome, bytes):
             return outcome
         return await self.abort(outcome)
+
+    async def _received(self) -> bytes | None:
+        """Return the message; None where there is none, of which the caller has been told."""
+        message: Any = None
+        try:
+            message = await self._context.read()
+        except asyncio.CancelledError:
+            if not self._outcome.done():  # the caller has gone
+                raise
+        self._reader = None
+        if isinstance(message, bytes):
+            return message
+        self.fail(NO_MESSAGE)
+        return None
 
     def _ended(self, _: Any) -> None:
         on_end, self.on_end = self.on_end, None

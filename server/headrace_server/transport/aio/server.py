@@ -12,10 +12,11 @@ import grpc
 
 from headrace_server.core.service import Service
 from headrace_server.listen_address import ListenAddress
-from headrace_server.transport.aio.calls import AioUnaryCall, Context
+from headrace_server.transport.aio.calls import AioCall, AioUnaryCall, Context
 from headrace_server.transport.aio.reactor import LoopReactor
 from headrace_server.transport.aio.router import Handler, Router
 from headrace_server.transport.aio.streams import AioStreamCall
+from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.control import Procedure
 from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
@@ -44,12 +45,12 @@ class AioServer:
     ) -> None:
         """`procedures` are those that somebody else answers."""
         self._loop = asyncio.get_running_loop()
-        self._endpoint = Endpoint(service, health, options, LoopReactor(self._loop), procedures)
+        reactor = LoopReactor(self._loop)
+        self._endpoint = Endpoint(service, health, options, reactor, procedures)
         self._inference = self._endpoint.inference
         self._listening = Listening(options.addresses, options.credentials)
-        self._server = grpc.aio.server(
-            options=options.channel_arguments(), maximum_concurrent_rpcs=options.most_calls
-        )
+        self._server = grpc.aio.server(options=options.channel_arguments())
+        self._arrived: Arrived[AioCall] = Arrived(reactor, options)
         handlers = {path: self._handler(route) for path, route in self._endpoint.routes.items()}
         self._router = Router(handlers)
         self._server.add_generic_rpc_handlers((self._router,))
@@ -61,12 +62,18 @@ class AioServer:
         """
         bound = self._listening.open(self._bind)
         await self._server.start()
+        self._arrived.watch()
         return bound
 
     @property
     def open_calls(self) -> int:
         """Calls and streams that are being answered."""
         return self._inference.open_calls.calls
+
+    @property
+    def unsent_calls(self) -> int:
+        """Calls whose message has not come."""
+        return self._arrived.unsent
 
     @property
     def open_streams(self) -> int:
@@ -80,6 +87,7 @@ class AioServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
+        self._arrived.end()
         self._endpoint.leave()
         self._endpoint.refuse()
         self._inference.finish()
@@ -111,17 +119,30 @@ class AioServer:
 
     def _handler(self, route: Route) -> Handler:
         if isinstance(route, Unary):
-            return grpc.unary_unary_rpc_method_handler(self._unary(route))
+            # As a stream of requests: else grpc.aio waits for the message, and nobody is told of the call.
+            return grpc.stream_unary_rpc_method_handler(self._unary(route))
         return grpc.stream_stream_rpc_method_handler(self._streaming(route))
 
-    def _unary(self, route: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def answer(message: bytes, context: Context) -> bytes:
-            return await AioUnaryCall(context, self._loop).run(route.take, message)
+    def _unary(self, route: Unary) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
+        async def answer(_: AsyncIterator[bytes], context: Context) -> bytes:
+            call = AioUnaryCall(context, self._loop)
+            await self._enter(call)
+            return await call.run(route.take)
 
         return answer
 
     def _streaming(self, route: Streaming) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         async def talk(messages: AsyncIterator[bytes], context: Context) -> None:
-            await AioStreamCall(context).run(route.open, messages)
+            call = AioStreamCall(context)
+            await self._enter(call)
+            await call.run(route.open, messages)
 
         return talk
+
+    async def _enter(self, call: AioCall) -> None:
+        """Give the call its place until it is over, or end it."""
+        calls = self._arrived.calls
+        if len(calls) >= self._arrived.most_calls:
+            await call.abort(self._arrived.refusal())
+        calls[call] = self._arrived.looks
+        call.when_over(calls.pop)

@@ -11,25 +11,31 @@ import threading
 import time
 from typing import Final
 
+import grpc
+
+from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.completion_queue.calls import CoreCallBase, CoreUnaryCall, RefusedCall
 from headrace_server.transport.completion_queue.core import CoreServer, Event, Queue
 from headrace_server.transport.completion_queue.streams import CoreStreamCall
 from headrace_server.transport.seam import Route, Routes, Unary
+from headrace_server.transport.status import Status
 
 _ASKED_AHEAD: Final = 256
 """Calls that may arrive while the queue's thread is busy; the core lets further ones wait."""
-_UNIMPLEMENTED: Final = 12
-_RESOURCE_EXHAUSTED: Final = 8
+_NO_METHOD: Final = Status(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
 
 class Arrivals:
     """The calls of one server. Events come on the queue's thread."""
 
-    def __init__(self, server: CoreServer, queue: Queue, routes: Routes, most_calls: int) -> None:
+    def __init__(
+        self, server: CoreServer, queue: Queue, routes: Routes, arrived: Arrived[CoreCallBase]
+    ) -> None:
         self._server = server
         self._queue = queue
         self._routes: dict[bytes, Route] = {path.encode(): route for path, route in routes.items()}
-        self._most_calls = most_calls
+        self._opened = arrived
+        self._open = arrived.calls
         self._lock = threading.Lock()
         self._streams = 0
         self._no_stream = threading.Event()
@@ -37,7 +43,6 @@ class Arrivals:
         self._is_holding = False
         self._last_change = 0.0
         self._held: list[CoreCallBase] = []
-        self._open: set[CoreCallBase] = set()
 
     def ask(self) -> None:
         """Ask for the first calls, each of which is followed by another one."""
@@ -73,7 +78,7 @@ class Arrivals:
 
     def closed(self, call: CoreCallBase) -> None:
         """Let go of a call that is over."""
-        self._open.discard(call)
+        self._open.pop(call, None)
         if isinstance(call, CoreStreamCall):
             self._streams -= 1
             if not self._streams:
@@ -87,7 +92,7 @@ class Arrivals:
         with contextlib.suppress(ValueError):  # the server is shutting down
             self._server.request_call(self._queue, self._queue, self._arrived)
         call = self._made(event)
-        self._open.add(call)
+        self._open[call] = self._opened.looks
         if isinstance(call, CoreStreamCall):
             self._streams += 1
             self._no_stream.clear()
@@ -102,10 +107,9 @@ class Arrivals:
     def _made(self, event: Event) -> CoreCallBase:
         route = self._routes.get(event.call_details.method)
         if route is None:
-            return RefusedCall(event, self, _UNIMPLEMENTED, "there is no such method")
-        if len(self._open) >= self._most_calls:
-            told = f"{len(self._open)} calls are open, which is the limit"
-            return RefusedCall(event, self, _RESOURCE_EXHAUSTED, told)
+            return RefusedCall(event, self, _NO_METHOD)
+        if len(self._open) >= self._opened.most_calls:
+            return RefusedCall(event, self, self._opened.refusal())
         if isinstance(route, Unary):
             return CoreUnaryCall(event, self, route.take)
         return CoreStreamCall(event, self, route.open)

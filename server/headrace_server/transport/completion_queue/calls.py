@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from headrace_server.core.request import NO_DEADLINE
+from headrace_server.transport.arrived import NO_MESSAGE
 from headrace_server.transport.completion_queue import core
 from headrace_server.transport.completion_queue.core import Event, Operation
 from headrace_server.transport.seam import Metadata, Peer
@@ -22,7 +23,6 @@ from headrace_server.transport.status import Status, status_of
 _logger = logging.getLogger(__name__)
 
 _OK: Final = 0
-_UNIMPLEMENTED: Final = 12
 _INTERNAL: Final = 13
 _NO_METADATA: Final[Metadata] = ()
 _FAR_SECONDS: Final = 1e12
@@ -69,6 +69,13 @@ class CoreCallBase:
         with self._lock:
             self._is_over = True
 
+    def is_unsent(self) -> bool:
+        """Whether the call needs a message, and has none yet."""
+        return False
+
+    def give_up(self, status: Status) -> None:
+        """End the call with this status, if it is unsent."""
+
     def _begin(self) -> None:
         raise NotImplementedError
 
@@ -96,7 +103,8 @@ class CoreUnaryCall(CoreCallBase):
 
     def __init__(self, event: Event, keeper: Keeper, take: Callable[[CoreUnaryCall, bytes], None]) -> None:
         super().__init__(event, keeper)
-        self._take = take
+        self._take: Callable[[CoreUnaryCall, bytes], None] | None = take
+        """None once the message has come."""
         self.on_end: Callable[[], None] | None = None
 
     def answer(self, message: bytes) -> None:
@@ -113,6 +121,15 @@ class CoreUnaryCall(CoreCallBase):
         """End the call with this status."""
         self._end(ending(status))
 
+    def is_unsent(self) -> bool:
+        """Whether the message has not come."""
+        return self._take is not None
+
+    def give_up(self, status: Status) -> None:
+        """End the call with this status, if its message has not come."""
+        if self._take is not None:
+            self.fail(status)
+
     def _end(self, operations: Sequence[Operation]) -> None:
         with self._lock:
             if not self._is_over:
@@ -126,13 +143,13 @@ class CoreUnaryCall(CoreCallBase):
 
     def _received(self, event: Event) -> None:
         message = event.batch_operations[0].message()
-        if (
-            message is None
-        ):  # there was none, or it was too large and the core has answered, or it is cancelled
-            self._end(refusal(_UNIMPLEMENTED, "a unary call needs one message"))
+        take, self._take = self._take, None
+        # None: there was none, or it was too large and the core has answered, or it is cancelled.
+        if message is None or take is None:
+            self.fail(NO_MESSAGE)
             return
         try:
-            self._take(self, message)
+            take(self, message)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             self.fail(status_of(error))
 
@@ -145,28 +162,22 @@ class CoreUnaryCall(CoreCallBase):
 class RefusedCall(CoreCallBase):
     """A call that is told a status; its message is never read."""
 
-    __slots__ = ("_code", "_text")
+    __slots__ = ("_status",)
 
-    def __init__(self, event: Event, keeper: Keeper, code: int, text: str) -> None:
+    def __init__(self, event: Event, keeper: Keeper, status: Status) -> None:
         super().__init__(event, keeper)
-        self._code = code
-        self._text = text
+        self._status = status
 
     def _begin(self) -> None:
         with self._lock:
             if not self._is_over:
                 self._is_over = True
-                self._batch(refusal(self._code, self._text), None)
+                self._batch(ending(self._status), None)
 
 
 def ending(status: Status) -> tuple[Operation, ...]:
     """Return what ends a call to which nothing was sent."""
     return (core.send_initial_metadata(_NO_METADATA, 0), status_operation(status))
-
-
-def refusal(code: int, text: str) -> tuple[Operation, ...]:
-    """Return what ends a call to which nothing was sent, with a bare status."""
-    return (core.send_initial_metadata(_NO_METADATA, 0), core.send_status(_NO_METADATA, code, text, 0))
 
 
 def status_operation(status: Status) -> Operation:

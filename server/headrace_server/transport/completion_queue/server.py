@@ -11,8 +11,10 @@ import grpc
 
 from headrace_server.core.service import Service
 from headrace_server.listen_address import ListenAddress
+from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.completion_queue import core
 from headrace_server.transport.completion_queue.arrivals import Arrivals
+from headrace_server.transport.completion_queue.calls import CoreCallBase
 from headrace_server.transport.completion_queue.queue import QueueThread
 from headrace_server.transport.completion_queue.stop import Stop
 from headrace_server.transport.control import Procedure
@@ -44,7 +46,8 @@ class CompletionQueueServer:
         self._listening = Listening(options.addresses, options.credentials)
         self._server = core.server(options.channel_arguments())
         self._server.register_completion_queue(self._thread.queue)
-        self._arrivals = Arrivals(self._server, self._thread.queue, self._endpoint.routes, options.most_calls)
+        self._arrived: Arrived[CoreCallBase] = Arrived(self._thread, options)
+        self._arrivals = Arrivals(self._server, self._thread.queue, self._endpoint.routes, self._arrived)
         self._stop: asyncio.Task[None] | None = None
         self._is_started = False
 
@@ -57,6 +60,7 @@ class CompletionQueueServer:
         self._server.start()
         self._arrivals.ask()
         self._thread.start()
+        self._arrived.watch()
         self._is_started = True
         return bound
 
@@ -64,6 +68,11 @@ class CompletionQueueServer:
     def open_calls(self) -> int:
         """Calls and streams that are being answered."""
         return self._inference.open_calls.calls
+
+    @property
+    def unsent_calls(self) -> int:
+        """Calls whose message has not come."""
+        return self._arrived.unsent
 
     @property
     def open_streams(self) -> int:
@@ -82,6 +91,7 @@ class CompletionQueueServer:
         await asyncio.shield(self._stop)
 
     async def _end(self, grace_seconds: float) -> None:
+        self._arrived.end()
         if self._is_started:
             stop = Stop(self._server, self._thread, self._arrivals, self._endpoint)
             await asyncio.to_thread(stop.run, grace_seconds)
