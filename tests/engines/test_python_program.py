@@ -49,6 +49,7 @@ def own_modules() -> set[str]:
     ("code", "message"),
     [
         pytest.param("\nx = = 1", r"model\.py:3: SyntaxError: invalid syntax", id="syntax"),
+        pytest.param("x = 1\0", r"^model\.py: SyntaxError: source code string cannot", id="a zero byte"),
         pytest.param("\nx = 1 / 0", r"model\.py:3: ZeroDivisionError: division by zero", id="at import"),
         pytest.param("import sys\nsys.exit(4)", r"model\.py:3: SystemExit: 4", id="an exit"),
         pytest.param("import nowhere_at_all", r"model\.py:2: ModuleNotFoundError: No module", id="no module"),

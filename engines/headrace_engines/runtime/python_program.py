@@ -117,7 +117,8 @@ class Program:
         _log.warning("%s: failed to load", self._path, exc_info=error)
         if isinstance(error, SyntaxError):
             file = self._within(error.filename or self._path.name)
-            return ModelFileError(f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}")
+            place = f"{file}:{error.lineno}" if error.lineno else file
+            return ModelFileError(f"{place}: {type(error).__name__}: {error.msg}")
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).is_relative_to(self._path.parent)]
         place = f"{self._within(own[-1].filename)}:{own[-1].lineno}" if own else self._path.name
