@@ -115,6 +115,18 @@ def test_invariant_3_a_failure_hits_its_cause_alone(
     assert (served.model.statistics.success.count, served.model.statistics.fail.count) == (2, 1)
 
 
+def test_a_batch_that_fails_after_its_answers_is_not_executed_again(caplog: pytest.LogCaptureFixture) -> None:
+    def script(calls: Sequence[Call]) -> Iterator[Outcome]:
+        yield from doubled(calls)
+        raise ValueError("too late")
+
+    with serving_program(script, starts=False) as served:
+        in_one_batch(served, ("a", 1), ("b", 2))
+        assert (served.answers.rows_of("a"), served.answers.rows_of("b")) == ([2], [4])
+    assert caplog.messages == ["model m failed after its answers"]
+    assert served.program.executed == [["a", "b"]]
+
+
 @pytest.mark.parametrize("settings", [DECOUPLED, ModelSettings(sequences=Sequences())])
 @pytest.mark.parametrize(
     ("error", "text"),

@@ -69,7 +69,7 @@ class StepsWorker:
         while (works := self._model.take(wait=True, instance=self._instance)) is not None:
             batch = self._begin(works)
             failure = batch.execute()
-            if failure is not None and self._separates and len(works) > 1:
+            if failure is not None and self._separates and len(works) > 1 and batch.unanswered_count:
                 self._separate(batch.unanswered, failure)
             elif failure is not None:
                 batch.fail(failure)
