@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def test_text_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("WARNING model m is slow\n")
+
+
+def test_a_line_of_text_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("info", "text")
+    logging.getLogger("headrace_server.test").info(
+        "model %s is slow", "m\n12:00:00 INFO forged \x1b[2K\udce9"
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r"model m\n12:00:00 INFO forged \x1b[2K\xe9 is slow")
+
+
+def test_who_logs_goes_on_though_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", closed)
+    logs.set_up("info", "text")
+    closed.close()
+    logging.getLogger("headrace_server.test").info("nobody hears of it")
 
 
 @pytest.mark.parametrize(("level", "heard"), [("info", logging.WARNING), ("error", logging.ERROR)])

@@ -12,7 +12,9 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
+
+from headrace_engines.printable import printable
 
 _QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
 """Libraries that would fill the log with lines about each of their calls."""
@@ -67,6 +69,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """One line for a message, whatever it quotes, and a traceback after it if there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base's name
+        """Return the record's first line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes to stderr as it is at the start; what cannot be written is lost, and nothing else.
+
+    A program may close it, or the disk behind it may be full, while somebody is to be told an error.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base's name
+        """Let the line be lost."""
+
+
 class Log:
     """The process's log, and what it lets through now."""
 
@@ -74,7 +95,7 @@ class Log:
         self.is_json = is_json
         """Whether lines are objects, whose times are ISO 8601 whatever the settings say."""
         self.settings = settings
-        self._handler = logging.StreamHandler(sys.stderr)
+        self._handler = Handler(sys.stderr)
         self._handler.addFilter(self._admits)
 
     def begin(self) -> None:
@@ -113,7 +134,7 @@ def set_up(level: str, form: str) -> Log:
 
 def _text(log_format: str) -> logging.Formatter:
     if log_format == "default":
-        return logging.Formatter(_TEXT, "%H:%M:%S")
-    formatter = logging.Formatter(_TEXT, "%Y-%m-%dT%H:%M:%SZ")
+        return TextFormatter(_TEXT, "%H:%M:%S")
+    formatter = TextFormatter(_TEXT, "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     return formatter
