@@ -41,7 +41,9 @@ class Fields:
             document = json.loads(file.read_bytes())
         except OSError as error:
             raise files.unreadable(file, error) from error
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise ModelFileError(f"{file.name}: nested too deeply") from error
+        except ValueError as error:
             raise ModelFileError(f"{file.name}: not JSON: {error}") from error
         if not isinstance(document, dict):
             raise ModelFileError(f"{file.name}: expected an object, got {_kind(document)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ _ENCRYPTED: Final = (b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,EN
 _MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
 _OUT_OF_TIME: Final = {9: "is not valid yet", 10: "has expired"}
 """By OpenSSL's codes X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_MOST_BYTES: Final = 4 << 20
+"""Many times what the authorities of a whole system take."""
 _TURNS: Final = 4
 """More than a handshake takes."""
 
@@ -70,9 +73,15 @@ def read_authorities(file: Path) -> bytes:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for without end
+            raise CertificateError(f"{file} is not a regular file")
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
     except OSError as error:
         raise CertificateError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > _MOST_BYTES:
+        raise CertificateError(f"{file} is larger than {_MOST_BYTES} bytes")
+    return content
 
 
 def _certificates(content: bytes, file: Path) -> str:

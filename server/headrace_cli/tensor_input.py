@@ -165,7 +165,9 @@ def _read(name: str, value: str) -> Any:
 def _json(name: str, text: str | bytes, origin: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InputError(f"input {name!r}: {origin} is nested too deeply") from error
+    except ValueError as error:
         raise InputError(
             f"input {name!r}: {origin} is not JSON: {error}; files are named with @ before the name"
         ) from error

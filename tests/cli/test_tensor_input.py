@@ -49,6 +49,7 @@ def test_literals_take_the_declared_dtype(declared: TensorMetadata, text: str, e
         ([IMAGE], ["image=[1]", "image=[2]"], "'image' came twice"),
         ([IMAGE], ["image=[[1, 2], [3]]"], "rows differ in length"),
         ([IMAGE], ["image=rows.npy"], "files are named with @"),
+        ([IMAGE], ["image=" + "[" * 100_000], "'image': the value is nested too deeply"),
         ([IMAGE], ['image=["a"]'], "is FP32; BYTES came"),
         ([IMAGE], ["image=[null]"], "is FP32; something that is no tensor came"),
         ([], ["image=[1]"], "the model takes no inputs"),

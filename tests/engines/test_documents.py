@@ -27,7 +27,7 @@ def test_a_missing_file_is_none(tmp_path: Path) -> None:
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested too deeply$"),
         (b"[]", r"expected an object, got \[\]"),
         (b"{}", "field 'format_version' is missing"),
         (b'{"format_version": "1"}', "field 'format_version': expected a whole number, 0 or more, got \"1\""),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,32 @@ def test_a_chain_is_shown_whole_and_judged_by_its_first(
     identity = read_identity(chain, for_loopback.key)
     assert identity.chain == chain.read_bytes()
     assert identity.problem == ""
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_what_is_no_regular_file_is_not_opened(for_loopback: Issued, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd"
+    make = {
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    make[kind]()
+    for read in (
+        lambda: read_authorities(path),
+        lambda: read_identity(path, for_loopback.key),
+        lambda: read_identity(for_loopback.certificate, path),
+    ):
+        with pytest.raises(CertificateError, match=f"^{path} is not a regular file$"):
+            read()
+
+
+def test_a_file_is_not_read_without_end(for_loopback: Issued, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(for_loopback.certificate.read_bytes())
+    os.truncate(path, (4 << 20) + 1)
+    with pytest.raises(CertificateError, match=f"^{path} is larger than 4194304 bytes$"):
+        read_authorities(path)
 
 
 def damaged(certificate: bytes) -> bytes:
@@ -105,5 +132,3 @@ def test_authorities_are_read_and_what_is_none_is_told(authority: Authority, for
     assert read_authorities(authority.ca) == authority.ca.read_bytes()
     with pytest.raises(CertificateError, match="holds no certificate"):
         read_authorities(for_loopback.key)
-    with pytest.raises(CertificateError, match="Is a directory"):
-        read_authorities(authority.ca.parent)

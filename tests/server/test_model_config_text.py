@@ -203,7 +203,7 @@ def test_what_protobuf_prints_is_read_back(message: ModelConfig) -> None:
     ("text", "expected"),
     [
         ("", "config override: not JSON: Expecting value"),
-        ("[" * 100_000, "config override: not JSON: "),
+        ("[" * 100_000, "config override: nested too deeply"),
         ("[]", "config override: a JSON object is expected, list came"),
         ('{"count": 1}', "count: there is no such field; it stands in instance_group or model_warmup"),
         ('{"max_batch": 1}', "max_batch: there is no such field; did you mean max_batch_size?"),

@@ -195,7 +195,7 @@ WRONG_TYPES = {
     '{"input": [3]}': "input[0]: 3 is not an object",
     '{"version_policy": "all"}': "version_policy",
     '{"max_batch_size": 4, "max_batch_size": 5}': "given twice: max_batch_size",
-    "[" * 100_000: "not JSON",
+    "[" * 100_000: "nested too deeply",
 }
 
 

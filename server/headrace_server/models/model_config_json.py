@@ -46,7 +46,8 @@ def read_json(text: str) -> Document:
         given = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
         json.dumps(given, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except (ValueError, RecursionError) as error:
-        document.problems.append(Problem(JSON_SOURCE, 0, "", f"not JSON: {error}"))
+        told = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"
+        document.problems.append(Problem(JSON_SOURCE, 0, "", told))
         return document
     if not isinstance(given, dict):
         text = f"a JSON object is expected, {type(given).__name__} came"
