@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Final, TextIO
@@ -39,6 +40,7 @@ from headrace_server.transport.choice import TransportError, TransportKind
 from headrace_server.transport.diagnostics import Diagnostics
 from headrace_server.transport.health import Health, states_of
 from headrace_server.transport.listening import PortError
+from headrace_server.transport.server import TransportServer
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ _WHY_NOT_STARTED: Final = (
 )  # fmt: skip
 _SAME_STOP_SECONDS: Final = 0.5
 """Signals that come so close are one: `timeout` and others send theirs to a child and to its group."""
+_ENGINES_SECONDS: Final = 1.0
+"""Kept of the time for a stop, so that one model that hangs leaves the others time to end."""
 _TRACES_SECONDS: Final = 5.0
 """Longest wait on stop for traces to be written."""
 
@@ -137,9 +141,7 @@ class Server:
         finally:
             garbage.close()
             await self._leave()
-            await transport.stop(self._config.exit_timeout_secs)
-            timeout = self._config.exit_timeout_secs
-            self._engines_closed = await asyncio.to_thread(self._repository.close, timeout)
+            self._engines_closed = await self._finish(transport)
             watch.cancel()
             metrics.close()
             self._tracing.close(_TRACES_SECONDS)
@@ -209,6 +211,15 @@ class Server:
         self._health.leave()
         if registered:
             await asyncio.sleep(self._config.drain_secs)
+
+    async def _finish(self, transport: TransportServer) -> bool:
+        """Answer what was accepted, then close the engines; return whether all of them ended in time."""
+        timeout = self._config.exit_timeout_secs
+        kept = min(_ENGINES_SECONDS, timeout / 2)
+        give_up = time.monotonic() + timeout
+        await transport.stop(timeout - kept)
+        left = max(kept, give_up - time.monotonic())
+        return await asyncio.to_thread(self._repository.close, left)
 
     def _served(self) -> dict[str, str]:
         """Return the newest version of each model that answers."""

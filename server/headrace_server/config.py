@@ -193,7 +193,10 @@ class ServerConfig:
         2, "Models that are loaded at the same time.", "integer", least=1, most=LARGEST_INT32
     )
     exit_timeout_secs: float = setting(
-        30.0, "Longest wait on stop for requests in flight before they are cut off.", "number", least=0
+        30.0,
+        "Longest wait on stop for requests in flight, cut off a second before, and for models to end.",
+        "number",
+        least=0,
     )
     drain_secs: float = setting(
         1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -256,12 +257,15 @@ def test_signals_that_come_together_are_one(slow_repository: Path) -> None:
 
 def test_what_is_not_answered_within_the_exit_timeout_is_cut_off(slow_repository: Path) -> None:
     with (
-        ServerProcess(slow_repository, "--exit-timeout-secs", "0.2") as server,
+        ServerProcess(slow_repository, "--exit-timeout-secs", "1") as server,
         busy(server.ready()["grpc"]),
     ):
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
-        assert any("1 calls were cut off" in line for line in server.log)
+        waits = [r"1 calls were cut off after (\S+) s", r"not finished in (\S+) s: slow version 1"]
+        told = [re.search(wait, "\n".join(server.log)) for wait in waits]
+        assert sum(float(wait[1]) for wait in told if wait) == 1, "both waits share the time"
+        assert all(told)
 
 
 def test_idle_streams_and_watches_do_not_delay_a_stop(repository: Path) -> None:
