@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
-import shutil
 import socket
 import ssl
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -21,9 +18,10 @@ from hosted_server import hosted
 from pki import Authority, Issued
 from scripted_engines import ScriptedEngine, rows_spec, serving
 
-from headrace_proto.certificates import CertificateError
+from headrace_proto.certificates import CertificateError, read_authorities
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+from headrace_server.guard import tls
 from headrace_server.guard.tls import TlsFiles, server_credentials
 
 Code = grpc.StatusCode
@@ -162,22 +160,21 @@ def test_files_that_are_renewed_are_shown_to_new_connections_and_broken_ones_are
     ]
 
 
-def test_files_that_change_while_they_are_read_are_read_again(authority: Authority, tmp_path: Path) -> None:
+def test_files_that_change_while_they_are_read_are_read_again(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = "subjectAltName=IP:127.0.0.1"
     first, second = authority.issue("read-first", names), authority.issue("read-again", names)
     shown = Issued(tmp_path / "tls.pem", tmp_path / "tls.key")
     first.copy_to(shown)
-    client_ca = tmp_path / "clients.pem"
-    os.mkfifo(client_ca)
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(server_credentials, TlsFiles(shown.certificate, shown.key, client_ca))
-        with client_ca.open("wb") as pipe:  # opened once the certificate has been read
-            second.copy_to(shown)
-            pipe.write(authority.ca.read_bytes())
-            regular = tmp_path / "regular.pem"
-            shutil.copy(authority.ca, regular)
-            regular.rename(client_ca)
-        credentials = reading.result(PATIENCE_SECONDS)
+
+    def change_and_read(file: Path) -> bytes:
+        second.copy_to(shown)  # the certificate has been read
+        return read_authorities(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "read_authorities", change_and_read)
+        credentials = server_credentials(TlsFiles(shown.certificate, shown.key, authority.ca))
     with (
         serving(ScriptedEngine(rows_spec())) as served,
         hosted(served.service, credentials=lambda: credentials) as it,
