@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -53,6 +54,8 @@ _WHY_NOT_STARTED: Final = (
     StartError, PortError, CertificateError, MetricsPortError, TraceFileError,
     RepositoryError, RegistrationError, TransportError,
 )  # fmt: skip
+_LEAST_FILES: Final = 32
+"""Open files below which event loop, gRPC and Python fail each in its own way, gRPC by ending the process."""
 _SAME_STOP_SECONDS: Final = 0.5
 """Signals that come so close are one: `timeout` and others send theirs to a child and to its group."""
 _ENGINES_SECONDS: Final = 1.0
@@ -69,6 +72,7 @@ def run(loaded: Loaded) -> int:
         _logger.warning("%s", doubt)
     output = sys.stdout
     try:
+        _check_files()
         # What a program prints must not stand before the ready line, or after it.
         with redirect_stdout(sys.stderr), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             engines_closed = runner.run(Server(config, log, output).serve())
@@ -254,6 +258,16 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+
+
+def _check_files() -> None:
+    """Raise StartError where the process may open fewer files than any server does."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < _LEAST_FILES:
+        raise StartError(
+            f"the limit on open files is {files}, and a server needs {_LEAST_FILES}, and one more for each "
+            "connection: raise it (ulimit -n)"
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

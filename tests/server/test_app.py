@@ -117,6 +117,14 @@ def test_a_host_that_is_nobody_s_is_told(repository: Path, host: str, why: str) 
         assert f"cannot listen on {host}:0: {why}" in only_error(server)
 
 
+@pytest.mark.parametrize("open_files", [8, 10, 13, 31])
+def test_too_few_open_files_are_told_and_nothing_else(repository: Path, open_files: int) -> None:
+    with ServerProcess(repository, open_files=open_files) as server:
+        assert server.exit_code() == 1
+        (line,) = server.log
+        assert f"the limit on open files is {open_files}, and a server needs 32" in line
+
+
 def test_a_second_server_on_the_port_of_the_first_is_told(repository: Path) -> None:
     with ServerProcess(repository) as first:
         address = first.ready()["grpc"]

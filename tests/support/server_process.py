@@ -22,12 +22,20 @@ class ServerProcess:
     """A server that is ended with the block; `ready` is its ready line."""
 
     def __init__(
-        self, repository: Path, *arguments: str, port: int = 0, stdout: int | IO[str] = subprocess.PIPE
+        self,
+        repository: Path,
+        *arguments: str,
+        port: int = 0,
+        stdout: int | IO[str] = subprocess.PIPE,
+        open_files: int | None = None,
     ) -> None:
+        """`open_files` is the limit on them where it is another one than the test's own."""
         command = [
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
             "--grpc-port", str(port), "--metrics-port", "0", "--grpc-transport", transport, *arguments,
         ]  # fmt: skip
+        if open_files is not None:
+            command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self._process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._seen = threading.Condition()
