@@ -33,3 +33,12 @@ def test_each_failure_has_an_id_of_its_own() -> None:
 def test_an_error_without_a_text_is_told_by_its_kind() -> None:
     assert told(InputError()) == "the program raised InputError without a text"
     assert told(InputError("x is odd")) == "x is odd"
+
+
+def test_an_error_whose_text_fails_is_told_by_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+    class OwnError(InputError):
+        def __str__(self) -> str:
+            raise IndexError("no text")
+
+    assert told(OwnError()) == "the program raised OwnError without a text"
+    assert "IndexError: no text" in caplog.text

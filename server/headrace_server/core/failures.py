@@ -26,4 +26,9 @@ def report_execution(model: str, error: Exception) -> EngineFailed:
 
 def told(error: ExecutionError) -> str:
     """Return the error's text, never an empty one: clients of streams know an error by its text alone."""
-    return str(error) or f"the program raised {type(error).__name__} without a text"
+    try:
+        text = str(error)
+    except Exception:  # a program may have made the class
+        _logger.exception("an error's own text cannot be told")
+        text = ""
+    return text or f"the program raised {type(error).__name__} without a text"
