@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headrace.aio_servers import AioServers
 from headrace.aio_streaming import AioStreamCall, Requests, cancelled_by_caller
+from headrace.channels import AioConnection
 from headrace.config import (
     DEFAULT_KEEPALIVE_SECONDS,
     DEFAULT_RETRY,
@@ -30,20 +31,15 @@ from headrace.lookup import Lookup
 from headrace.messages import (
     Arrays,
     ModelMetadata,
-    Outputs,
-    Parameters,
     decode_metadata,
     decode_response,
-    encode_request,
 )
+from headrace.requests import Outputs, Parameters, RequestEncoder, encode_own
 from headrace.retry import CONNECTION_CLOSED, Retries
-from headrace.sequences import check_sequence, may_repeat
+from headrace.sequences import check_sequence
 from headrace.status import failure_of
 from headrace.stream_requests import Encoder
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
-
-if TYPE_CHECKING:  # a type of the stub file alone
-    from headrace_proto.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +59,7 @@ class AsyncClient:
         self._settings = Settings(timeout_seconds, retry, tls, keepalive_seconds)
         self._servers = AioServers(target, self._settings)
         self._retries = Retries(retry, Random())
+        self._requests = RequestEncoder()
         self._streams: WeakSet[AioStreamCall[Any]] = WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -96,9 +93,10 @@ class AsyncClient:
         as its n best classes. `parameters` are the server's ("priority", "sequence_id", …) or the
         model's own. `request_id` is for the server's traces.
         """
-        request = encode_request(model, inputs, version, outputs, parameters, request_id)
-        check_sequence(request, one_server=self._servers.is_one)
-        return decode_response(await self._call(lambda stub: stub.ModelInfer, request, timeout_seconds))
+        own = encode_own(parameters, request_id)
+        request = self._requests.encode(model, inputs, version, outputs, own)
+        once = check_sequence(parameters, one_server=self._servers.is_one)
+        return decode_response(await self._call(lambda link: link.infer, request, timeout_seconds, once=once))
 
     def stream(
         self,
@@ -118,12 +116,19 @@ class AsyncClient:
         """
         if not hasattr(requests, "__aiter__"):
             requests = iter(requests)
+        timeout = self._settings.timeout_of_call(timeout_seconds)
         exchange: Exchange[Key] = Exchange(
-            self._retries,
-            max_in_flight=max_in_flight,
-            timeout_seconds=self._settings.timeout_of_call(timeout_seconds),
+            self._retries, max_in_flight=max_in_flight, timeout_seconds=timeout
         )
-        encoder = Encoder(model, version, outputs, parameters or {}, self._servers.is_one)
+        encoder = Encoder(
+            self._requests,
+            model,
+            version,
+            outputs,
+            parameters,
+            timeout_seconds=timeout,
+            one_server=self._servers.is_one,
+        )
         stream = AioStreamCall(self._servers, exchange, encoder.encode)
         self._streams.add(stream)
         return stream.outcomes(requests)
@@ -133,13 +138,15 @@ class AsyncClient:
     ) -> ModelMetadata:
         """Return what a server says about a model: its versions, inputs and outputs."""
         request = ModelMetadataRequest(name=model, version=version)
-        return decode_metadata(await self._call(lambda stub: stub.ModelMetadata, request, timeout_seconds))
+        return decode_metadata(
+            await self._call(lambda link: link.stub.ModelMetadata, request, timeout_seconds)
+        )
 
     async def ready(self, *, timeout_seconds: float | None = None) -> bool:
         """Say whether there is a server that takes requests now."""
         request = ServerReadyRequest()
         try:
-            return (await self._call(lambda stub: stub.ServerReady, request, timeout_seconds)).ready
+            return (await self._call(lambda link: link.stub.ServerReady, request, timeout_seconds)).ready
         except HeadraceError as error:
             if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
                 return False
@@ -147,9 +154,11 @@ class AsyncClient:
 
     async def _call(
         self,
-        method: Callable[[InferenceServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, Answer]],
+        method: Callable[[AioConnection], grpc.aio.UnaryUnaryMultiCallable[Any, Answer]],
         request: Any,
         timeout_seconds: float | None,
+        *,
+        once: bool = False,
     ) -> Answer:
         now = asyncio.get_running_loop().time
         timeout = self._settings.timeout_of_call(timeout_seconds)
@@ -162,7 +171,7 @@ class AsyncClient:
             at_fault = False
             try:
                 left = None if timeout is None else deadline - now()
-                return await method(slot.link.stub)(request, timeout=left)
+                return await method(slot.link)(request, timeout=left)
             except grpc.aio.AioRpcError as error:
                 failure = failure_of(error, is_secure=slot.link.is_secure)
                 at_fault = failure.server_at_fault
@@ -181,7 +190,7 @@ class AsyncClient:
                 tried,
                 left_seconds=deadline - now(),
                 elsewhere=self._servers.elsewhere(tried),
-                may_repeat=may_repeat(request),
+                may_repeat=not once,
             )
             if delay > 0:
                 await self._servers.pause(delay)

@@ -24,7 +24,7 @@ from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import failure_of
 from headrace.stream_requests import Given, pair_of
 from headrace.streaming import ANONYMOUS, UNANSWERED, Encode
-from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
+from headrace_proto.v1.inference_pb2 import ModelStreamInferResponse
 
 Requests = AsyncIterable[tuple[Key, Given]] | Iterable[tuple[Key, Given]]
 
@@ -177,7 +177,7 @@ class AioStreamCall(Generic[Key]):
 
     async def _receive(self, leg: Leg[Key], slot: Slot[AioConnection]) -> Failure | None:
         """Pass answers on until the leg ends; return how it failed, or None if it ended well."""
-        call = slot.link.stub.ModelStreamInfer(self._outgoing(leg, slot))
+        call = slot.link.stream(self._outgoing(leg, slot))
         try:
             async for response in call:
                 failure = self._accept(leg, response)
@@ -192,7 +192,7 @@ class AioStreamCall(Generic[Key]):
             call.cancel()
         return None
 
-    async def _outgoing(self, leg: Leg[Key], slot: Slot[AioConnection]) -> AsyncIterator[ModelInferRequest]:
+    async def _outgoing(self, leg: Leg[Key], slot: Slot[AioConnection]) -> AsyncIterator[bytes]:
         """Yield what is to be sent on a leg."""
         while True:
             if slot.retired_at is not None:

@@ -13,6 +13,8 @@ from headrace.config import Settings, Tls
 from headrace.endpoint import Endpoint
 from headrace_proto import socket_path
 from headrace_proto.certificates import read_authorities, read_identity
+from headrace_proto.names import INFERENCE_SERVICE
+from headrace_proto.v1.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # a type of the stub file alone
@@ -21,6 +23,9 @@ if TYPE_CHECKING:  # a type of the stub file alone
 logger = logging.getLogger(__name__)
 
 Options = list[tuple[str, int | str]]
+
+_INFER: Final = f"/{INFERENCE_SERVICE}/ModelInfer"
+_STREAM: Final = f"/{INFERENCE_SERVICE}/ModelStreamInfer"
 
 KEEPALIVE_TIMEOUT_MS: Final = 1000
 
@@ -36,9 +41,9 @@ def _chosen(endpoint: Endpoint, given: grpc.ChannelCredentials | None) -> grpc.C
 
 
 class Connection:
-    """A channel to one server, and its calls."""
+    """A channel to one server, and its calls; `infer` and `stream` take requests as bytes."""
 
-    __slots__ = ("channel", "is_secure", "stub")
+    __slots__ = ("channel", "infer", "is_secure", "stream", "stub")
 
     def __init__(
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
@@ -52,12 +57,18 @@ class Connection:
         else:
             self.channel = grpc.secure_channel(endpoint.address, chosen, options)
         self.stub = InferenceServiceStub(self.channel)
+        self.infer: grpc.UnaryUnaryMultiCallable[bytes, ModelInferResponse] = self.channel.unary_unary(
+            _INFER, response_deserializer=ModelInferResponse.FromString
+        )
+        self.stream: grpc.StreamStreamMultiCallable[bytes, ModelStreamInferResponse] = (
+            self.channel.stream_stream(_STREAM, response_deserializer=ModelStreamInferResponse.FromString)
+        )
 
 
 class AioConnection:
-    """A channel of the running event loop to one server, and its calls."""
+    """A channel of the running event loop to one server, and its calls; as `Connection`."""
 
-    __slots__ = ("channel", "is_secure", "stub")
+    __slots__ = ("channel", "infer", "is_secure", "stream", "stub")
 
     def __init__(
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
@@ -71,6 +82,12 @@ class AioConnection:
         else:
             self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
+        self.infer: grpc.aio.UnaryUnaryMultiCallable[bytes, ModelInferResponse] = self.channel.unary_unary(
+            _INFER, response_deserializer=ModelInferResponse.FromString
+        )
+        self.stream: grpc.aio.StreamStreamMultiCallable[bytes, ModelStreamInferResponse] = (
+            self.channel.stream_stream(_STREAM, response_deserializer=ModelStreamInferResponse.FromString)
+        )
 
 
 def channel_options(endpoint: Endpoint, settings: Settings) -> Options:

@@ -14,6 +14,7 @@ import grpc
 from grpc import StatusCode
 from numpy.typing import NDArray
 
+from headrace.channels import Connection
 from headrace.config import (
     DEFAULT_KEEPALIVE_SECONDS,
     DEFAULT_RETRY,
@@ -28,20 +29,17 @@ from headrace.lookup import Lookup
 from headrace.messages import (
     Arrays,
     ModelMetadata,
-    Outputs,
-    Parameters,
     decode_metadata,
     decode_response,
-    encode_request,
 )
+from headrace.requests import Outputs, Parameters, RequestEncoder, encode_own
 from headrace.retry import CONNECTION_CLOSED, Retries
-from headrace.sequences import check_sequence, may_repeat
+from headrace.sequences import check_sequence
 from headrace.servers import Servers
 from headrace.status import failure_of
 from headrace.stream_requests import Encoder, Given
 from headrace.streaming import StreamCall
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
-from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +70,7 @@ class Client:
         self._settings = Settings(timeout_seconds, retry, tls, keepalive_seconds)
         self._servers = Servers(target, self._settings)
         self._retries = Retries(retry, Random())
+        self._requests = RequestEncoder()
         self._streams: WeakSet[StreamCall[Any]] = WeakSet()
 
     def __enter__(self) -> Self:
@@ -105,9 +104,10 @@ class Client:
         as its n best classes. `parameters` are the server's ("priority", "sequence_id", …) or the
         model's own. `request_id` is for the server's traces.
         """
-        request = encode_request(model, inputs, version, outputs, parameters, request_id)
-        check_sequence(request, one_server=self._servers.is_one)
-        return decode_response(self._call(lambda stub: stub.ModelInfer, request, timeout_seconds))
+        own = encode_own(parameters, request_id)
+        request = self._requests.encode(model, inputs, version, outputs, own)
+        once = check_sequence(parameters, one_server=self._servers.is_one)
+        return decode_response(self._call(lambda link: link.infer, request, timeout_seconds, once=once))
 
     def stream(
         self,
@@ -130,12 +130,19 @@ class Client:
         the outcomes of what it gave before. `timeout_seconds` is for each request, `parameters` are for
         all; a (key, Request(inputs, parameters)) has some of its own.
         """
+        timeout = self._settings.timeout_of_call(timeout_seconds)
         exchange: Exchange[Key] = Exchange(
-            self._retries,
-            max_in_flight=max_in_flight,
-            timeout_seconds=self._settings.timeout_of_call(timeout_seconds),
+            self._retries, max_in_flight=max_in_flight, timeout_seconds=timeout
         )
-        encoder = Encoder(model, version, outputs, parameters or {}, self._servers.is_one)
+        encoder = Encoder(
+            self._requests,
+            model,
+            version,
+            outputs,
+            parameters,
+            timeout_seconds=timeout,
+            one_server=self._servers.is_one,
+        )
         stream = StreamCall(self._servers, exchange, encoder.encode)
         self._streams.add(stream)
         return stream.outcomes(iter(requests))
@@ -145,12 +152,12 @@ class Client:
     ) -> ModelMetadata:
         """Return what a server says about a model: its versions, inputs and outputs."""
         request = ModelMetadataRequest(name=model, version=version)
-        return decode_metadata(self._call(lambda stub: stub.ModelMetadata, request, timeout_seconds))
+        return decode_metadata(self._call(lambda link: link.stub.ModelMetadata, request, timeout_seconds))
 
     def ready(self, *, timeout_seconds: float | None = None) -> bool:
         """Say whether there is a server that takes requests now."""
         try:
-            return self._call(lambda stub: stub.ServerReady, ServerReadyRequest(), timeout_seconds).ready
+            return self._call(lambda link: link.stub.ServerReady, ServerReadyRequest(), timeout_seconds).ready
         except HeadraceError as error:
             if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
                 return False
@@ -158,9 +165,11 @@ class Client:
 
     def _call(
         self,
-        method: Callable[[InferenceServiceStub], grpc.UnaryUnaryMultiCallable[Any, Answer]],
+        method: Callable[[Connection], grpc.UnaryUnaryMultiCallable[Any, Answer]],
         request: Any,
         timeout_seconds: float | None,
+        *,
+        once: bool = False,
     ) -> Answer:
         timeout = self._settings.timeout_of_call(timeout_seconds)
         deadline = math.inf if timeout is None else monotonic() + timeout
@@ -172,7 +181,7 @@ class Client:
             at_fault = False
             try:
                 left = None if timeout is None else deadline - monotonic()
-                return method(slot.link.stub)(request, timeout=left)
+                return method(slot.link)(request, timeout=left)
             except grpc.RpcError as error:
                 failure = failure_of(error, is_secure=slot.link.is_secure)
                 at_fault = failure.server_at_fault
@@ -187,7 +196,7 @@ class Client:
                 tried,
                 left_seconds=deadline - monotonic(),
                 elsewhere=self._servers.elsewhere(tried),
-                may_repeat=may_repeat(request),
+                may_repeat=not once,
             )
             if delay > 0:
                 self._servers.pause(delay)

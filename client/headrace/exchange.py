@@ -29,18 +29,17 @@ from typing import Final, Generic, TypeVar
 from grpc import StatusCode
 
 from headrace.errors import HeadraceError, Unavailable
-from headrace.messages import TELL_END_PARAMETER, Arrays
+from headrace.messages import Arrays
 from headrace.retry import Failure, Retries, error_of
-from headrace.sequences import may_repeat
-from headrace_proto.v1.inference_pb2 import ModelInferRequest
+from headrace.stream_requests import Encoded
 
 logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Outcome = tuple[Key, Arrays | HeadraceError]
 
-TIMEOUT_PARAMETER: Final = "timeout"
-"""The protocol's request parameter for how long a request may take, in microseconds."""
+STALE_SHARE: Final = 0.01
+"""What share of a request's time may pass before it is sent without its message saying so."""
 
 REFILL_SECONDS: Final = 0.01
 """How long a feeder that waits for room sleeps at most, so that a few free places are used as well."""
@@ -64,9 +63,8 @@ class Leg(Generic[Key]):
 class Entry(Generic[Key]):
     """One request of the caller's, until its outcome is known."""
 
-    id: str
     key: Key
-    request: ModelInferRequest
+    request: Encoded
     deadline: float
     tried: list[str] = field(default_factory=list)
     leg: Leg[Key] | None = None
@@ -77,7 +75,7 @@ class Entry(Generic[Key]):
     @property
     def is_bound(self) -> bool:
         """Whether it must not be sent again."""
-        return self.answered or not may_repeat(self.request)
+        return self.answered or self.request.is_of_a_sequence
 
 
 class Exchange(Generic[Key]):
@@ -89,6 +87,7 @@ class Exchange(Generic[Key]):
         self._retries = retries
         self._max_in_flight = max_in_flight
         self._timeout_seconds = math.inf if timeout_seconds is None else timeout_seconds
+        self._fresh_seconds = self._timeout_seconds * (1 - STALE_SHARE)
         self._numbers = count()
         self._held = 0
         self._source_over = False
@@ -124,12 +123,10 @@ class Exchange(Generic[Key]):
         """
         return len(self._outcomes) > self._max_in_flight
 
-    def admit(self, key: Key, request: ModelInferRequest, now: float) -> None:
-        """Take a request over; its id becomes one of ours, so that callers may use any key, even twice."""
-        request.id = str(next(self._numbers))
-        request.parameters[TELL_END_PARAMETER].bool_param = True
-        entry = Entry(request.id, key, request, now + self._timeout_seconds)
-        self._entries[entry.id] = entry
+    def admit(self, key: Key, request: Encoded, now: float) -> None:
+        """Take a request over; no other one of this stream has its id."""
+        entry = Entry(key, request, now + self._timeout_seconds)
+        self._entries[request.id] = entry
         self._waiting.append(entry)
         self._held += 1
 
@@ -181,8 +178,8 @@ class Exchange(Generic[Key]):
             self._refused.clear()
         return leg
 
-    def take(self, leg: Leg[Key], now: float) -> ModelInferRequest | None:
-        """Return the next request to send on a leg, or None if there is none at the moment.
+    def take(self, leg: Leg[Key], now: float) -> bytes | None:
+        """Return the next message to send on a leg, or None if there is none at the moment.
 
         Closes the leg when none can come any more.
         """
@@ -190,11 +187,11 @@ class Exchange(Generic[Key]):
         if entry is not None:
             entry.leg = leg
             entry.tried.append(leg.address)
-            leg.unanswered[entry.id] = entry
-            if entry.deadline < math.inf:
-                left_us = max(int((entry.deadline - now) * 1e6), 1)
-                entry.request.parameters[TIMEOUT_PARAMETER].int64_param = left_us
-            return entry.request
+            leg.unanswered[entry.request.id] = entry
+            left_seconds = entry.deadline - now
+            if left_seconds < self._fresh_seconds:
+                return entry.request.with_timeout(left_seconds)
+            return entry.request.message
         if self._source_over and not (self._delayed or self._waiting or self._refused):
             leg.open = False
         return None
@@ -329,7 +326,7 @@ class Exchange(Generic[Key]):
     def _blame_largest(self, leg: Leg[Key], failure: Failure) -> None:
         """Fail the request that ended a leg by its size; the others go again as if never sent."""
         entries = list(leg.unanswered.values())
-        largest = max(entries, key=lambda entry: entry.request.ByteSize())
+        largest = max(entries, key=lambda entry: len(entry.request.message))
         for entry in entries:
             if entry is largest or entry.is_bound:
                 self._give_up(entry, failure)
@@ -363,7 +360,7 @@ class Exchange(Generic[Key]):
         if is_last:
             self._detach(entry)
             entry.over = True
-            del self._entries[entry.id]
+            del self._entries[entry.request.id]
         if result is not None:
             self._outcomes.append(((entry.key, result), is_last))
         else:
@@ -371,5 +368,5 @@ class Exchange(Generic[Key]):
 
     def _detach(self, entry: Entry[Key]) -> None:
         if entry.leg is not None:
-            del entry.leg.unanswered[entry.id]
+            del entry.leg.unanswered[entry.request.id]
             entry.leg = None

@@ -1,35 +1,26 @@
-"""Arrays to protocol messages and back."""
+"""Answers of the protocol to arrays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from grpc import StatusCode
 from numpy.typing import NDArray
 
-from headrace.errors import HeadraceError, InvalidInput, RequestFailed
+from headrace.errors import HeadraceError, RequestFailed
 from headrace.retry import Failure
 from headrace_proto import tensors
 from headrace_proto.v1.inference_pb2 import (
     InferParameter,
-    ModelInferRequest,
     ModelInferResponse,
     ModelMetadataResponse,
     ModelStreamInferResponse,
 )
 
 Arrays = dict[str, NDArray[Any]]
-
-Outputs = Sequence[str] | Mapping[str, int]
-"""The names of the outputs that are wanted; as a mapping, with how many of its best classes each is to
-be given as, 0 for the tensor itself."""
-
-Parameters = Mapping[str, bool | int | float | str]
-"""What a request says beside its tensors, to the server or to the model."""
 
 ERROR_CODE_PARAMETER: Final = "error_code"
 """Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
@@ -40,14 +31,8 @@ ERROR_REASON_PARAMETER: Final = "error_reason"
 RETRY_AFTER_PARAMETER: Final = "retry_after_seconds"
 """Where it says when to ask an overloaded server again."""
 
-CLASSES_PARAMETER: Final = "classification"
-"""By which an output is asked for as its best classes."""
-
 FINAL_PARAMETER: Final = "triton_final_response"
 """Where a stream's answer says whether its request gets no other one."""
-
-TELL_END_PARAMETER: Final = "triton_enable_empty_final_response"
-"""By which a stream's request asks for an answer without outputs where no other could say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,74 +53,6 @@ class ModelMetadata:
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
-
-
-def encode_request(
-    model: str,
-    inputs: Mapping[str, NDArray[Any]],
-    version: str = "",
-    outputs: Outputs | None = None,
-    parameters: Parameters | None = None,
-    request_id: str = "",
-) -> ModelInferRequest:
-    """Return the request for one prediction; InvalidInput, naming the tensor, for what cannot be sent."""
-    if not isinstance(model, str):
-        raise InvalidInput(f"model: {type(model).__name__} came, its name expected")
-    if isinstance(outputs, str):
-        raise InvalidInput(f"outputs: {outputs!r} came, a sequence of names expected, such as [{outputs!r}]")
-    if not isinstance(inputs, Mapping):
-        raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
-    if not inputs:
-        raise InvalidInput("inputs: none came, at least one expected")
-    request = ModelInferRequest(model_name=model, model_version=version, id=request_id)
-    for name, array in inputs.items():
-        _add_input(request, name, array)
-    for name in outputs or ():
-        wanted = request.outputs.add(name=name)
-        if isinstance(outputs, Mapping) and outputs[name]:
-            _add_parameter(wanted.parameters, CLASSES_PARAMETER, outputs[name])
-    for name, value in (parameters or {}).items():
-        _add_parameter(request.parameters, name, value)
-    return request
-
-
-def _add_parameter(
-    parameters: MutableMapping[str, InferParameter], name: str, value: bool | float | str
-) -> None:
-    if not isinstance(name, str):
-        raise InvalidInput(f"parameter {name!r}: its name is {type(name).__name__}, str expected")
-    try:
-        match value:
-            case bool():
-                parameters[name].bool_param = value
-            case int() if value >= 1 << 63:
-                parameters[name].uint64_param = value
-            case int():
-                parameters[name].int64_param = value
-            case float():
-                parameters[name].double_param = value
-            case str():
-                parameters[name].string_param = value
-            case _:
-                raise InvalidInput(
-                    f"parameter {name!r}: {type(value).__name__} came, bool, int, float or str expected"
-                )
-    except ValueError as error:  # a number of more than 64 bits, or half a character
-        raise InvalidInput(f"parameter {name!r}: {error}") from error
-
-
-def _add_input(request: ModelInferRequest, name: str, array: NDArray[Any]) -> None:
-    if not isinstance(name, str):
-        raise InvalidInput(f"input {name!r}: its name is {type(name).__name__}, str expected")
-    if not isinstance(array, np.ndarray):
-        raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
-    try:
-        datatype = tensors.datatype_of(array.dtype)
-        raw = tensors.to_raw(array)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"input {name!r}: {error}") from error
-    request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-    request.raw_input_contents.append(raw)
 
 
 def decode_response(response: ModelInferResponse) -> Arrays:

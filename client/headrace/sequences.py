@@ -8,30 +8,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from google.protobuf.message import Message
-
 from headrace.errors import InvalidInput
-from headrace_proto.v1.inference_pb2 import ModelInferRequest
+from headrace.requests import Parameters
 
 SEQUENCE_PARAMETER: Final = "sequence_id"
 """The protocol's request parameter that says which sequence a request belongs to; 0 and "": none."""
 
 
-def is_of_a_sequence(request: ModelInferRequest) -> bool:
-    """Say whether a request belongs to a sequence."""
-    given = request.parameters.get(SEQUENCE_PARAMETER)
-    return given is not None and bool(given.int64_param or given.uint64_param or given.string_param)
+def is_of_a_sequence(parameters: Parameters | None) -> bool:
+    """Say whether a request with these parameters belongs to a sequence, and so must be sent once."""
+    given = parameters.get(SEQUENCE_PARAMETER) if parameters else None
+    return isinstance(given, int | str) and not isinstance(given, bool) and bool(given)
 
 
-def may_repeat(request: Message) -> bool:
-    """Say whether a call with this request may be made a second time, when the first one failed."""
-    return not (isinstance(request, ModelInferRequest) and is_of_a_sequence(request))
+def check_sequence(parameters: Parameters | None, *, one_server: bool) -> bool:
+    """Say whether a request belongs to a sequence.
 
-
-def check_sequence(request: ModelInferRequest, *, one_server: bool) -> None:
-    """Raise InvalidInput for a request of a sequence where `one_server` says that there is a choice."""
-    if not one_server and is_of_a_sequence(request):
+    InvalidInput if it does and `one_server` says that there is a choice.
+    """
+    found = is_of_a_sequence(parameters)
+    if found and not one_server:
         raise InvalidInput(
             f"parameter {SEQUENCE_PARAMETER!r}: this client chooses a server for each request, and a "
             'sequence has to stay on one: use a client of that server alone, such as Client("host:port")'
         )
+    return found

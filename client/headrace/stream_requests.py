@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from headrace.errors import InvalidInput
-from headrace.exchange import TIMEOUT_PARAMETER
-from headrace.messages import Outputs, Parameters, encode_request
+from headrace.requests import Outputs, Parameters, RequestEncoder, encode_own
 from headrace.sequences import check_sequence
-from headrace_proto.v1.inference_pb2 import ModelInferRequest
+
+TIMEOUT_PARAMETER: Final = "timeout"
+"""The protocol's request parameter for how long a request may take, in microseconds."""
+
+TELL_END_PARAMETER: Final = "triton_enable_empty_final_response"
+"""By which a stream's request asks for an answer without outputs where no other could say so."""
+
+_MOST_MICROSECONDS: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +41,72 @@ def pair_of(item: object) -> tuple[Any, Any]:
     raise TypeError(f"a stream's requests: {type(item).__name__} came, pairs of a key and a mapping expected")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One request of a stream as it is sent; its last `timeout_size` bytes say how long it may take."""
+
+    id: str
+    message: bytes
+    timeout_size: int = 0
+    is_of_a_sequence: bool = False
+
+    def with_timeout(self, seconds: float) -> bytes:
+        """Return the message with another time to take, which copies it."""
+        end = len(self.message) - self.timeout_size
+        return b"".join((memoryview(self.message)[:end], _timeout(seconds)))
+
+
+def _timeout(seconds: float) -> bytes:
+    microseconds = min(max(int(seconds * 1e6), 1), _MOST_MICROSECONDS)
+    return encode_own({TIMEOUT_PARAMETER: microseconds})
+
+
 class Encoder:
-    """Makes the messages of one stream; `one_server` says that it has no choice of servers."""
+    """Makes the messages of one stream; `one_server` says that it has no choice of servers.
 
-    model: str
-    version: str
-    outputs: Outputs | None
-    parameters: Parameters
-    one_server: bool
+    The ids are the stream's own, so that callers may use any key, even twice.
+    """
 
-    def encode(self, given: Given) -> ModelInferRequest:
+    def __init__(
+        self,
+        requests: RequestEncoder,
+        model: str,
+        version: str = "",
+        outputs: Outputs | None = None,
+        parameters: Parameters | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        one_server: bool = True,
+    ) -> None:
+        self._requests = requests
+        self._model = model
+        self._version = version
+        self._outputs = outputs
+        self._parameters = parameters or {}
+        self._one_server = one_server
+        self._numbers = count()
+        self._timeout = b"" if timeout_seconds is None else _timeout(timeout_seconds)
+        self._common: bytes | None = None
+
+    def encode(self, given: Given) -> Encoded:
         """Return the message that asks for this; InvalidInput for what cannot be sent."""
         if isinstance(given, Request):
             inputs = given.inputs
-            parameters: Parameters = {**self.parameters, **given.parameters}
+            parameters: Parameters = {**self._parameters, **given.parameters}
+            fields = _fields(parameters)
         else:
-            inputs, parameters = given, self.parameters
-        request = encode_request(self.model, inputs, self.version, self.outputs, parameters)
-        if TIMEOUT_PARAMETER in request.parameters:
-            raise InvalidInput(f"parameter {TIMEOUT_PARAMETER!r}: a stream sets it; give it timeout_seconds")
-        check_sequence(request, one_server=self.one_server)
-        return request
+            inputs, parameters = given, self._parameters
+            if self._common is None:
+                self._common = _fields(parameters)
+            fields = self._common
+        is_of_a_sequence = check_sequence(parameters, one_server=self._one_server)
+        number = str(next(self._numbers))
+        own = b"%b\x1a%c%b%b" % (fields, len(number), number.encode(), self._timeout)
+        message = self._requests.encode(self._model, inputs, self._version, self._outputs, own)
+        return Encoded(number, message, len(self._timeout), is_of_a_sequence)
+
+
+def _fields(parameters: Parameters) -> bytes:
+    if TIMEOUT_PARAMETER in parameters:
+        raise InvalidInput(f"parameter {TIMEOUT_PARAMETER!r}: a stream sets it; give it timeout_seconds")
+    return encode_own({**parameters, TELL_END_PARAMETER: True})

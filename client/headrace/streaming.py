@@ -24,10 +24,10 @@ from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.servers import Servers
 from headrace.status import failure_of
-from headrace.stream_requests import Given, pair_of
-from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
+from headrace.stream_requests import Encoded, Given, pair_of
+from headrace_proto.v1.inference_pb2 import ModelStreamInferResponse
 
-Encode = Callable[[Given], ModelInferRequest]
+Encode = Callable[[Given], Encoded]
 
 UNANSWERED: Final = Failure(
     StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
@@ -106,7 +106,7 @@ class StreamCall(Generic[Key]):
             leg = self._exchange.start_leg(slot.address)
             self._work.notify_all()
         try:
-            call = slot.link.stub.ModelStreamInfer(self._outgoing(leg, slot))
+            call = slot.link.stream(self._outgoing(leg, slot))
         except ValueError:  # the connection was closed after it was picked
             self._end_leg(leg, slot, CONNECTION_CLOSED, at_fault=False)
             return
@@ -152,7 +152,7 @@ class StreamCall(Generic[Key]):
                 self._news.notify()
             self._work.notify_all()
 
-    def _outgoing(self, leg: Leg[Key], slot: Slot[Connection]) -> Iterator[ModelInferRequest]:
+    def _outgoing(self, leg: Leg[Key], slot: Slot[Connection]) -> Iterator[bytes]:
         """Yield what is to be sent on a leg; gRPC runs this in a thread of its own."""
         while True:
             with self._lock:
@@ -163,7 +163,7 @@ class StreamCall(Generic[Key]):
                     self._work.wait()
             yield request
 
-    def _take(self, leg: Leg[Key], slot: Slot[Connection]) -> ModelInferRequest | None:
+    def _take(self, leg: Leg[Key], slot: Slot[Connection]) -> bytes | None:
         if slot.retired_at is not None:
             self._exchange.retire(leg)
         return self._exchange.take(leg, monotonic())

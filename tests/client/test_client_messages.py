@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headrace.errors import InvalidInput, RequestFailed
-from headrace.messages import decode_response, decode_stream_answer, encode_request
+from headrace.messages import decode_response, decode_stream_answer
+from headrace.requests import RequestEncoder
 from headrace.retry import Failure
 from headrace_proto.v1 import inference_pb2 as pb
+
+
+def encode_request(model: str, inputs: Any, **wanted: Any) -> pb.ModelInferRequest:
+    return pb.ModelInferRequest.FromString(RequestEncoder().encode(model, inputs, **wanted))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_an_array_on_the_wire(array: np.ndarray[Any, Any], datatype: str, shape:
     )
 )
 def test_there_and_back(inputs: dict[str, Any]) -> None:
-    message = pb.ModelInferRequest.FromString(encode_request("m", inputs).SerializeToString())
+    message = encode_request("m", inputs)
     outputs = decode_response(pb.ModelInferResponse.FromString(echo(message).SerializeToString()))
     assert list(outputs) == list(inputs)
     for name, array in inputs.items():

@@ -24,7 +24,9 @@ from headrace.errors import (
     Unavailable,
 )
 from headrace.exchange import Exchange, Leg
+from headrace.requests import RequestEncoder
 from headrace.retry import Failure, Retries
+from headrace.stream_requests import Encoded, Encoder
 from headrace_proto.v1.inference_pb2 import ModelInferRequest
 
 GONE = Failure(StatusCode.UNAVAILABLE, "gone")
@@ -38,16 +40,20 @@ def exchange(
     return Exchange(retries, max_in_flight=max_in_flight, timeout_seconds=timeout_seconds)
 
 
+def request(key: str) -> Encoded:
+    return Encoded(f"id of {key}", key.encode())
+
+
 def admit(exchange: Exchange[str], *keys: str, now: float = 0.0) -> None:
     for key in keys:
-        exchange.admit(key, ModelInferRequest(model_name=key), now)
+        exchange.admit(key, request(key), now)
 
 
 def sent(exchange: Exchange[str], leg: Leg[str], now: float = 0.0) -> dict[str, str]:
     """Send all there is; return the ids by the callers' keys."""
     ids = {}
-    while (request := exchange.take(leg, now)) is not None:
-        ids[request.model_name] = request.id
+    while (message := exchange.take(leg, now)) is not None:
+        ids[message.decode()] = f"id of {message.decode()}"
     return ids
 
 
@@ -75,13 +81,11 @@ def test_answers_come_in_the_order_of_their_arrival_under_the_callers_keys() -> 
 
 def test_keys_need_not_be_different_or_hashable() -> None:
     stream: Exchange[list[int]] = Exchange(Retries(Retry(), Random(1)), max_in_flight=2, timeout_seconds=None)
-    stream.admit([1], ModelInferRequest(), 0.0)
-    stream.admit([1], ModelInferRequest(), 0.0)
+    stream.admit([1], request("first"), 0.0)
+    stream.admit([1], request("second"), 0.0)
     leg = stream.start_leg("one")
-    for _ in range(2):
-        request = stream.take(leg, 0.0)
-        assert request is not None
-        stream.answer(leg, request.id, ANSWER, 0.0, elsewhere=False)
+    while (message := stream.take(leg, 0.0)) is not None:
+        stream.answer(leg, f"id of {message.decode()}", ANSWER, 0.0, elsewhere=False)
     assert [stream.next_outcome() for _ in range(3)] == [([1], ANSWER), ([1], ANSWER), None]
 
 
@@ -211,7 +215,7 @@ def test_an_idle_leg_that_breaks_costs_nothing_and_starts_nothing() -> None:
 def test_a_leg_that_a_message_broke_by_its_size_fails_that_one_alone() -> None:
     stream = exchange(policy=Retry(attempts=1))
     admit(stream, "a")
-    stream.admit("big", ModelInferRequest(model_name="big", raw_input_contents=[bytes(999)]), 0.0)
+    stream.admit("big", Encoded("id of big", bytes(999)), 0.0)
     admit(stream, "b")
     one = stream.start_leg("one")
     sent(stream, one)
@@ -372,11 +376,15 @@ def test_an_overloaded_server_alone_is_asked_again_after_its_time_on_the_same_le
 
 def test_each_request_has_its_own_time() -> None:
     stream = exchange(timeout_seconds=1.0)
-    admit(stream, "old", now=0.0)
-    admit(stream, "new", now=0.5)
+    encoder = Encoder(RequestEncoder(), "m", timeout_seconds=1.0)
+    for key, now in (("old", 0.0), ("new", 0.5), ("newest", 0.745)):
+        stream.admit(key, encoder.encode({"x": np.arange(3)}), now)
     leg = stream.start_leg("one")
-    requests = [stream.take(leg, 0.75), stream.take(leg, 0.75)]
-    assert [r.parameters["timeout"].int64_param for r in requests if r is not None] == [250_000, 750_000]
+    requests = [ModelInferRequest.FromString(stream.take(leg, 0.75) or b"") for _ in range(3)]
+    told_us = [request.parameters["timeout"].int64_param for request in requests]
+    assert told_us == [250_000, 750_000, 1_000_000], "to a hundredth of the whole time"
+    assert {len(request.parameters) for request in requests} == {2}
+    assert {bytes(request.raw_input_contents[0]) for request in requests} == {np.arange(3).tobytes()}
     assert stream.wake_at == 1.0
     stream.tick(1.0)
     found = outcomes(stream)

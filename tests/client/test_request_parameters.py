@@ -14,9 +14,10 @@ from fake_servers import answer, echo, failing
 from headrace import AsyncClient, Client, InvalidInput, Request, Unavailable
 from headrace.config import Retry
 from headrace.exchange import Exchange
-from headrace.messages import encode_request
+from headrace.requests import RequestEncoder, encode_own
 from headrace.retry import Failure, Retries
 from headrace.sequences import is_of_a_sequence
+from headrace.stream_requests import Encoder
 from headrace_proto.v1 import inference_pb2 as pb
 
 X: dict[str, Any] = {"x": np.zeros(1, np.float32)}
@@ -36,23 +37,24 @@ GONE = failing(grpc.StatusCode.UNAVAILABLE)
     ],
 )
 def test_a_parameter_keeps_its_type(value: Any, expected: pb.InferParameter) -> None:
-    request = encode_request("m", X, parameters={"p": value})
+    request = pb.ModelInferRequest.FromString(encode_own({"p": value}))
     assert request.parameters["p"] == expected
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, None, [1], np.int64(3), "\ud800"])
 def test_what_is_no_parameter_is_named(value: Any) -> None:
     with pytest.raises(InvalidInput, match="parameter 'p'"):
-        encode_request("m", X, parameters={"p": value})
+        encode_own({"p": value})
 
 
 def test_a_parameters_name_is_text() -> None:
     with pytest.raises(InvalidInput, match="parameter 3: its name is int"):
-        encode_request("m", X, parameters={3: 1})  # type: ignore[dict-item]  # the mistake that is tested
+        encode_own({3: 1})  # type: ignore[dict-item]  # the mistake that is tested
 
 
 def test_outputs_as_classes() -> None:
-    tensor, classes = encode_request("m", X, outputs={"scores": 0, "best": 3}).outputs
+    message = RequestEncoder().encode("m", X, outputs={"scores": 0, "best": 3})
+    tensor, classes = pb.ModelInferRequest.FromString(message).outputs
     assert (tensor.name, len(tensor.parameters)) == ("scores", 0)
     assert (classes.name, classes.parameters["classification"].int64_param) == ("best", 3)
 
@@ -109,7 +111,7 @@ def test_a_stream_has_the_say_over_timeouts(serve: Any) -> None:
     ],
 )
 def test_what_belongs_to_a_sequence(parameters: dict[str, Any], expected: bool) -> None:
-    assert is_of_a_sequence(encode_request("m", X, parameters=parameters)) is expected
+    assert is_of_a_sequence(parameters) is expected
 
 
 def test_a_call_of_a_sequence_is_made_once(serve: Any) -> None:
@@ -133,8 +135,9 @@ async def test_an_asynchronous_call_of_a_sequence_is_made_once(serve: Any) -> No
 
 def test_a_turn_is_not_sent_again_on_another_leg() -> None:
     stream: Exchange[str] = Exchange(Retries(Retry(), Random(1)), max_in_flight=4, timeout_seconds=None)
-    stream.admit("turn", encode_request("m", X, parameters={"sequence_id": 5}), 0.0)
-    stream.admit("other", encode_request("m", X), 0.0)
+    encoder = Encoder(RequestEncoder(), "m")
+    stream.admit("turn", encoder.encode(Request(X, {"sequence_id": 5})), 0.0)
+    stream.admit("other", encoder.encode(X), 0.0)
     leg = stream.start_leg("one")
     while stream.take(leg, 0.0) is not None:
         pass

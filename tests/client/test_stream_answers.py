@@ -17,7 +17,9 @@ from grpc import StatusCode
 from headrace import AsyncClient, Client, DeadlineExceeded, HeadraceError, Retry, Unavailable
 from headrace.exchange import Exchange, Leg
 from headrace.messages import StreamAnswer, decode_stream_answer
+from headrace.requests import RequestEncoder
 from headrace.retry import Failure, Retries
+from headrace.stream_requests import Encoder
 from headrace_proto.v1 import inference_pb2 as pb
 
 Requests = Iterator[pb.ModelInferRequest]
@@ -59,14 +61,15 @@ def exchange(*, max_in_flight: int = 4, timeout_seconds: float | None = None) ->
 
 def begun(stream: Exchange[str], *keys: str) -> tuple[Leg[str], dict[str, str]]:
     """Send a request for each key; return the leg and their ids."""
-    for key in keys:
-        stream.admit(key, pb.ModelInferRequest(model_name=key * 100), 0.0)
+    encoder = Encoder(RequestEncoder(), "m")
+    expected = {key: encoder.encode(ONE) for key in keys}
+    for key, request in expected.items():
+        stream.admit(key, request, 0.0)
     leg = stream.start_leg("one")
-    ids = {}
-    while (request := stream.take(leg, 0.0)) is not None:
-        assert request.parameters["triton_enable_empty_final_response"].bool_param
-        ids[request.model_name[0]] = request.id
-    return leg, ids
+    while (message := stream.take(leg, 0.0)) is not None:
+        sent = pb.ModelInferRequest.FromString(message)
+        assert sent.parameters["triton_enable_empty_final_response"].bool_param
+    return leg, {key: request.id for key, request in expected.items()}
 
 
 def give(stream: Exchange[str], leg: Leg[str], request_id: str, value: Any, *, is_last: bool = False) -> None:
@@ -114,9 +117,9 @@ def test_what_was_answered_is_not_sent_again(at_the_end_of_the_leg: bool) -> Non
     assert [key for key, _ in outcomes] == ["a", "a"]
     assert isinstance(outcomes[1][1], Unavailable)
     again = stream.start_leg("two")
-    request = stream.take(again, 0.0)
-    assert request is not None
-    assert request.id == ids["b"]
+    message = stream.take(again, 0.0)
+    assert message is not None
+    assert pb.ModelInferRequest.FromString(message).id == ids["b"]
     assert stream.take(again, 0.0) is None
 
 
@@ -127,9 +130,9 @@ def test_a_leg_that_one_request_ended_by_its_size_ends_what_was_answered() -> No
     stream.end_leg(leg, TOO_LARGE, 0.0, elsewhere=True)
     failed = [key for key, outcome in taken(stream) if isinstance(outcome, HeadraceError)]
     assert failed == ["a", "b"]
-    request = stream.take(stream.start_leg("two"), 0.0)
-    assert request is not None
-    assert request.id == ids["c"]
+    message = stream.take(stream.start_leg("two"), 0.0)
+    assert message is not None
+    assert pb.ModelInferRequest.FromString(message).id == ids["c"]
 
 
 def test_an_error_that_is_not_the_last_answer_is_one_of_them() -> None:

@@ -11,7 +11,7 @@ from headrace_cli.target import TARGET_HELP, connected, input_options, target_ar
 
 if TYPE_CHECKING:
     from headrace import Tls
-    from headrace.messages import Parameters
+    from headrace.requests import Parameters
 
 
 def _parameters(

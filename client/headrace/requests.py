@@ -1,0 +1,166 @@
+"""Arrays to the bytes of requests.
+
+A request is put together from a template (everything that depends on names, dtypes and shapes alone,
+serialised once by protobuf), what it has of its own, and the tensors, whose bytes are copied from the
+arrays into the message and nowhere else. Protobuf allows a message's fields in any order, and a client
+that repeats itself needs no message objects: this is plain concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.errors import InvalidInput
+from headrace_proto import tensors
+from headrace_proto.v1.inference_pb2 import InferParameter, ModelInferRequest
+
+Outputs = Sequence[str] | Mapping[str, int]
+"""The names of the outputs that are wanted; as a mapping, with how many of its best classes each is to
+be given as, 0 for the tensor itself."""
+
+Parameters = Mapping[str, bool | int | float | str]
+"""What a request says beside its tensors, to the server or to the model."""
+
+CLASSES_PARAMETER: Final = "classification"
+"""By which an output is asked for as its best classes."""
+
+_RAW_INPUT_TAG: Final = b"\x3a"
+_MAX_TEMPLATES: Final = 1024
+_BRAIN_FLOAT: Final = np.dtype(ml_dtypes.bfloat16)
+_AS_THEY_ARE: Final = frozenset(tensors.DTYPES.values()) - {np.dtype(object), _BRAIN_FLOAT}
+"""The dtypes whose arrays lie in memory as they travel."""
+
+
+class RequestEncoder:
+    """Makes ModelInferRequests; any thread may use it, since a template made twice does no harm."""
+
+    def __init__(self) -> None:
+        self._templates: dict[tuple[Any, ...], bytes] = {}
+
+    def encode(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        version: str = "",
+        outputs: Outputs | None = None,
+        own: bytes = b"",
+    ) -> bytes:
+        """Return a request; `own` are fields that it has of its own, serialised, which come last.
+
+        InvalidInput, naming the tensor, for what cannot be sent.
+        """
+        if not isinstance(model, str):
+            raise InvalidInput(f"model: {type(model).__name__} came, its name expected")
+        if not isinstance(inputs, Mapping):
+            raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
+        parts: list[Any] = [b""]
+        key: list[Any] = [model, version, None if outputs is None else _key_of(outputs)]
+        for name, array in inputs.items():
+            if not isinstance(array, np.ndarray):
+                raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
+            raw = _raw(name, array)
+            parts += (_raw_prefix(len(raw) if isinstance(raw, bytes) else raw.nbytes), raw)
+            key += (name, array.dtype, array.shape)
+        lookup = tuple(key)
+        template = self._templates.get(lookup)
+        if template is None:
+            template = _template(model, inputs, version, outputs)
+            if len(self._templates) >= _MAX_TEMPLATES:
+                self._templates.clear()
+            self._templates[lookup] = template
+        parts[0] = template
+        parts.append(own)
+        return b"".join(parts)
+
+
+def _key_of(outputs: Outputs) -> tuple[Any, ...]:
+    if isinstance(outputs, str):
+        raise InvalidInput(f"outputs: {outputs!r} came, a sequence of names expected, such as [{outputs!r}]")
+    if isinstance(outputs, Mapping):  # with the types, as True and 1.0 are equal to 1 and travel otherwise
+        return tuple((name, type(count), count) for name, count in outputs.items())
+    return tuple(outputs)
+
+
+def _raw(name: str, array: NDArray[Any]) -> bytes | NDArray[Any]:
+    """Return the raw contents of an array: itself, where it lies in memory as it travels."""
+    if array.flags.c_contiguous:
+        if array.dtype in _AS_THEY_ARE:
+            return array
+        if array.dtype == _BRAIN_FLOAT:  # which offers no buffer
+            return array.view(np.uint16)
+    try:
+        return tensors.to_raw(array)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"input {name!r}: {error}") from error
+
+
+@lru_cache(_MAX_TEMPLATES)
+def _raw_prefix(size: int) -> bytes:
+    return _RAW_INPUT_TAG + _varint(size)
+
+
+def _varint(value: int) -> bytes:
+    """Return a number as protobuf writes lengths."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _template(model: str, inputs: Mapping[str, NDArray[Any]], version: str, outputs: Outputs | None) -> bytes:
+    if not inputs:
+        raise InvalidInput("inputs: none came, at least one expected")
+    request = ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        if not isinstance(name, str):
+            raise InvalidInput(f"input {name!r}: its name is {type(name).__name__}, str expected")
+        datatype = tensors.datatype_of(array.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    for name in outputs or ():
+        wanted = request.outputs.add(name=name)
+        if isinstance(outputs, Mapping) and outputs[name]:
+            _add_parameter(wanted.parameters, CLASSES_PARAMETER, outputs[name])
+    return request.SerializeToString()
+
+
+def encode_own(parameters: Parameters | None, request_id: str = "") -> bytes:
+    """Return the fields of a request that say its parameters and its id; InvalidInput for wrong ones."""
+    if not parameters and not request_id:
+        return b""
+    request = ModelInferRequest(id=request_id)
+    for name, value in (parameters or {}).items():
+        _add_parameter(request.parameters, name, value)
+    return request.SerializeToString()
+
+
+def _add_parameter(
+    parameters: MutableMapping[str, InferParameter], name: str, value: bool | float | str
+) -> None:
+    if not isinstance(name, str):
+        raise InvalidInput(f"parameter {name!r}: its name is {type(name).__name__}, str expected")
+    try:
+        match value:
+            case bool():
+                parameters[name].bool_param = value
+            case int() if value >= 1 << 63:
+                parameters[name].uint64_param = value
+            case int():
+                parameters[name].int64_param = value
+            case float():
+                parameters[name].double_param = value
+            case str():
+                parameters[name].string_param = value
+            case _:
+                raise InvalidInput(
+                    f"parameter {name!r}: {type(value).__name__} came, bool, int, float or str expected"
+                )
+    except ValueError as error:  # a number of more than 64 bits, or half a character
+        raise InvalidInput(f"parameter {name!r}: {error}") from error
