@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headrace.aio_servers import AioServers
 from headrace.aio_streaming import AioStreamCall, Requests, cancelled_by_caller
+from headrace.answers import Arrays, decode_response
 from headrace.channels import AioConnection
 from headrace.config import (
     DEFAULT_KEEPALIVE_SECONDS,
@@ -28,12 +29,7 @@ from headrace.config import (
 from headrace.errors import ClientClosed, HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
-from headrace.messages import (
-    Arrays,
-    ModelMetadata,
-    decode_metadata,
-    decode_response,
-)
+from headrace.messages import ModelMetadata, decode_metadata
 from headrace.requests import Outputs, Parameters, RequestEncoder, encode_own
 from headrace.retry import CONNECTION_CLOSED, Retries
 from headrace.sequences import check_sequence

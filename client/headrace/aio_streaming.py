@@ -24,7 +24,6 @@ from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import failure_of
 from headrace.stream_requests import Given, pair_of
 from headrace.streaming import ANONYMOUS, UNANSWERED, Encode
-from headrace_proto.v1.inference_pb2 import ModelStreamInferResponse
 
 Requests = AsyncIterable[tuple[Key, Given]] | Iterable[tuple[Key, Given]]
 
@@ -179,8 +178,8 @@ class AioStreamCall(Generic[Key]):
         """Pass answers on until the leg ends; return how it failed, or None if it ended well."""
         call = slot.link.stream(self._outgoing(leg, slot))
         try:
-            async for response in call:
-                failure = self._accept(leg, response)
+            async for message in call:
+                failure = self._accept(leg, message)
                 if failure is not None:
                     return failure
                 while self._exchange.is_full and not self._closed:
@@ -207,11 +206,10 @@ class AioStreamCall(Generic[Key]):
                 self._news.set()
                 return
 
-    def _accept(self, leg: Leg[Key], response: ModelStreamInferResponse) -> Failure | None:
+    def _accept(self, leg: Leg[Key], message: bytes) -> Failure | None:
         """Pass an answer on; return a failure that names no request, which ends the leg."""
-        decoded = decode_stream_answer(response)
-        answer, is_last = decoded.result, decoded.is_last
-        request_id = response.infer_response.id
+        decoded = decode_stream_answer(message)
+        request_id, answer, is_last = decoded.id, decoded.result, decoded.is_last
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)

@@ -14,7 +14,6 @@ from headrace.endpoint import Endpoint
 from headrace_proto import socket_path
 from headrace_proto.certificates import read_authorities, read_identity
 from headrace_proto.names import INFERENCE_SERVICE
-from headrace_proto.v1.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # a type of the stub file alone
@@ -41,7 +40,7 @@ def _chosen(endpoint: Endpoint, given: grpc.ChannelCredentials | None) -> grpc.C
 
 
 class Connection:
-    """A channel to one server, and its calls; `infer` and `stream` take requests as bytes."""
+    """A channel to one server, and its calls; `infer` and `stream` take and give bytes."""
 
     __slots__ = ("channel", "infer", "is_secure", "stream", "stub")
 
@@ -57,12 +56,8 @@ class Connection:
         else:
             self.channel = grpc.secure_channel(endpoint.address, chosen, options)
         self.stub = InferenceServiceStub(self.channel)
-        self.infer: grpc.UnaryUnaryMultiCallable[bytes, ModelInferResponse] = self.channel.unary_unary(
-            _INFER, response_deserializer=ModelInferResponse.FromString
-        )
-        self.stream: grpc.StreamStreamMultiCallable[bytes, ModelStreamInferResponse] = (
-            self.channel.stream_stream(_STREAM, response_deserializer=ModelStreamInferResponse.FromString)
-        )
+        self.infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
+        self.stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
 
 
 class AioConnection:
@@ -82,12 +77,8 @@ class AioConnection:
         else:
             self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
-        self.infer: grpc.aio.UnaryUnaryMultiCallable[bytes, ModelInferResponse] = self.channel.unary_unary(
-            _INFER, response_deserializer=ModelInferResponse.FromString
-        )
-        self.stream: grpc.aio.StreamStreamMultiCallable[bytes, ModelStreamInferResponse] = (
-            self.channel.stream_stream(_STREAM, response_deserializer=ModelStreamInferResponse.FromString)
-        )
+        self.infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
+        self.stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
 
 
 def channel_options(endpoint: Endpoint, settings: Settings) -> Options:

@@ -14,6 +14,7 @@ import grpc
 from grpc import StatusCode
 from numpy.typing import NDArray
 
+from headrace.answers import Arrays, decode_response
 from headrace.channels import Connection
 from headrace.config import (
     DEFAULT_KEEPALIVE_SECONDS,
@@ -26,12 +27,7 @@ from headrace.config import (
 from headrace.errors import ClientClosed, HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
-from headrace.messages import (
-    Arrays,
-    ModelMetadata,
-    decode_metadata,
-    decode_response,
-)
+from headrace.messages import ModelMetadata, decode_metadata
 from headrace.requests import Outputs, Parameters, RequestEncoder, encode_own
 from headrace.retry import CONNECTION_CLOSED, Retries
 from headrace.sequences import check_sequence

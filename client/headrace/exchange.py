@@ -28,8 +28,8 @@ from typing import Final, Generic, TypeVar
 
 from grpc import StatusCode
 
+from headrace.answers import Arrays
 from headrace.errors import HeadraceError, Unavailable
-from headrace.messages import Arrays
 from headrace.retry import Failure, Retries, error_of
 from headrace.stream_requests import Encoded
 

@@ -1,26 +1,23 @@
-"""Answers of the protocol to arrays."""
+"""What answers say beside their tensors: of a model, of a stream's request, of a failure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
-from numpy.typing import NDArray
 
+from headrace.answers import FINAL_PARAMETER, Arrays, Parted, arrays_of, head_of, length, part
 from headrace.errors import HeadraceError, RequestFailed
 from headrace.retry import Failure
-from headrace_proto import tensors
 from headrace_proto.v1.inference_pb2 import (
     InferParameter,
-    ModelInferResponse,
     ModelMetadataResponse,
     ModelStreamInferResponse,
 )
-
-Arrays = dict[str, NDArray[Any]]
 
 ERROR_CODE_PARAMETER: Final = "error_code"
 """Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
@@ -31,8 +28,8 @@ ERROR_REASON_PARAMETER: Final = "error_reason"
 RETRY_AFTER_PARAMETER: Final = "retry_after_seconds"
 """Where it says when to ask an overloaded server again."""
 
-FINAL_PARAMETER: Final = "triton_final_response"
-"""Where a stream's answer says whether its request gets no other one."""
+_ANSWER_TAG: Final = 0x12
+"""With which a stream's answer begins that is no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +52,54 @@ class ModelMetadata:
     outputs: tuple[TensorMetadata, ...]
 
 
-def decode_response(response: ModelInferResponse) -> Arrays:
-    """Return the outputs by name, as read-only views of the answer where that is possible.
-
-    An answer that contradicts itself is a RequestFailed with the code DATA_LOSS.
-    """
-    raws = response.raw_output_contents
-    raw_index = 0
-    arrays: Arrays = {}
-    for output in response.outputs:
-        try:
-            if output.HasField("contents"):
-                values = tensors.from_contents(output.contents, output.datatype)
-                arrays[output.name] = values.reshape(output.shape)
-            elif raw_index < len(raws):
-                arrays[output.name] = tensors.from_raw(raws[raw_index], output.datatype, output.shape)
-                raw_index += 1
-            else:
-                raise ValueError("it has no contents")  # noqa: TRY301 - named like the other faults
-        except ValueError as error:
-            raise RequestFailed(
-                f"the server's answer cannot be read: output {output.name!r}: {error}",
-                code=StatusCode.DATA_LOSS,
-            ) from error
-    return arrays
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamAnswer:
     """One of the answers to a stream's request.
 
     `result` are the outputs, or how the server failed, or why the answer cannot be read; None where it
-    says nothing but that there is no further one, which is what `is_last` tells.
+    says nothing but that there is no further one, which is what `is_last` tells. `id` is the request's,
+    "" where the server does not say it.
     """
 
+    id: str
     result: Arrays | Failure | HeadraceError | None
     is_last: bool = True
 
 
-def decode_stream_answer(response: ModelStreamInferResponse) -> StreamAnswer:
+def decode_stream_answer(message: bytes) -> StreamAnswer:
     """Return what one answer of a stream says; servers that do not tell which is the last give one each."""
-    answer = response.infer_response
-    told = answer.parameters.get(FINAL_PARAMETER)
-    is_last = told is None or told.bool_param
-    if response.error_message:
-        return StreamAnswer(_stream_failure(response.error_message, answer.parameters), is_last)
-    if told is not None and is_last and not answer.outputs:
-        return StreamAnswer(None)
     try:
-        return StreamAnswer(decode_response(answer), is_last)
+        return _plain_answer(message) or _any_answer(ModelStreamInferResponse.FromString(message))
+    except DecodeError as error:
+        return StreamAnswer("", Failure(StatusCode.INTERNAL, f"the server's answer cannot be read: {error}"))
+
+
+def _plain_answer(message: bytes) -> StreamAnswer | None:
+    """Return what an answer says that is a ModelInferResponse and nothing else; None if it is not."""
+    if len(message) < 2 or message[0] != _ANSWER_TAG:
+        return None
+    size, start = length(message, 1)
+    return _outputs_answer(part(message, start)) if start + size == len(message) else None
+
+
+def _any_answer(response: ModelStreamInferResponse) -> StreamAnswer:
+    answer = response.infer_response
+    if not response.error_message:
+        return _outputs_answer(part(answer.SerializeToString()))
+    final = answer.parameters.get(FINAL_PARAMETER)
+    is_last = final is None or final.bool_param
+    return StreamAnswer(answer.id, _stream_failure(response.error_message, answer.parameters), is_last)
+
+
+def _outputs_answer(answer: Parted) -> StreamAnswer:
+    head = head_of(answer)
+    is_last = head.is_final is not False
+    if head.is_final and not head.outputs:
+        return StreamAnswer(answer.id, None)
+    try:
+        return StreamAnswer(answer.id, arrays_of(answer, head), is_last)
     except RequestFailed as error:
-        return StreamAnswer(error, is_last)
+        return StreamAnswer(answer.id, error, is_last)
 
 
 def _stream_failure(message: str, parameters: Mapping[str, InferParameter]) -> Failure:

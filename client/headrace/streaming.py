@@ -25,7 +25,6 @@ from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.servers import Servers
 from headrace.status import failure_of
 from headrace.stream_requests import Encoded, Given, pair_of
-from headrace_proto.v1.inference_pb2 import ModelStreamInferResponse
 
 Encode = Callable[[Given], Encoded]
 
@@ -171,8 +170,8 @@ class StreamCall(Generic[Key]):
     def _receive(self, leg: Leg[Key], slot: Slot[Connection], call: Any) -> None:
         failure: Failure | None = None
         try:
-            for response in call:
-                failure = self._accept(leg, response)
+            for message in call:
+                failure = self._accept(leg, message)
                 if failure is not None:
                     call.cancel()
                     break
@@ -184,11 +183,10 @@ class StreamCall(Generic[Key]):
             at_fault = at_fault and not self._closed
         self._end_leg(leg, slot, failure or UNANSWERED, at_fault=at_fault)
 
-    def _accept(self, leg: Leg[Key], response: ModelStreamInferResponse) -> Failure | None:
+    def _accept(self, leg: Leg[Key], message: bytes) -> Failure | None:
         """Pass an answer on; return a failure that names no request, which ends the leg."""
-        decoded = decode_stream_answer(response)
-        answer, is_last = decoded.result, decoded.is_last
-        request_id = response.infer_response.id
+        decoded = decode_stream_answer(message)
+        request_id, answer, is_last = decoded.id, decoded.result, decoded.is_last
         if not request_id:
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from headrace.answers import decode_response
 from headrace.errors import InvalidInput, RequestFailed
-from headrace.messages import decode_response, decode_stream_answer
+from headrace.messages import StreamAnswer, decode_stream_answer
 from headrace.requests import RequestEncoder
 from headrace.retry import Failure
 from headrace_proto.v1 import inference_pb2 as pb
@@ -20,6 +21,10 @@ from headrace_proto.v1 import inference_pb2 as pb
 
 def encode_request(model: str, inputs: Any, **wanted: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest.FromString(RequestEncoder().encode(model, inputs, **wanted))
+
+
+def said(response: pb.ModelStreamInferResponse) -> StreamAnswer:
+    return decode_stream_answer(response.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_an_array_on_the_wire(array: np.ndarray[Any, Any], datatype: str, shape:
     request = encode_request("m", {"x": array})
     assert (request.inputs[0].name, request.inputs[0].datatype) == ("x", datatype)
     assert list(request.inputs[0].shape) == shape
-    outputs = decode_response(echo(request))["x"]
+    outputs = decode_response(echo(request).SerializeToString())["x"]
     expected = [s.encode() if isinstance(s, str) else s for s in array.ravel().tolist()]
     assert outputs.ravel().tolist() == expected
     assert outputs.shape == array.shape
@@ -63,7 +68,7 @@ def test_an_array_on_the_wire(array: np.ndarray[Any, Any], datatype: str, shape:
 )
 def test_there_and_back(inputs: dict[str, Any]) -> None:
     message = encode_request("m", inputs)
-    outputs = decode_response(pb.ModelInferResponse.FromString(echo(message).SerializeToString()))
+    outputs = decode_response(echo(message).SerializeToString())
     assert list(outputs) == list(inputs)
     for name, array in inputs.items():
         np.testing.assert_array_equal(outputs[name], array)
@@ -102,7 +107,7 @@ def test_the_request_holds_a_copy() -> None:
     buffer = np.zeros(2, np.float32)
     request = encode_request("m", {"x": buffer})
     buffer[:] = 7
-    assert decode_response(echo(request))["x"].tolist() == [0, 0]
+    assert decode_response(echo(request).SerializeToString())["x"].tolist() == [0, 0]
 
 
 def test_typed_contents_are_read_beside_raw_ones() -> None:
@@ -110,7 +115,7 @@ def test_typed_contents_are_read_beside_raw_ones() -> None:
     response.outputs.add(name="a", datatype="INT32", shape=[1])
     response.outputs.add(name="b", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
     response.outputs.add(name="c", datatype="INT32", shape=[1])
-    outputs = decode_response(response)
+    outputs = decode_response(response.SerializeToString())
     assert {name: array.tolist() for name, array in outputs.items()} == {"a": [1], "b": [[1, 2]], "c": [2]}
 
 
@@ -132,9 +137,9 @@ def wrong(datatype: str, shape: list[int], *raws: bytes) -> pb.ModelInferRespons
 )
 def test_an_answer_that_contradicts_itself(response: pb.ModelInferResponse) -> None:
     with pytest.raises(RequestFailed, match="output 'y'") as caught:
-        decode_response(response)
+        decode_response(response.SerializeToString())
     assert caught.value.code is StatusCode.DATA_LOSS
-    in_a_stream = decode_stream_answer(pb.ModelStreamInferResponse(infer_response=response)).result
+    in_a_stream = said(pb.ModelStreamInferResponse(infer_response=response)).result
     assert isinstance(in_a_stream, RequestFailed)
 
 
@@ -142,7 +147,7 @@ def test_typed_contents_that_do_not_fit() -> None:
     response = wrong("FP32", [3])
     response.outputs[0].contents.fp32_contents.extend([1, 2])
     with pytest.raises(RequestFailed, match="output 'y'"):
-        decode_response(response)
+        decode_response(response.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ def test_typed_contents_that_do_not_fit() -> None:
     ],
 )
 def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
-    assert decode_stream_answer(refusal("7", "the reason", name)).result == Failure(code, "the reason")
+    assert said(refusal("7", "the reason", name)).result == Failure(code, "the reason")
 
 
 @pytest.mark.parametrize(
@@ -164,17 +169,17 @@ def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
 )
 def test_advice_in_a_stream(advice: float | None, seconds: float | None) -> None:
     response = refusal("7", "full", "RESOURCE_EXHAUSTED", retry_after_seconds=advice)
-    assert decode_stream_answer(response).result == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
+    assert said(response).result == Failure(StatusCode.RESOURCE_EXHAUSTED, "full", seconds)
 
 
 def test_a_reason_in_a_stream() -> None:
-    found = decode_stream_answer(refusal("7", "loading", "UNAVAILABLE", reason="MODEL_NOT_READY")).result
+    found = said(refusal("7", "loading", "UNAVAILABLE", reason="MODEL_NOT_READY")).result
     assert isinstance(found, Failure)
     assert found.model_not_ready
 
 
 def test_an_answer_in_a_stream() -> None:
     request = encode_request("m", {"x": np.array([5])})
-    found = decode_stream_answer(answer(request)).result
+    found = said(answer(request)).result
     assert isinstance(found, dict)
     assert found["x"].tolist() == [5]

@@ -29,6 +29,10 @@ GONE = Failure(StatusCode.UNAVAILABLE, "gone")
 TOO_LARGE = Failure(StatusCode.INVALID_ARGUMENT, "larger than max", too_large=True)
 
 
+def said(response: pb.ModelStreamInferResponse) -> StreamAnswer:
+    return decode_stream_answer(response.SerializeToString())
+
+
 def told(response: pb.ModelStreamInferResponse, *, is_last: bool) -> pb.ModelStreamInferResponse:
     response.infer_response.parameters["triton_final_response"].bool_param = is_last
     return response
@@ -39,19 +43,17 @@ def test_which_answer_is_the_last(is_last: bool) -> None:
     request = pb.ModelInferRequest(id="7")
     request.inputs.add(name="x", datatype="UINT8", shape=[1])
     request.raw_input_contents.append(b"\0")
-    assert decode_stream_answer(told(answer(request), is_last=is_last)).is_last is is_last
-    assert decode_stream_answer(told(refusal("7", "no"), is_last=is_last)).is_last is is_last
+    assert said(told(answer(request), is_last=is_last)).is_last is is_last
+    assert said(told(refusal("7", "no"), is_last=is_last)).is_last is is_last
 
 
 def test_servers_that_do_not_tell_give_one_answer_each() -> None:
-    assert decode_stream_answer(answer(pb.ModelInferRequest(id="7"))) == StreamAnswer({}, is_last=True)
-    assert decode_stream_answer(refusal("7", "no")).is_last
+    assert said(answer(pb.ModelInferRequest(id="7"))) == StreamAnswer("7", {}, is_last=True)
+    assert said(refusal("7", "no")).is_last
 
 
 def test_an_answer_that_only_ends_its_request() -> None:
-    assert decode_stream_answer(told(answer(pb.ModelInferRequest(id="7")), is_last=True)) == StreamAnswer(
-        None
-    )
+    assert said(told(answer(pb.ModelInferRequest(id="7")), is_last=True)) == StreamAnswer("7", None)
 
 
 def exchange(*, max_in_flight: int = 4, timeout_seconds: float | None = None) -> Exchange[str]:

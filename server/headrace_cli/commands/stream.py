@@ -14,7 +14,7 @@ from headrace_cli.target import TARGET_HELP, connected, input_options, target_ar
 
 if TYPE_CHECKING:
     from headrace import HeadraceError, Tls
-    from headrace.messages import Arrays
+    from headrace.answers import Arrays
 
 
 @click.command(name="stream", epilog=TARGET_HELP)
