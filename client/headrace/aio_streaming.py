@@ -47,14 +47,23 @@ class AioStreamCall(Generic[Key]):
         self._space = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._closed = False
 
     async def outcomes(self, requests: Requests[Key]) -> AsyncGenerator[Outcome[Key], None]:
         """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
         self._spawn(self._feed(requests))
         try:
-            while (outcome := await self._next()) is not None:
-                yield outcome
+            while True:
+                outcome = self._take_outcome()
+                if outcome is not None:
+                    yield outcome
+                elif self._exchange.finished:
+                    break
+                elif self._exchange.needs_leg:
+                    await self._start_leg()
+                else:
+                    await self._wait_for_news()
             if self._exchange.source_error is not None:
                 raise self._exchange.source_error
         finally:
@@ -80,36 +89,33 @@ class AioStreamCall(Generic[Key]):
         for event in (self._room, self._work, self._news, self._space):
             event.set()
 
-    async def _next(self) -> Outcome[Key] | None:
-        while True:
-            if self._closed:
-                raise ClientClosed("the client was closed during the stream")
-            now = _now()
-            if self._exchange.tick(now):
-                self._work.set()
-            if self._exchange.is_full:
-                self._space.set()
-            outcome = self._exchange.next_outcome()
-            if outcome is not None:
-                if self._exchange.is_thirsty:
-                    self._room.set()
-                return outcome
-            if self._exchange.finished:
-                return None
-            if self._exchange.needs_leg:
-                await self._start_leg()
-            else:
-                self._set_alarm(self._exchange.wake_at)
-                self._news.clear()
-                await self._news.wait()
+    def _take_outcome(self) -> Outcome[Key] | None:
+        if self._closed:
+            raise ClientClosed("the client was closed during the stream")
+        if self._exchange.tick(_now()):
+            self._work.set()
+        if self._exchange.is_full:
+            self._space.set()
+        outcome = self._exchange.next_outcome()
+        if outcome is not None and self._exchange.is_thirsty:
+            self._room.set()
+        return outcome
 
-    def _set_alarm(self, wake_at: float) -> None:
-        """Wake the caller's task at a time, or earlier: it looks again and sets the next alarm."""
-        if wake_at == math.inf or (self._alarm is not None and _now() < self._alarm.when() <= wake_at):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_at(wake_at, self._news.set)
+    async def _wait_for_news(self) -> None:
+        """Wait until something came, or until the next `tick` is due."""
+        wake_at = self._exchange.wake_at
+        if wake_at < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = asyncio.get_running_loop().call_at(wake_at, self._ring)
+            self._alarm_at = wake_at
+        self._news.clear()
+        await self._news.wait()
+
+    def _ring(self) -> None:
+        """Let the caller's task look again, which sets the next alarm."""
+        self._alarm_at = math.inf
+        self._news.set()
 
     async def _start_leg(self) -> None:
         try:
