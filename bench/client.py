@@ -2,7 +2,7 @@
 
 The stubs send a message that was made before, and leave the answer's message alone; the clients take
 NumPy arrays and return NumPy arrays. All of them are run in this process, by turns, against the same
-server, so that CPU time is that of the calling side alone.
+server, whose own CPU time stands beside theirs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import signal
+import shlex
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.client_calls import WAYS, Task, Way
+from bench.processes import cpu_seconds
 
 _ROOT: Final = Path(__file__).parents[1]
-_READY_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 15.0
 _PIPE_COLUMNS: Final = 120
 _INTERRUPTED: Final = 130
 
@@ -48,17 +48,26 @@ class Load:
     calls: int
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The running server that is called."""
+
+    address: str
+    pid: int
+
+
 LOADS: Final = (Load("small", (1, 100), 3000), Load("large", (1, 3, 224, 224), 400))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measured run: the caller's CPU microseconds for one call, and calls a second."""
+    """One measured run; CPU microseconds are for one call, of this process and of the server's."""
 
     load: Load
     in_flight: int
     way: Way
     cpu_us: float
+    server_cpu_us: float
     rate: float
 
 
@@ -70,17 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as work, Progress(console=console) as bar:
             repository = Path(work)
             write_repository(repository, LOADS)
-            with _target(given.target, repository) as target:
-                runs = list(measure(target, given, bar))
+            with _server(repository, shlex.split(given.server_flags)) as server:
+                runs = list(measure(server, given, bar))
     except KeyboardInterrupt:
         return _INTERRUPTED
     for load in LOADS:
         console.print(table(load, runs))
-    console.print("medians (least-most); CPU µs: of the calling process, for one call; x stub: in CPU")
+    console.print("medians (least-most); CPU µs: of the calling process, for one call; x stub: of those")
     return 0
 
 
-def measure(target: str, given: argparse.Namespace, progress: Progress) -> Iterator[Run]:
+def measure(server: Server, given: argparse.Namespace, progress: Progress) -> Iterator[Run]:
     """Run every way of calling by turns, `repeats` times over."""
     turns = [
         (load, in_flight, way)
@@ -90,19 +99,18 @@ def measure(target: str, given: argparse.Namespace, progress: Progress) -> Itera
         for way in WAYS
     ]
     for load, in_flight, way in progress.track(turns, description="calls"):
-        calls = max(int(load.calls * given.scale), in_flight)
-        cpu_us, rate = _run(target, load, in_flight, way, calls)
-        yield Run(load, in_flight, way, cpu_us, rate)
+        yield _run(server, load, in_flight, way, max(int(load.calls * given.scale), in_flight))
 
 
-def _run(target: str, load: Load, in_flight: int, way: Way, calls: int) -> tuple[float, float]:
-    """Return the CPU microseconds for a call and the calls a second, after calls that do not count."""
-    with way.open(Task(target, load.name, tensor(load), in_flight)) as session:
+def _run(server: Server, load: Load, in_flight: int, way: Way, calls: int) -> Run:
+    """Measure so many calls, after some that do not count."""
+    with way.open(Task(server.address, load.name, tensor(load), in_flight)) as session:
         session.calls(max(calls // 10, in_flight))
-        began, began_cpu = time.perf_counter(), time.process_time()
+        server_began, began, cpu_began = cpu_seconds(server.pid), time.perf_counter(), time.process_time()
         session.calls(calls)
-        cpu, wall = time.process_time() - began_cpu, time.perf_counter() - began
-    return cpu / calls * 1e6, calls / wall
+        cpu, wall = time.process_time() - cpu_began, time.perf_counter() - began
+        server_cpu = cpu_seconds(server.pid) - server_began
+    return Run(load, in_flight, way, cpu / calls * 1e6, server_cpu / calls * 1e6, calls / wall)
 
 
 def tensor(load: Load) -> NDArray[np.float32]:
@@ -115,24 +123,20 @@ def table(load: Load, runs: Iterable[Run]) -> Table:
     chosen = [run for run in runs if run.load is load]
     shape = "x".join(map(str, load.shape))
     made = Table(title=f"{load.name}: {shape} FP32", box=box.SIMPLE_HEAD)
-    for head in ("in flight", "caller", "CPU µs a call", "x stub", "calls/s"):
+    for head in ("in flight", "caller", "CPU µs", "x stub", "server CPU µs", "calls/s"):
         made.add_column(head, justify="left" if head == "caller" else "right", no_wrap=True)
     for in_flight in dict.fromkeys(run.in_flight for run in chosen):
-        cpu = {
-            way: [run.cpu_us for run in chosen if (run.in_flight, run.way) == (in_flight, way)]
-            for way in WAYS
-        }
-        rates = {
-            way: [run.rate for run in chosen if (run.in_flight, run.way) == (in_flight, way)] for way in WAYS
-        }
         for way in WAYS:
-            share = statistics.median(cpu[way]) / statistics.median(cpu[way.stub or way])
+            mine = [run for run in chosen if (run.in_flight, run.way) == (in_flight, way)]
+            stubs = [run.cpu_us for run in chosen if (run.in_flight, run.way) == (in_flight, way.stub)]
+            cpu = [run.cpu_us for run in mine]
             made.add_row(
                 str(in_flight),
                 way.name,
-                _spread(cpu[way]),
-                f"{share:.2f}" if way.stub else "",
-                f"{statistics.median(rates[way]):,.0f}",
+                _spread(cpu),
+                f"{statistics.median(cpu) / statistics.median(stubs):.2f}" if stubs else "",
+                f"{statistics.median(run.server_cpu_us for run in mine):.0f}",
+                f"{statistics.median(run.rate for run in mine):,.0f}",
                 end_section=way is WAYS[-1],
             )
     return made
@@ -160,30 +164,30 @@ def write_repository(root: Path, loads: Iterable[Load]) -> None:
 
 
 @contextlib.contextmanager
-def _target(given: str | None, repository: Path) -> Iterator[str]:
-    """Yield the address of the server that was named, or of one started here."""
-    if given is not None:
-        yield given
-        return
-    headrace = str(Path(sys.executable).with_name("headrace"))
-    command = [headrace, "serve", "--model-repository", str(repository)]
+def _server(repository: Path, flags: Sequence[str]) -> Iterator[Server]:
+    """Start a server with the models, and stop it in the end."""
+    command = [
+        str(Path(sys.executable).with_name("headrace")),
+        "serve",
+        "--model-repository",
+        str(repository),
+    ]
     ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-level", "warning"]
     process = subprocess.Popen(
-        [*command, *ports], cwd=_ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *ports, *flags], cwd=_ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         if process.stdout is None or not (line := process.stdout.readline()):
-            raise RuntimeError(f"the server did not start: it exited with {process.wait(_READY_SECONDS)}")
-        yield json.loads(line)["grpc"]
+            raise RuntimeError(f"the server did not start: it exited with {process.wait(_STOP_SECONDS)}")
+        yield Server(json.loads(line)["grpc"], process.pid)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(_READY_SECONDS)
+        process.terminate()
+        process.wait(_STOP_SECONDS)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.client", description=__doc__)
-    parser.add_argument("--target", help="a server that has the models already; default: one started here")
+    parser.add_argument("--server-flags", default="", help="such as '--grpc-transport aio'")
     parser.add_argument("--in-flight", type=_integers, default=[1, 64], help="default: 1,64")
     parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument("--scale", type=float, default=1.0, help="calls of a run: so many times as usual")
