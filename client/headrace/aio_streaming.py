@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic
 
 import grpc
@@ -48,10 +49,12 @@ class AioStreamCall(Generic[Key]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        self._now: Callable[[], float] = monotonic
         self._closed = False
 
     async def outcomes(self, requests: Requests[Key]) -> AsyncGenerator[Outcome[Key], None]:
         """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
+        self._now = asyncio.get_running_loop().time
         self._spawn(self._feed(requests))
         try:
             while True:
@@ -92,7 +95,7 @@ class AioStreamCall(Generic[Key]):
     def _take_outcome(self) -> Outcome[Key] | None:
         if self._closed:
             raise ClientClosed("the client was closed during the stream")
-        if self._exchange.tick(_now()):
+        if self._exchange.tick(self._now()):
             self._work.set()
         if self._exchange.is_full:
             self._space.set()
@@ -158,7 +161,7 @@ class AioStreamCall(Generic[Key]):
             self._exchange.refuse(key, error)
             self._news.set()
             return
-        self._exchange.admit(key, request, _now())
+        self._exchange.admit(key, request, self._now())
         if self._exchange.needs_leg:
             self._news.set()
         self._work.set()
@@ -177,7 +180,7 @@ class AioStreamCall(Generic[Key]):
         finally:
             self._servers.done(slot, failed=at_fault)
             elsewhere = self._servers.elsewhere((leg.address,))
-            self._exchange.end_leg(leg, failure or UNANSWERED, _now(), elsewhere=elsewhere)
+            self._exchange.end_leg(leg, failure or UNANSWERED, self._now(), elsewhere=elsewhere)
             self._wake_all()
 
     async def _receive(self, leg: Leg[Key], slot: Slot[AioConnection]) -> Failure | None:
@@ -202,7 +205,7 @@ class AioStreamCall(Generic[Key]):
         while True:
             if slot.retired_at is not None:
                 self._exchange.retire(leg)
-            request = self._exchange.take(leg, _now())
+            request = self._exchange.take(leg, self._now())
             if request is not None:
                 yield request
             elif leg.open and not self._closed:
@@ -220,7 +223,7 @@ class AioStreamCall(Generic[Key]):
             return answer if isinstance(answer, Failure) else ANONYMOUS
         failed = isinstance(answer, Failure)
         elsewhere = failed and self._servers.elsewhere(leg.tried(request_id))
-        now = _now()
+        now = self._now()
         if self._exchange.answer(leg, request_id, answer, now, elsewhere=elsewhere, is_last=is_last):
             self._work.set()
         self._news.set()
@@ -230,7 +233,3 @@ class AioStreamCall(Generic[Key]):
 async def _as_async(requests: Iterable[Any]) -> AsyncIterator[Any]:
     for item in requests:
         yield item
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

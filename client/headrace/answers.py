@@ -30,6 +30,8 @@ _RAW_OUTPUT_TAG: Final = 0x32
 _OTHER_TAGS: Final = frozenset({0x0A, 0x12, 0x22, 0x2A})
 """The model's name and version, the parameters and the outputs: with those above all fields there are."""
 
+_MOST_OF_ONE_BYTE: Final = 0x7F
+
 _MOST_HEADS: Final = 1024
 _LARGEST_HEAD: Final = 4096
 """How many heads are remembered, and up to how many bytes: larger ones carry values and do not come again."""
@@ -90,7 +92,10 @@ def _part(message: bytes, start: int) -> Parted:
     while position < end:
         begin = position
         tag = message[position]
-        size, position = length(message, position + 1)
+        size = message[position + 1]
+        position += 2
+        if size > _MOST_OF_ONE_BYTE:
+            size, position = length(message, position - 1)
         if tag == _RAW_OUTPUT_TAG:
             raws.append((position, size))
         elif tag == _ID_TAG:
@@ -107,18 +112,14 @@ def _part(message: bytes, start: int) -> Parted:
 
 def length(message: bytes, position: int) -> tuple[int, int]:
     """Return the length that stands at a position, and the position after it."""
-    value = message[position]
-    position += 1
-    if value > 0x7F:
-        value &= 0x7F
-        for shift in range(7, 70, 7):
-            group = message[position]
-            position += 1
-            value |= (group & 0x7F) << shift
-            if group <= 0x7F:
-                return value, position
-        raise ValueError("a length of more than ten bytes")
-    return value, position
+    value = 0
+    for shift in range(0, 70, 7):
+        group = message[position]
+        position += 1
+        value |= (group & 0x7F) << shift
+        if group <= _MOST_OF_ONE_BYTE:
+            return value, position
+    raise ValueError("a length of more than ten bytes")
 
 
 def head_of(answer: Parted) -> Head:

@@ -152,6 +152,8 @@ class Exchange(Generic[Key]):
         return [] if entry is None else entry.tried
 
     def _stranded(self) -> Entry[Key] | None:
+        if self._leg is not None and self._leg.open and not self._refused:
+            return None
         for queue in (self._waiting, self._refused):
             while queue and queue[0].over:
                 queue.popleft()

@@ -9,7 +9,7 @@ that repeats itself needs no message objects: this is plain concatenation.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Final
 
 import ml_dtypes
@@ -37,11 +37,22 @@ _AS_THEY_ARE: Final = frozenset(tensors.DTYPES.values()) - {np.dtype(object), _B
 """The dtypes whose arrays lie in memory as they travel."""
 
 
+@dataclass(slots=True)
+class _Template:
+    """What requests of one kind have in common, and what stands before each tensor.
+
+    None stands for a tensor that does not lie in memory as it travels, or is not always of one size.
+    """
+
+    fields: bytes
+    prefixes: tuple[bytes | None, ...]
+
+
 class RequestEncoder:
     """Makes ModelInferRequests; any thread may use it, since a template made twice does no harm."""
 
     def __init__(self) -> None:
-        self._templates: dict[tuple[Any, ...], bytes] = {}
+        self._templates: dict[tuple[Any, ...], _Template] = {}
 
     def encode(
         self,
@@ -59,22 +70,25 @@ class RequestEncoder:
             raise InvalidInput(f"model: {type(model).__name__} came, its name expected")
         if not isinstance(inputs, Mapping):
             raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
-        parts: list[Any] = [b""]
-        key: list[Any] = [model, version, None if outputs is None else _key_of(outputs)]
+        kind: list[Any] = [model, version, None if outputs is None else _key_of(outputs)]
         for name, array in inputs.items():
             if not isinstance(array, np.ndarray):
                 raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
-            raw = _raw(name, array)
-            parts += (_raw_prefix(len(raw) if isinstance(raw, bytes) else raw.nbytes), raw)
-            key += (name, array.dtype, array.shape)
-        lookup = tuple(key)
-        template = self._templates.get(lookup)
+            kind += (name, array.dtype, array.shape)
+        key = tuple(kind)
+        template = self._templates.get(key)
         if template is None:
             template = _template(model, inputs, version, outputs)
             if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
-            self._templates[lookup] = template
-        parts[0] = template
+            self._templates[key] = template
+        parts: list[Any] = [template.fields]
+        for prefix, (name, array) in zip(template.prefixes, inputs.items(), strict=True):
+            if prefix is None or not array.flags.c_contiguous:
+                raw = _raw(name, array)
+                parts += (_prefix(len(raw)), raw)
+            else:
+                parts += (prefix, array)
         parts.append(own)
         return b"".join(parts)
 
@@ -87,21 +101,16 @@ def _key_of(outputs: Outputs) -> tuple[Any, ...]:
     return tuple(outputs)
 
 
-def _raw(name: str, array: NDArray[Any]) -> bytes | NDArray[Any]:
-    """Return the raw contents of an array: itself, where it lies in memory as it travels."""
-    if array.flags.c_contiguous:
-        if array.dtype in _AS_THEY_ARE:
-            return array
-        if array.dtype == _BRAIN_FLOAT:  # which offers no buffer
-            return array.view(np.uint16)
+def _raw(name: str, array: NDArray[Any]) -> bytes | memoryview:
+    if array.dtype == _BRAIN_FLOAT and array.flags.c_contiguous:  # which offers no buffer of its own
+        return array.reshape(-1).view(np.uint8).data
     try:
         return tensors.to_raw(array)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"input {name!r}: {error}") from error
 
 
-@lru_cache(_MAX_TEMPLATES)
-def _raw_prefix(size: int) -> bytes:
+def _prefix(size: int) -> bytes:
     return _RAW_INPUT_TAG + _varint(size)
 
 
@@ -115,20 +124,28 @@ def _varint(value: int) -> bytes:
     return bytes(groups)
 
 
-def _template(model: str, inputs: Mapping[str, NDArray[Any]], version: str, outputs: Outputs | None) -> bytes:
+def _template(
+    model: str, inputs: Mapping[str, NDArray[Any]], version: str, outputs: Outputs | None
+) -> _Template:
     if not inputs:
         raise InvalidInput("inputs: none came, at least one expected")
     request = ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
         if not isinstance(name, str):
             raise InvalidInput(f"input {name!r}: its name is {type(name).__name__}, str expected")
-        datatype = tensors.datatype_of(array.dtype)
+        try:
+            datatype = tensors.datatype_of(array.dtype)
+        except ValueError as error:
+            raise InvalidInput(f"input {name!r}: {error}") from error
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
     for name in outputs or ():
         wanted = request.outputs.add(name=name)
         if isinstance(outputs, Mapping) and outputs[name]:
             _add_parameter(wanted.parameters, CLASSES_PARAMETER, outputs[name])
-    return request.SerializeToString()
+    prefixes = tuple(
+        _prefix(array.nbytes) if array.dtype in _AS_THEY_ARE else None for array in inputs.values()
+    )
+    return _Template(request.SerializeToString(), prefixes)
 
 
 def encode_own(parameters: Parameters | None, request_id: str = "") -> bytes:

@@ -41,7 +41,7 @@ def pair_of(item: object) -> tuple[Any, Any]:
     raise TypeError(f"a stream's requests: {type(item).__name__} came, pairs of a key and a mapping expected")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Encoded:
     """One request of a stream as it is sent; its last `timeout_size` bytes say how long it may take."""
 
@@ -86,27 +86,26 @@ class Encoder:
         self._one_server = one_server
         self._numbers = count()
         self._timeout = b"" if timeout_seconds is None else _timeout(timeout_seconds)
-        self._common: bytes | None = None
+        self._common: tuple[bytes, bool] | None = None
 
     def encode(self, given: Given) -> Encoded:
         """Return the message that asks for this; InvalidInput for what cannot be sent."""
         if isinstance(given, Request):
             inputs = given.inputs
-            parameters: Parameters = {**self._parameters, **given.parameters}
-            fields = _fields(parameters)
+            fields, is_of_a_sequence = self._said({**self._parameters, **given.parameters})
         else:
-            inputs, parameters = given, self._parameters
+            inputs = given
             if self._common is None:
-                self._common = _fields(parameters)
-            fields = self._common
-        is_of_a_sequence = check_sequence(parameters, one_server=self._one_server)
+                self._common = self._said(self._parameters)
+            fields, is_of_a_sequence = self._common
         number = str(next(self._numbers))
         own = b"%b\x1a%c%b%b" % (fields, len(number), number.encode(), self._timeout)
         message = self._requests.encode(self._model, inputs, self._version, self._outputs, own)
         return Encoded(number, message, len(self._timeout), is_of_a_sequence)
 
-
-def _fields(parameters: Parameters) -> bytes:
-    if TIMEOUT_PARAMETER in parameters:
-        raise InvalidInput(f"parameter {TIMEOUT_PARAMETER!r}: a stream sets it; give it timeout_seconds")
-    return encode_own({**parameters, TELL_END_PARAMETER: True})
+    def _said(self, parameters: Parameters) -> tuple[bytes, bool]:
+        """Return the parameters as they are sent, and whether they are those of a sequence."""
+        if TIMEOUT_PARAMETER in parameters:
+            raise InvalidInput(f"parameter {TIMEOUT_PARAMETER!r}: a stream sets it; give it timeout_seconds")
+        fields = encode_own({**parameters, TELL_END_PARAMETER: True})
+        return fields, check_sequence(parameters, one_server=self._one_server)
