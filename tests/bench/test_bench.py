@@ -100,3 +100,12 @@ def test_an_unknown_server_is_refused_by_name():
     done = run("bench", "--servers", "headrace,nonesuch")
     assert done.returncode == 2
     assert "'nonesuch' is not one of headrace, headrace-aio, echo, core" in done.stderr
+
+
+def test_every_way_of_calling_is_measured_beside_its_stub():
+    done = run("bench.client", "--repeats", 1, "--scale", 0.01, "--in-flight", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for title in ("small: 1x100 FP32", "large: 1x3x224x224 FP32"):
+        assert title in done.stdout
+    rows = [line.split("  ") for line in done.stdout.splitlines() if "Client." in line]
+    assert len(rows) == 2 * 4, "sizes, and clients and their streams"

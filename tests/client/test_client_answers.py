@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - gives NumPy its bfloat16
 import numpy as np
 import pytest
 from fake_servers import answer, echo
@@ -98,6 +100,21 @@ def test_a_message_that_was_cut_or_changed_never_passes_as_another_array(size: i
     except RequestFailed:
         return
     assert outputs == {}, "all of an output, or none of it"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bool", "bfloat16"])
+@pytest.mark.parametrize("columns", [1000, 0])
+def test_a_tensor_is_copied_once_into_its_request(dtype: str, columns: int) -> None:
+    array = np.zeros((1000, columns), dtype)
+    encoder = RequestEncoder()
+    message = encoder.encode("m", {"x": array})
+    tracemalloc.start()
+    try:
+        message = encoder.encode("m", {"x": array})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert array.nbytes <= len(message) <= peak < array.nbytes + 10_000
 
 
 def test_a_request_holds_the_fields_that_were_asked_for() -> None:
