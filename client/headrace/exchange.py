@@ -116,6 +116,15 @@ class Exchange(Generic[Key]):
         return free * 4 >= self._max_in_flight
 
     @property
+    def is_newsworthy(self) -> bool:
+        """Whether a caller who waits for outcomes is worth waking at once.
+
+        That is so for an eighth of the room, or while less than half of it is on the way. A thread that is
+        woken for every single outcome costs more than the outcome.
+        """
+        return len(self._outcomes) * 8 >= self._max_in_flight or len(self._entries) * 2 < self._max_in_flight
+
+    @property
     def is_full(self) -> bool:
         """Whether answers had better wait at the server until the caller has taken some outcomes.
 

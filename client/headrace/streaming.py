@@ -31,6 +31,9 @@ Encode = Callable[[Given], Encoded]
 UNANSWERED: Final = Failure(
     StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
 )
+GATHER_SECONDS: Final = 0.001
+"""How long a caller who takes outcomes one after another waits for several to come, at most."""
+
 ANONYMOUS: Final = Failure(StatusCode.UNKNOWN, "the server answered without saying which request it meant")
 
 
@@ -48,6 +51,7 @@ class StreamCall(Generic[Key]):
         self._space = Condition(self._lock)
         self._calls: set[grpc.Call] = set()
         self._closed = False
+        self._gathers = False
 
     def outcomes(self, requests: Iterator[tuple[Key, Given]]) -> Generator[Outcome[Key], None, None]:
         """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
@@ -82,17 +86,24 @@ class StreamCall(Generic[Key]):
                     self._space.notify_all()
                 outcome = self._exchange.next_outcome()
                 if outcome is not None:
+                    self._gathers = True
                     if self._exchange.is_thirsty:
                         self._room.notify()
                     return outcome
                 if self._exchange.finished:
                     return None
                 if not self._exchange.needs_leg:
-                    wake_at = self._exchange.wake_at
-                    self._news.wait(None if wake_at == math.inf else max(wake_at - now, 0.0))
+                    self._wait_for_news(self._exchange.wake_at - now)
                     continue
                 tried, deadline = tuple(self._exchange.tried), self._exchange.wake_at
             self._start_leg(tried, deadline)
+
+    def _wait_for_news(self, seconds: float) -> None:
+        """Wait until something came, but no longer than that."""
+        if self._gathers:
+            seconds = min(seconds, GATHER_SECONDS)
+        if not self._news.wait(None if seconds == math.inf else max(seconds, 0.0)):
+            self._gathers = False
 
     def _start_leg(self, tried: tuple[str, ...], deadline: float) -> None:
         try:
@@ -195,7 +206,8 @@ class StreamCall(Generic[Key]):
             now = monotonic()
             if self._exchange.answer(leg, request_id, answer, now, elsewhere=elsewhere, is_last=is_last):
                 self._work.notify_all()
-            self._news.notify()
+            if self._exchange.is_newsworthy or not self._gathers:
+                self._news.notify()
             while self._exchange.is_full and not self._closed:
                 self._space.wait()
         return None

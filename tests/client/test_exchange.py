@@ -65,6 +65,21 @@ def test_a_feeder_is_woken_for_a_quarter_of_the_room(max_in_flight: int, held: i
     assert not stream.is_thirsty
 
 
+@pytest.mark.parametrize(
+    ("max_in_flight", "sent_before", "answered", "expected"),
+    [(1, 1, 1, True), (64, 64, 1, False), (64, 64, 7, False), (64, 64, 8, True), (64, 32, 1, True)],
+)
+def test_a_caller_is_woken_for_an_eighth_of_the_room_or_when_little_is_on_the_way(
+    max_in_flight: int, sent_before: int, answered: int, expected: bool
+) -> None:
+    stream = exchange(max_in_flight=max_in_flight)
+    admit(stream, *map(str, range(sent_before)))
+    leg = stream.start_leg("one")
+    for request_id in list(sent(stream, leg).values())[:answered]:
+        stream.answer(leg, request_id, ANSWER, 0.0, elsewhere=False)
+    assert stream.is_newsworthy is expected
+
+
 @pytest.mark.parametrize("max_in_flight", [0, -1])
 def test_max_in_flight_is_checked(max_in_flight: int) -> None:
     with pytest.raises(ValueError, match="max_in_flight"):
