@@ -111,13 +111,12 @@ class Compute:
         """All three."""
         return self.input_ns + self.infer_ns + self.output_ns
 
-    def add(self, count: int, execution: Execution) -> None:
+    def add(self, count: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Count an execution `count` times."""
-        _, begun_ns, started_ns, computed_ns, ended_ns, _ = execution
         self.count += count
-        self.input_ns += count * (started_ns - begun_ns)
-        self.infer_ns += count * (computed_ns - started_ns)
-        self.output_ns += count * (ended_ns - computed_ns)
+        self.input_ns += count * input_ns
+        self.infer_ns += count * infer_ns
+        self.output_ns += count * output_ns
 
 
 def _no_failures() -> dict[FailReason, int]:
@@ -206,13 +205,16 @@ class Statistics:
 
         Compute time counts once for each request that shared it.
         """
-        rows, begun_ns, _, _, ended_ns, goes_on = execution
+        rows, begun_ns, started_ns, computed_ns, ended_ns, goes_on = execution
+        input_ns = started_ns - begun_ns
+        infer_ns = computed_ns - started_ns
+        output_ns = ended_ns - computed_ns
         self.last_inference_ms = now_ms
         if queued_ns:
             moments_ns = sorted(queued_ns)
             requests = len(moments_ns)
             self.queue_ns += requests * begun_ns - sum(moments_ns)
-            self.compute.add(requests, execution)
+            self.compute.add(requests, input_ns, infer_ns, output_ns)
             count_times(self.queue_times, moments_ns, begun_ns)
             count_times(self.request_times, moments_ns, ended_ns)
             count_time(self.compute_times, ended_ns - begun_ns, requests)
@@ -221,7 +223,7 @@ class Statistics:
         size = self.by_batch_size.get(rows)
         if size is None:
             size = self.by_batch_size[rows] = Compute()
-        size.add(1, execution)
+        size.add(1, input_ns, infer_ns, output_ns)
 
     def failed(self, reason: FailReason, ns: int) -> None:
         """Count a request that ended without rows, `ns` after it had been accepted."""
