@@ -4,7 +4,7 @@ Clients send the same few kinds of request again and again, and reading one thro
 takes as long as all that comes after it. Here its bytes are compared with those of one that was read before,
 and only the id and the data are taken out. That is for messages which are written as protobuf writes them:
 
-    model, version | id | inputs and outputs; tag and length of the first data | the data | tag, length | …
+    model, version | id | all but the data; tag and length of the first data | the data | tag, length | …
 
 All but the id and the data has to be equal byte for byte, so that protobuf would find the same in it.
 """
@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from headrace_proto.v1 import inference_pb2 as pb
-from headrace_server.core.request import Form, InputTensor, Parameters, Request
+from headrace_server.core.request import Form, InputTensor, Parameter, Parameters, Request
 from headrace_server.transport.varint import varint
 
 _VERSION_TAG: Final = 0x12
@@ -27,9 +27,12 @@ _MOST_SHORT: Final = 127
 """The longest text whose length takes one byte."""
 _LARGE_BYTES: Final = 1 << 14
 """Data from here on is not copied out of its message."""
-_MOST_FORMS: Final = 1024
+_MOST_SIGHTINGS: Final = 1024
+"""Then everything is forgotten, and what still comes is learned anew."""
+_MOST_ALIKE: Final = 4
+"""Forms of one model and one length."""
 _MOST_FORM_BYTES: Final = 1024
-"""Beside the data; so the forms take a few megabytes at the most."""
+"""Beside the data; so all forms take a few megabytes at the most."""
 
 
 _NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
@@ -54,15 +57,17 @@ class _Known(NamedTuple):
     version: str
     parts: tuple[_Part, ...]
     outputs: tuple[str, ...]
+    parameters: dict[str, Parameter]
 
 
 class Forms:
     """The forms that were learned. Any thread may call it: what two learn at once does no harm."""
 
     def __init__(self) -> None:
-        self._by_head: dict[bytes, dict[int, _Known]] = {}
+        self._by_head: dict[bytes, dict[int, tuple[_Known, ...]]] = {}
         """By the bytes of model and version, then by how many bytes follow the id."""
-        self._learned = 0
+        self._sightings: dict[tuple[str, str, int], int] = {}
+        """How often messages came that were not recognised, by model, version and about their length."""
 
     def recall(self, message: bytes) -> Request | None:
         """Return the request in a message of a form that was learned, else None."""
@@ -77,34 +82,48 @@ class Forms:
             if message[at] == _ID_TAG:
                 begin += 2
                 at = begin + message[at + 1]
-            known = by_size.get(len(message) - at)
-            if known is None or at - begin > _MOST_SHORT:
+            candidates = by_size.get(len(message) - at)
+            if candidates is None or at - begin > _MOST_SHORT:
                 return None
             request_id = message[begin:at].decode()
         except (IndexError, UnicodeDecodeError):
             return None
-        form, model, version, parts, outputs = known
-        inputs: list[InputTensor] = []
-        for mark, size_bytes, name, datatype, shape in parts:
-            if not message.startswith(mark, at):
-                return None
-            begin = at + len(mark)
-            at = begin + size_bytes
-            data = message[begin:at] if size_bytes < _LARGE_BYTES else memoryview(message)[begin:at]
-            inputs.append(_new(InputTensor, (name, datatype, shape, data)))
-        return _new(Request, (model, version, request_id, inputs, outputs, _NO_PARAMETERS, None, form))
+        for form, model, version, parts, outputs, parameters in candidates:
+            inputs: list[InputTensor] = []
+            end = at
+            for mark, size_bytes, name, datatype, shape in parts:
+                if not message.startswith(mark, end):
+                    break
+                begin = end + len(mark)
+                end = begin + size_bytes
+                data = message[begin:end] if size_bytes < _LARGE_BYTES else memoryview(message)[begin:end]
+                inputs.append(_new(InputTensor, (name, datatype, shape, data)))
+            else:
+                own = parameters.copy() if parameters else _NO_PARAMETERS
+                return _new(Request, (model, version, request_id, inputs, outputs, own, None, form))
+        return None
 
     def learn(self, message: bytes, built: pb.ModelInferRequest, request: Request) -> None:
         """Take note of the form of a message, given as what protobuf built of it, and what was read there.
 
-        What was built is changed. Other messages than those described above are let pass.
+        What was built is changed. Learning takes longer than reading: what comes once is let pass, and of
+        what goes on coming and is still not recognised, ever fewer messages are looked at.
         """
+        if request.rendering is not None:
+            return
+        sighting = (request.model, request.version, len(message) - len(request.id))
+        if len(self._sightings) >= _MOST_SIGHTINGS:
+            self._sightings = {}
+            self._by_head = {}
+        times = self._sightings[sighting] = self._sightings.get(sighting, 0) + 1
+        if times > 1 and not times & (times - 1):
+            self._look_at(message, built, request)
+
+    def _look_at(self, message: bytes, built: pb.ModelInferRequest, request: Request) -> None:
         raw = list(built.raw_input_contents)
         if (
             not raw
             or len(raw) != len(request.inputs)
-            or request.parameters
-            or request.rendering is not None
             or any(_is_looked_through(tensor) for tensor in request.inputs)
         ):
             return
@@ -118,13 +137,12 @@ class Forms:
         form_bytes = len(message) - len(id_bytes) - sum(map(len, raw))
         if max(len(request.model), len(request.version)) > _MOST_SHORT or form_bytes > _MOST_FORM_BYTES:
             return
-        if self._learned >= _MOST_FORMS:
-            self._by_head = {}
-            self._learned = 0
-        self._learned += 1
-        known = _Known(Form(), request.model, request.version, parts, tuple(request.outputs))
+        known = _Known(
+            Form(), request.model, request.version, parts, tuple(request.outputs), dict(request.parameters)
+        )
         by_size = self._by_head.setdefault(head_bytes, {})
-        by_size[len(message) - len(head_bytes) - len(id_bytes)] = known
+        size_bytes = len(message) - len(head_bytes) - len(id_bytes)
+        by_size[size_bytes] = (known, *by_size.get(size_bytes, ())[: _MOST_ALIKE - 1])
 
 
 def _is_looked_through(tensor: InputTensor) -> bool:
