@@ -238,4 +238,6 @@ def test_invariant_4_forms_do_not_pile_up() -> None:
     assert len(known) <= 1024
     assert max(map(len, known)) <= 4
     assert len(forms._sightings) <= 1024
+    see(forms, message(model_name="m" * 60_000).SerializeToString())
+    assert max(len(model) for model, _, _ in forms._sightings) < 128
     assert forms.recall(sizes[-1].SerializeToString()) is not None

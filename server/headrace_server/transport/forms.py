@@ -34,7 +34,6 @@ _MOST_ALIKE: Final = 4
 _MOST_FORM_BYTES: Final = 1024
 """Beside the data; so all forms take a few megabytes at the most."""
 
-
 _NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 _new: Final = tuple.__new__
 """Makes a named tuple in half the time that its own class takes."""
@@ -109,7 +108,8 @@ class Forms:
         What was built is changed. Learning takes longer than reading: what comes once is let pass, and of
         what goes on coming and is still not recognised, ever fewer messages are looked at.
         """
-        if request.rendering is not None:
+        is_short = max(len(request.model), len(request.version)) <= _MOST_SHORT
+        if not is_short or request.rendering is not None:
             return
         sighting = (request.model, request.version, len(message) - len(request.id))
         if len(self._sightings) >= _MOST_SIGHTINGS:
@@ -135,7 +135,7 @@ class Forms:
         if message != b"".join((head_bytes, id_bytes, *data)):
             return
         form_bytes = len(message) - len(id_bytes) - sum(map(len, raw))
-        if max(len(request.model), len(request.version)) > _MOST_SHORT or form_bytes > _MOST_FORM_BYTES:
+        if form_bytes > _MOST_FORM_BYTES:
             return
         known = _Known(
             Form(), request.model, request.version, parts, tuple(request.outputs), dict(request.parameters)
