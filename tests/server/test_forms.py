@@ -151,7 +151,7 @@ def test_an_id_that_is_no_text_is_refused_as_ever() -> None:
         codec.decode(data)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     known=st.sets(st.sampled_from(sorted(LEARNED)), min_size=1),
     sent=st.sampled_from(sorted(LEARNED)),
@@ -178,6 +178,7 @@ def test_whatever_is_recognised_is_what_protobuf_reads(
         assert request is None or request._replace(form=None) == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_no_bytes_are_too_few(data: bytes) -> None:
     forms = learned(message().SerializeToString())
