@@ -11,14 +11,17 @@ import argparse
 import json
 import select
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from bench.http2 import Connection
+from bench.http2 import Calls, Messages
 
 _DRAIN_SECONDS: Final = 5.0
+
+Connection = Calls | Messages
 
 
 class Tally:
@@ -51,7 +54,7 @@ class Tally:
         )
 
 
-def closed_loop(connections: list[Connection], in_flight: int, seconds: float, requests: int) -> str:
+def closed_loop(connections: Sequence[Connection], in_flight: int, seconds: float, requests: int) -> str:
     """Keep `in_flight` calls open until the time is over, or `requests` have begun where that is not 0."""
     tally = Tally()
     begin = time.perf_counter()
@@ -72,7 +75,7 @@ def closed_loop(connections: list[Connection], in_flight: int, seconds: float, r
     return tally.summary(elapsed)
 
 
-def open_loop(connections: list[Connection], rate: float, seconds: float) -> str:
+def open_loop(connections: Sequence[Connection], rate: float, seconds: float) -> str:
     """Begin `rate` calls a second on average, in turn on each connection."""
     gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
     tally = Tally()
@@ -90,7 +93,7 @@ def open_loop(connections: list[Connection], rate: float, seconds: float) -> str
     return tally.summary(elapsed)
 
 
-def _drain(connections: list[Connection], tally: Tally) -> None:
+def _drain(connections: Sequence[Connection], tally: Tally) -> None:
     """Wait for the calls that are open; those that do not end in time have failed."""
     end = time.perf_counter() + _DRAIN_SECONDS
     while any(connection.open_calls for connection in connections) and time.perf_counter() < end:
@@ -111,10 +114,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="calls a second; 0 runs a closed loop")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--requests", type=int, default=0, help="end after so many instead of after a time")
+    parser.add_argument(
+        "--stream", action="store_true", help="one stream of messages on each connection instead of calls"
+    )
     given = parser.parse_args()
     body = given.body.read_bytes()
-    connections = [
-        Connection(given.port, given.path, body, given.reply_bytes) for _ in range(given.connections)
+    kind = Messages if given.stream else Calls
+    connections: Sequence[Connection] = [
+        kind(given.port, given.path, body, given.reply_bytes) for _ in range(given.connections)
     ]
     if given.rate:
         print(open_loop(connections, given.rate, given.seconds))
