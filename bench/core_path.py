@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.models import INPUT, OUTPUT, Mlp, request
+from bench.models import INPUT, OUTPUT, Network, request
 from headrace_engines.engine import Engine
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.spec import ModelSpec, TensorSpec
@@ -30,6 +30,8 @@ from headrace_server.transport.codec import decode
 
 _MAX_BATCH: Final = 64
 _WARM_UP_SHARE: Final = 10
+_MESSAGES: Final = 64
+"""Different ones, sent in turn."""
 
 
 class NullEngine:
@@ -39,13 +41,13 @@ class NullEngine:
     slots = 1
     computes_on_caller = False
 
-    def __init__(self, model: Mlp) -> None:
+    def __init__(self, model: Network) -> None:
         self.spec = ModelSpec(
-            (TensorSpec(INPUT, np.dtype(np.float32), (model.features,)),),
+            (TensorSpec(INPUT, np.dtype(np.float32), model.shape),),
             (TensorSpec(OUTPUT, np.dtype(np.float32), (model.classes,)),),
             _MAX_BATCH,
         )
-        self._inputs = (np.zeros((_MAX_BATCH, model.features), np.float32),)
+        self._inputs = (np.zeros((_MAX_BATCH, *model.shape), np.float32),)
         self._output = np.zeros((_MAX_BATCH, model.classes), np.float32)
         self._rows = 0
 
@@ -136,7 +138,7 @@ class _Counter:
                 self.good += 1
 
 
-def engines(model: Mlp, repository: Path) -> dict[str, Callable[[], Engine]]:
+def engines(model: Network, repository: Path) -> dict[str, Callable[[], Engine]]:
     """Return the engines that the core is measured with, by name."""
     path = repository / model.name / "1" / "model.onnx"
     return {
@@ -145,18 +147,18 @@ def engines(model: Mlp, repository: Path) -> dict[str, Callable[[], Engine]]:
     }
 
 
-def measure(model: Mlp, engine: Engine, batch: int, requests: int) -> float:
+def measure(model: Network, engine: Engine, batch: int, requests: int) -> float:
     """Return microseconds of one core for one request, in batches of `batch`."""
     fed = FedModel(model.name, engine, batch, requests)
     service = Service(_OneModel(fed))
     sink = _Counter()
-    messages = [request(model, f"r{number}") for number in range(512)]
+    messages = [request(model, f"r{number}") for number in range(_MESSAGES)]
     turn = 0
 
     def bring() -> None:
         nonlocal turn
         turn += 1
-        service.infer(decode(messages[turn % 512]), NO_DEADLINE, sink, None, time.monotonic_ns())
+        service.infer(decode(messages[turn % _MESSAGES]), NO_DEADLINE, sink, None, time.monotonic_ns())
 
     fed.bring = bring
     worker = Worker(fed, engine)

@@ -5,40 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-import grpc
-
-from headrace_proto.names import TRITON_SERVICE
+from bench import bare
+from bench.models import MODELS, Network
 from headrace_proto.v1 import inference_pb2 as pb
 
-_CLASSES = 10
 
+async def _serve(model: Network, port: int) -> None:
+    async def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        count = request.inputs[0].shape[0]
+        return bare.answer(request, (count, model.classes), bytes(4 * count * model.classes))
 
-async def _infer(
-    request: pb.ModelInferRequest,
-    context: grpc.aio.ServicerContext[pb.ModelInferRequest, pb.ModelInferResponse],
-) -> pb.ModelInferResponse:
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
-    response.outputs.add(name="y", datatype="FP32", shape=(1, _CLASSES))
-    response.raw_output_contents.append(bytes(4 * _CLASSES))
-    return response
-
-
-async def _serve(port: int) -> None:
-    server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        _infer,
-        request_deserializer=pb.ModelInferRequest.FromString,
-        response_serializer=pb.ModelInferResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(TRITON_SERVICE, {"ModelInfer": handler}),)
-    )
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
+    server = await bare.serve(infer, model, port)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--port", type=int, required=True)
-    asyncio.run(_serve(parser.parse_args().port))
+    given = parser.parse_args()
+    asyncio.run(_serve(MODELS[given.model], given.port))

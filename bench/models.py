@@ -21,16 +21,14 @@ OUTPUT: Final = "y"
 
 
 @dataclass(frozen=True, slots=True)
-class Mlp:
-    """A perceptron with ReLU between its layers; `widths` runs from the features to the classes."""
+class Network:
+    """A perceptron with ReLU between its layers; an image comes to it as the means of its channels."""
 
     name: str
+    shape: tuple[int, ...]
+    """Of a row of the input: features, or the channels, height and width of an image."""
     widths: tuple[int, ...]
-
-    @property
-    def features(self) -> int:
-        """Numbers in a row of the input."""
-        return self.widths[0]
+    """From the numbers that the first layer takes to the classes."""
 
     @property
     def classes(self) -> int:
@@ -38,16 +36,17 @@ class Mlp:
         return self.widths[-1]
 
 
-MODELS: Final[Mapping[str, Mlp]] = {
+MODELS: Final[Mapping[str, Network]] = {
     model.name: model
     for model in (
-        Mlp("mlp-small", (100, 50, 10)),  # the cost of the call is all there is
-        Mlp("mlp-large", (784, 1024, 1024, 10)),  # a batch costs little more than a row
+        Network("mlp-small", (100,), (100, 50, 10)),  # the cost of the call is all there is
+        Network("mlp-large", (784,), (784, 1024, 1024, 10)),  # a batch costs little more than a row
+        Network("image", (3, 224, 224), (3, 10)),  # 602 kB to carry, and nothing to compute
     )
 }
 
 
-def write_repository(root: Path, models: Iterable[Mlp]) -> None:
+def write_repository(root: Path, models: Iterable[Network]) -> None:
     """Write `root`/NAME/1/model.onnx for each model, the same bytes every time."""
     for model in models:
         version = root / model.name / "1"
@@ -55,23 +54,27 @@ def write_repository(root: Path, models: Iterable[Mlp]) -> None:
         onnx.save(_graph(model), version / "model.onnx")
 
 
-def request(model: Mlp, request_id: str = "") -> bytes:
-    """Return a ModelInferRequest with one row."""
+def request(model: Network, request_id: str = "", count: int = 1) -> bytes:
+    """Return a ModelInferRequest with so many rows."""
     message = pb.ModelInferRequest(model_name=model.name, id=request_id)
-    message.inputs.add(name=INPUT, datatype="FP32", shape=(1, model.features))
-    message.raw_input_contents.append(to_raw(row(model)))
+    message.inputs.add(name=INPUT, datatype="FP32", shape=(count, *model.shape))
+    message.raw_input_contents.append(to_raw(rows(model, count)))
     return message.SerializeToString()
 
 
-def row(model: Mlp) -> NDArray[np.float32]:
-    """Return the row that all requests carry."""
-    return np.random.default_rng(1).standard_normal((1, model.features), np.float32)
+def rows(model: Network, count: int = 1) -> NDArray[np.float32]:
+    """Return the rows that all requests of that many carry."""
+    return np.random.default_rng(1).standard_normal((count, *model.shape), np.float32)
 
 
-def _graph(model: Mlp) -> onnx.ModelProto:
+def _graph(model: Network) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     nodes, weights = [], []
     source = INPUT
+    if len(model.shape) > 1:
+        nodes.append(helper.make_node("GlobalAveragePool", [INPUT], ["pooled"]))
+        nodes.append(helper.make_node("Flatten", ["pooled"], ["means"]))
+        source = "means"
     last = len(model.widths) - 2
     for layer, (width, next_width) in enumerate(itertools.pairwise(model.widths)):
         scale = np.float32((2 / width) ** 0.5)
@@ -86,7 +89,7 @@ def _graph(model: Mlp) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         model.name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", model.features])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *model.shape])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", model.classes])],
         weights,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ class Mode(enum.StrEnum):
 
     CLOSED = "closed"
     """`load` is the number of calls in flight."""
+    STREAM = "stream"
+    """`load` is the number of messages in flight in one stream; a message counts as a request."""
     OPEN = "open"
     """`load` is the number of calls a second that were sent."""
 
@@ -28,10 +30,16 @@ class Measurement:
 
     model: str
     mode: Mode
+    loader: str
+    """The program that made the load."""
+    rows: int
+    """In a request."""
     load: float
     server: str
     repeat: int
     requests_per_second: float
+    megabytes_per_second: float
+    """Of requests, taken in."""
     p50_ms: float
     p99_ms: float
     server_cpu_us: float
@@ -53,52 +61,74 @@ class CoreMeasurement:
     request_us: float
 
 
-_HEADS: Final = {
-    Mode.CLOSED: "{model}, closed loop",
-    Mode.OPEN: "{model}, open loop: latency from when a call was due",
-}
+_OURS: Final = "headrace"
 _LEGEND: Final = (
     "medians (least–most); CPU µs: of all of the server's processes, for one request; batch: rows for each "
     "execution; load CPU: what the load generator used of one core"
 )
-_LOADS: Final = {Mode.CLOSED: "in flight", Mode.OPEN: "sent/s"}
+_HEADS: Final = {
+    Mode.CLOSED: ("closed loop by {loader}", "in flight", "requests/s"),
+    Mode.STREAM: ("one stream of messages by {loader}", "in flight", "messages/s"),
+    Mode.OPEN: ("open loop by {loader}, latency from when a call was due", "sent/s", "requests/s"),
+}
 
 
 def print_tables(console: Console, runs: Sequence[Measurement], core: Sequence[CoreMeasurement]) -> None:
-    """Print a table for each model and mode, then the core's, then what they say together."""
-    for model in dict.fromkeys(run.model for run in runs):
-        for mode in Mode:
-            chosen = [run for run in runs if run.model == model and run.mode is mode]
-            if chosen:
-                console.print(_table(_HEADS[mode].format(model=model), _LOADS[mode], chosen))
+    """Print a table for each way in which each model was loaded, then the core's, then ratios."""
+    ways = _by_way(runs)
+    for title, chosen in ways.items():
+        console.print(_table(title, chosen))
     if core:
         console.print(_core_table(core))
-    console.print(_LEGEND)
-    for line in comparisons(runs):
-        console.print(line, highlight=False)
+    if runs:
+        console.print(_LEGEND)
+    if ratios := _ratio_table(ways):
+        console.print(ratios)
 
 
-def comparisons(runs: Sequence[Measurement]) -> Iterator[str]:
-    """Say how the server does beside the echo, which answers without inferring anything."""
-    for model in dict.fromkeys(run.model for run in runs):
-        closed = [run for run in runs if run.model == model and run.mode is Mode.CLOSED]
-        for load in dict.fromkeys(run.load for run in closed):
-            ours = [run for run in closed if run.load == load and run.server == "headrace"]
-            echo = [run for run in closed if run.load == load and run.server == "echo"]
-            if ours and echo:
-                ratio = _median(ours, "requests_per_second") / _median(echo, "requests_per_second")
-                more_us = 1000 * (_median(ours, "p50_ms") - _median(echo, "p50_ms"))
-                yield (
-                    f"{model}, {load:.0f} in flight: {ratio:.2f} of the echo's requests a second, "
-                    f"p50 {more_us:+.0f} µs"
-                )
+def _by_way(runs: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Return the runs of each table by its title."""
+    ways: dict[str, list[Measurement]] = {}
+    for run in runs:
+        rows = f", {run.rows} rows a request" if run.rows > 1 else ""
+        title = f"{run.model}, {_HEADS[run.mode][0].format(loader=run.loader)}{rows}"
+        ways.setdefault(title, []).append(run)
+    return ways
 
 
-def _table(title: str, load_head: str, runs: Sequence[Measurement]) -> Table:
+def _ratio_table(ways: Mapping[str, Sequence[Measurement]]) -> Table | None:
+    """Say how many times the others' requests a second are ours; None without ours and others."""
+    closed = {title: runs for title, runs in ways.items() if runs[0].mode is not Mode.OPEN}
+    servers = dict.fromkeys(run.server for runs in closed.values() for run in runs)
+    others = [server for server in servers if server != _OURS]
+    if _OURS not in servers or not others:
+        return None
+    title = f"requests/s of {_OURS} / of the server, for each turn: medians (least–most)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("load")
+    for head in ("in flight", *others):
+        table.add_column(head, justify="right", overflow="fold")
+    for way, runs in closed.items():
+        for load in dict.fromkeys(run.load for run in runs):
+            same = [run for run in runs if run.load == load]
+            table.add_row(way, f"{load:.0f}", *(_ratio(same, other) for other in others))
+        table.add_section()
+    return table
+
+
+def _ratio(runs: Sequence[Measurement], other: str) -> str:
+    ours = {run.repeat: run.requests_per_second for run in runs if run.server == _OURS}
+    theirs = {run.repeat: run.requests_per_second for run in runs if run.server == other}
+    ratios = [ours[repeat] / theirs[repeat] for repeat in ours if theirs.get(repeat)]
+    return _spread(ratios, ".2f") if ratios else ""
+
+
+def _table(title: str, runs: Sequence[Measurement]) -> Table:
+    _, load_head, rate_head = _HEADS[runs[0].mode]
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column(load_head, justify="right")
     table.add_column("server")
-    for head in ("requests/s", "p50 ms", "p99 ms", "CPU µs", "batch", "load CPU", "failed"):
+    for head in (rate_head, "MB/s", "p50 ms", "p99 ms", "CPU µs", "batch", "load CPU", "failed"):
         table.add_column(head, justify="right", overflow="fold")
     for load in dict.fromkeys(run.load for run in runs):
         for server in dict.fromkeys(run.server for run in runs):
@@ -113,6 +143,7 @@ def _cells(runs: Sequence[Measurement]) -> list[str]:
     batches = [run.mean_batch for run in runs if run.mean_batch is not None]
     return [
         _spread([run.requests_per_second for run in runs], ",.0f"),
+        f"{_median(runs, 'megabytes_per_second'):,.0f}",
         _spread([run.p50_ms for run in runs], ".3f"),
         _spread([run.p99_ms for run in runs], ".3f"),
         _spread([run.server_cpu_us for run in runs], ".0f"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,18 @@ from typing import Final
 
 import grpc
 
-from bench import processes
-from bench.load import Target
-from bench.models import Mlp, request, row
+from bench import first_answer, processes
+from bench.http2 import framed
+from bench.load import ROOT, Target, Traffic
+from bench.models import Network, request, rows
 from headrace_proto.names import TRITON_SERVICE
 from headrace_proto.tensors import to_raw
 from headrace_proto.v1 import inference_pb2 as pb
 
-_ROOT: Final = Path(__file__).parents[1]
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
+_STREAM_PATH: Final = f"/{TRITON_SERVICE}/ModelStreamInfer"
 
 
 class ServerError(RuntimeError):
@@ -43,33 +43,36 @@ class Kind:
     """
 
     name: str
-    command: Callable[[Path, Mlp, int], list[object]]
+    command: Callable[[Path, Network, int], list[object]]
     path: str = f"/{TRITON_SERVICE}/ModelInfer"
     is_grpc: bool = True
+    has_streams: bool = False
+    """Whether it answers ModelStreamInfer."""
     has_statistics: bool = False
     """Whether it answers ModelStatistics."""
 
 
-def _headrace(repository: Path, model: Mlp, port: int) -> list[object]:
-    command = Path(sys.executable).with_name("headrace")
-    ports = ["--grpc-port", port, "--metrics-port", 0]
-    return [command, "serve", "--model-repository", repository, *ports, "--log-level", "warning"]
+def headrace(name: str, *flags: object) -> Kind:
+    """Return this server with further flags."""
+
+    def command(repository: Path, model: Network, port: int) -> list[object]:
+        program = Path(sys.executable).with_name("headrace")
+        ports = ["--grpc-port", port, "--metrics-port", 0]
+        return [program, "serve", "--model-repository", repository, *ports, "--log-level", "warning", *flags]
+
+    return Kind(name, command, has_streams=True, has_statistics=True)
 
 
-def _headrace_aio(repository: Path, model: Mlp, port: int) -> list[object]:
-    return [*_headrace(repository, model, port), "--grpc-transport", "aio"]
-
-
-def _echo(repository: Path, model: Mlp, port: int) -> list[object]:
-    return [sys.executable, "-m", "bench.echo", "--port", port]
+def _echo(repository: Path, model: Network, port: int) -> list[object]:
+    return [sys.executable, "-m", "bench.echo", "--model", model.name, "--port", port]
 
 
 KINDS: Final[Mapping[str, Kind]] = {
     kind.name: kind
     for kind in (
-        Kind("headrace", _headrace, has_statistics=True),
-        Kind("headrace-aio", _headrace_aio, has_statistics=True),
-        Kind("echo", _echo),
+        headrace("headrace"),
+        headrace("headrace-aio", "--grpc-transport", "aio"),
+        Kind("echo", _echo, has_streams=True),
     )
 }
 
@@ -79,8 +82,10 @@ class Server:
     """A running server; `start` makes one."""
 
     kind: Kind
-    target: Target
+    model: Network
+    port: int
     pid: int
+    work: Path
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of its processes so far."""
@@ -90,11 +95,33 @@ class Server:
         """Return the resident memory of its processes."""
         return processes.rss_bytes(self.pid)
 
+    def target(self, count: int = 1, *, is_stream: bool = False) -> Target:
+        """Write the body of requests of so many rows, ask once, and say where to send it.
+
+        Raises grpc.RpcError or OSError if that is not answered.
+        """
+        body = self.work / f"{self.kind.name}-{count}.body"
+        body.write_bytes(_body(self.kind, self.model, count))
+        path = _STREAM_PATH if is_stream else self.kind.path
+        ask = (
+            first_answer.stream
+            if is_stream
+            else first_answer.call
+            if self.kind.is_grpc
+            else first_answer.post
+        )
+        return Target(
+            self.port, path, self.model.name, body,
+            ask(self.port, path, body.read_bytes()),
+            traffic(self.kind, self.model, count, is_stream=is_stream),
+            self.cpu_seconds,
+        )  # fmt: skip
+
     def batches(self) -> tuple[int, int] | None:
         """Return how many rows it has inferred and in how many executions, if it counts them."""
         if not self.kind.has_statistics:
             return None
-        with grpc.insecure_channel(f"127.0.0.1:{self.target.port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = channel.unary_unary(
                 f"/{TRITON_SERVICE}/ModelStatistics",
                 request_serializer=pb.ModelStatisticsRequest.SerializeToString,
@@ -104,70 +131,53 @@ class Server:
         return sum(m.inference_count for m in models), sum(m.execution_count for m in models)
 
 
+@functools.cache
+def traffic(kind: Kind, model: Network, count: int, *, is_stream: bool) -> Traffic:
+    """Return what a server is sent in requests of so many rows."""
+    return Traffic(count, len(_body(kind, model, count)), kind.is_grpc, is_stream)
+
+
 @contextlib.contextmanager
-def start(kind: Kind, model: Mlp, work: Path) -> Iterator[Server]:
+def start(kind: Kind, model: Network, work: Path) -> Iterator[Server]:
     """Start a server on `work`/models, wait for its first good answer, and stop it in the end."""
-    port = _free_port()
-    body = work / f"{kind.name}-{model.name}.body"
-    body.write_bytes(_body(kind, model))
-    log = work / f"{kind.name}-{model.name}.log"
+    port = free_port()
+    log = work / f"{kind.name}.log"
     command = [str(word) for word in kind.command(work / "models", model, port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        target = Target(
-            port, kind.path, body, _first_reply_bytes(kind, port, body, process, log), kind.is_grpc
-        )
-        yield Server(kind, target, process.pid)
+        server = Server(kind, model, port, process.pid, work)
+        _wait_for_answer(server, process, log)
+        yield server
     finally:
         _stop(process)
 
 
-def _body(kind: Kind, model: Mlp) -> bytes:
-    if not kind.is_grpc:
-        return to_raw(row(model))
-    message = request(model)
-    return b"\0" + len(message).to_bytes(4, "big") + message
+def _body(kind: Kind, model: Network, count: int) -> bytes:
+    return framed(request(model, count=count)) if kind.is_grpc else to_raw(rows(model, count))
 
 
-def _first_reply_bytes(kind: Kind, port: int, body: Path, process: subprocess.Popen[bytes], log: Path) -> int:
-    ask = _ask_grpc if kind.is_grpc else _ask_http
+def _wait_for_answer(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     failure = "it did not answer"
     while time.monotonic() < end and process.poll() is None:
         try:
-            return ask(port, kind.path, body.read_bytes())
-        except (grpc.RpcError, urllib.error.URLError, OSError) as error:
+            server.target()
+        except (grpc.RpcError, OSError) as error:  # urllib's errors are OSErrors
             failure = str(error)
             time.sleep(_POLL_SECONDS)
+        else:
+            return
     if process.poll() is not None:
         failure = f"it exited with {process.returncode}"
     tail = log.read_text(errors="replace")[-1000:]
-    raise ServerError(f"{kind.name} did not start: {failure}\n{tail}")
+    raise ServerError(f"{server.kind.name} did not start: {failure}\n{tail}")
 
 
-def _ask_grpc(port: int, path: str, body: bytes) -> int:
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        call = channel.unary_unary(
-            path,
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=bytes,
-        )
-        return len(call(pb.ModelInferRequest.FromString(body[5:]), timeout=5)) + 5
-
-
-def _ask_http(port: int, path: str, body: bytes) -> int:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    headers = {"content-type": "application/octet-stream"}
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, headers=headers)
-    with opener.open(asked, timeout=5) as reply:
-        return len(reply.read())
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

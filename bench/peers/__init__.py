@@ -1,18 +1,18 @@
-"""What a user could take instead, on the same models: started by `python -m bench --peers`.
+"""What a user could take instead, on the same models: by name with `--servers`, or all with `--full`.
 
 Each runs the model with ONNX Runtime on the CPU, one intra-op thread, one instance, batches of at most
-64. `python -m bench.peers.setup` installs those that need packages of their own; until then they are
-left out, as is one that speaks HTTP/1.1 where h2load is not there.
+64. `python -m bench.peers.setup` installs those that need packages of their own.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from bench.load import h2load
-from bench.models import Mlp
+from bench.models import Network
 from bench.servers import Kind
 
 FOLDER: Final = Path(__file__).parents[2] / ".cache" / "peers"
@@ -25,6 +25,7 @@ REQUIREMENTS: Final = {
 """What goes into each virtual environment."""
 
 _HERE: Final = Path(__file__).parent
+_QUEUE_DELAY_US: Final = 1000
 
 
 def python_of(peer: str) -> Path:
@@ -32,46 +33,42 @@ def python_of(peer: str) -> Path:
     return FOLDER / peer / "bin" / "python"
 
 
-def kinds() -> list[Kind]:
-    """Return the peers that can be measured here: they are installed, and something can load them."""
-    known = [
-        Kind("aio-batched", _aio_batched),
-        Kind("mosec", _mosec, path="/inference", is_grpc=False),
-        Kind("triton", _triton, has_statistics=True),
-    ]
-    return [
-        kind
-        for kind in known
-        if (kind.name not in REQUIREMENTS or python_of(kind.name).exists()) and (kind.is_grpc or h2load())
-    ]
+def is_installed(kind: Kind) -> bool:
+    """Tell whether the peer can be started here."""
+    environment = kind.name.partition("-")[0]
+    return environment not in REQUIREMENTS or python_of(environment).exists()
 
 
-def _onnx(repository: Path, model: Mlp) -> Path:
+def _onnx(repository: Path, model: Network) -> Path:
     return repository / model.name / "1" / "model.onnx"
 
 
-def _aio_batched(repository: Path, model: Mlp, port: int) -> list[object]:
-    return [
-        sys.executable,
-        "-m",
-        "bench.peers.aio_batched",
-        "--model",
-        _onnx(repository, model),
-        "--port",
-        port,
-    ]
+def _aio(module: str, repository: Path, model: Network, port: int) -> list[object]:
+    program = [sys.executable, "-m", f"bench.peers.{module}", "--model", model.name]
+    return [*program, "--file", _onnx(repository, model), "--port", port]
 
 
-def _mosec(repository: Path, model: Mlp, port: int) -> list[object]:
+def _mosec(repository: Path, model: Network, port: int) -> list[object]:
     program = _HERE / "mosec_server.py"
+    shape = ",".join(map(str, model.shape))
     return [
-        "env", f"MODEL={_onnx(repository, model)}", python_of("mosec"), program,
+        "env", f"MODEL={_onnx(repository, model)}", f"SHAPE={shape}", python_of("mosec"), program,
         "--address", "127.0.0.1", "--port", port, "--timeout", 60000, "--log-level", "warning",
     ]  # fmt: skip
 
 
-def _triton(repository: Path, model: Mlp, port: int) -> list[object]:
-    return [
-        sys.executable, "-m", "bench.peers.triton", "--model", _onnx(repository, model), "--name", model.name,
-        "--features", model.features, "--classes", model.classes, "--port", port,
-    ]  # fmt: skip
+def _triton(delay_us: int, repository: Path, model: Network, port: int) -> list[object]:
+    program = [sys.executable, "-m", "bench.peers.triton", "--model", model.name]
+    return [*program, "--file", _onnx(repository, model), "--port", port, "--delay-us", delay_us]
+
+
+PEERS: Final[Mapping[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind("aio-unbatched", functools.partial(_aio, "aio_unbatched"), has_streams=True),
+        Kind("aio-batched", functools.partial(_aio, "aio_batched")),
+        Kind("mosec", _mosec, path="/inference", is_grpc=False),
+        Kind("triton", functools.partial(_triton, _QUEUE_DELAY_US), has_streams=True, has_statistics=True),
+        Kind("triton-d0", functools.partial(_triton, 0), has_streams=True, has_statistics=True),
+    )
+}

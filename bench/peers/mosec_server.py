@@ -1,4 +1,4 @@
-"""mosec: a Rust front that speaks HTTP and a Python worker; a row of raw float32 in, one out.
+"""mosec: a Rust front that speaks HTTP and a Python worker; rows of raw float32 in, rows out.
 
 Runs in an environment of its own, which has mosec and not this project.
 """
@@ -21,23 +21,30 @@ class Model(Worker):  # type: ignore[misc]  # a class of the package that is not
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         model = os.environ["MODEL"]  # noqa: TID251  (mosec's command line is its own, and reaches no worker)
+        self._shape = (-1, *map(int, os.environ["SHAPE"].split(",")))  # noqa: TID251  (as above)
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def deserialize(self, data: bytes) -> Any:
-        """Return the row in a body."""
+        """Return the rows in a body."""
         try:
-            return np.frombuffer(data, np.float32)
+            return np.frombuffer(data, np.float32).reshape(self._shape)
         except ValueError as error:
             raise ValidationError(str(error)) from error
 
     def serialize(self, data: Any) -> bytes:
-        """Return the body for a row."""
+        """Return the body for rows."""
         return bytes(data.tobytes())
 
     def forward(self, data: list[Any]) -> list[Any]:
-        """Run a batch of rows."""
-        return list(self._session.run(None, {self._input: np.stack(data)})[0])
+        """Run the rows of a batch of requests."""
+        outputs = self._session.run(None, {self._input: np.concatenate(data)})[0]
+        answers = []
+        start = 0
+        for rows in data:
+            answers.append(outputs[start : start + len(rows)])
+            start += len(rows)
+        return answers
 
 
 if __name__ == "__main__":

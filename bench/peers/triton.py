@@ -15,16 +15,17 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from bench.models import MODELS
 from bench.peers import python_of
 
 _CONFIG: Final = """
 backend: "python"
 max_batch_size: 64
-input [{{ name: "x" data_type: TYPE_FP32 dims: [{features}] }}]
+input [{{ name: "x" data_type: TYPE_FP32 dims: [{dims}] }}]
 output [{{ name: "y" data_type: TYPE_FP32 dims: [{classes}] }}]
-dynamic_batching {{ max_queue_delay_microseconds: 1000 }}
+dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}
 instance_group [{{ count: 1 kind: KIND_CPU }}]
-parameters {{ key: "model" value {{ string_value: "{model}" }} }}
+parameters {{ key: "model" value {{ string_value: "{file}" }} }}
 parameters {{ key: "packages" value {{ string_value: "{packages}" }} }}
 """
 
@@ -32,14 +33,13 @@ parameters {{ key: "packages" value {{ string_value: "{packages}" }} }}
 def main() -> None:
     """Write Triton's folders and become its server."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--features", type=int, required=True)
-    parser.add_argument("--classes", type=int, required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--delay-us", type=int, required=True, help="longest wait for a fuller batch")
     given = parser.parse_args()
     packages = next((python_of("triton").parents[1] / "lib").glob("python3*/site-packages"))
-    folder = Path(tempfile.mkdtemp(prefix="triton-", dir=given.model.parents[3]))
+    folder = Path(tempfile.mkdtemp(prefix="triton-", dir=given.file.parents[3]))
     _write_backend(folder, packages)
     _write_model(folder, packages, given)
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{_library_folder()}"
@@ -65,12 +65,14 @@ def _write_backend(folder: Path, packages: Path) -> None:
 
 
 def _write_model(folder: Path, packages: Path, given: argparse.Namespace) -> None:
-    version = folder / "models" / given.name / "1"
+    version = folder / "models" / given.model / "1"
     version.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("triton_model.py"), version / "model.py")
+    model = MODELS[given.model]
     config = _CONFIG.format(
-        features=given.features, classes=given.classes, model=given.model, packages=packages
-    )
+        dims=", ".join(map(str, model.shape)), classes=model.classes, delay_us=given.delay_us,
+        file=given.file, packages=packages,
+    )  # fmt: skip
     (version.parent / "config.pbtxt").write_text(config)
 
 
