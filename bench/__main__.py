@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+import grpc
 from rich.console import Console
 from rich.progress import Progress
 
@@ -31,6 +33,7 @@ _RATES: Final = (0.2, 0.4, 0.6)
 _FULL_ROWS: Final = (1, 32)
 _QUICK_SECONDS: Final = 0.7
 _QUICK_REPEATS: Final = 2
+_AROUND_RUN_SECONDS: Final = 0.6
 _PIPE_COLUMNS: Final = 160
 _INTERRUPTED: Final = 130
 
@@ -39,13 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the arguments ask for, print the tables, and return the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped then, too
     try:
         plan = _plan(given)
     except MissingError as error:
         parser.error(str(error))
     console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     folder = Path(headrace_server.__file__).parent
-    console.print(f"headrace is {folder}, on {chosen(TransportKind.AUTO).value}", highlight=False)
+    transport = chosen(TransportKind.AUTO).value
+    console.print(f"headrace: {folder}, on {transport}, grpcio {grpc.__version__}", highlight=False)
+    minutes = plan.runs * (plan.seconds + _AROUND_RUN_SECONDS) / 60
+    console.print(f"{plan.runs} runs of {plan.seconds:g} s: about {minutes:.0f} minutes", highlight=False)
     with (
         tempfile.TemporaryDirectory(prefix="headrace-bench-") as work,
         Progress(console=console) as progress,

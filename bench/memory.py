@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from bench.servers import ServerError, headrace, start
 _TRANSPORTS: Final = ("completion-queue", "aio")
 _IN_FLIGHT: Final = 32
 _MIB: Final = 1 << 20
+_INTERRUPTED: Final = 130
 
 Row = dict[str, int | float]
 
@@ -52,6 +54,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of opening them; default: 3")
     parser.add_argument("--json", type=Path, help="append each row to this file, as a line of JSON")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped then, too
     console = Console()
     try:
         for transport in given.transport or _TRANSPORTS:
@@ -63,6 +66,8 @@ def main() -> int:
     except (LoadError, OpenCallsError, ServerError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return 0
 
 

@@ -12,6 +12,8 @@ from bench.models import Network
 from bench.report import Mode
 from bench.servers import Kind, traffic
 
+CORE_BATCHES: Final = (1, 8, 32, 64)
+_CORE_ENGINES: Final = 2
 _LARGEST_BYTES: Final = 4 << 20
 """Requests of more are left out: gRPC refuses them unless it is told not to."""
 
@@ -53,6 +55,17 @@ class Plan:
     repeats: int
     seconds: float
     with_core: bool
+
+    @property
+    def runs(self) -> int:
+        """How many times a server is loaded in all."""
+        return self.repeats * sum(len(step.kinds) for model in self.models for step in self.steps(model))
+
+    @property
+    def core_runs(self) -> int:
+        """How many times the core is measured in all."""
+        core = len(CORE_BATCHES) * _CORE_ENGINES if self.with_core else 0
+        return self.repeats * len(self.models) * core
 
     def steps(self, model: Network) -> Iterator[Step]:
         """Return the steps of a model in their order; each with the servers that it is possible for."""

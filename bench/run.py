@@ -18,11 +18,10 @@ from rich.progress import Progress
 from bench import core_path
 from bench.load import LoadError, Target, open_loop
 from bench.models import Network, request, write_repository
-from bench.plan import Plan, Step
+from bench.plan import CORE_BATCHES, Plan, Step
 from bench.report import CoreMeasurement, Measurement, Mode
 from bench.servers import Server, start
 
-_CORE_BATCHES: Final = (1, 8, 32, 64)
 _CORE_REQUESTS: Final = 10_000
 """For each second that a run of a server takes."""
 _CORE_BYTES: Final = 1 << 30
@@ -46,7 +45,7 @@ class Bench:
         self._work = work
         self._json_file = json_file
         self._progress = progress
-        self._task = progress.add_task("", total=self._runs_in_all())
+        self._task = progress.add_task("", total=plan.runs + plan.core_runs)
 
     def run(self) -> None:
         """Measure everything."""
@@ -56,11 +55,6 @@ class Bench:
                 self._measure_servers(model)
             if self._plan.with_core:
                 self._measure_core(model)
-
-    def _runs_in_all(self) -> int:
-        plan = self._plan
-        core = len(plan.models) * len(_CORE_BATCHES) * 2 if plan.with_core else 0
-        return plan.repeats * (core + sum(len(step.kinds) for m in plan.models for step in plan.steps(m)))
 
     def _measure_servers(self, model: Network) -> None:
         work = self._work / model.name
@@ -159,7 +153,7 @@ class Bench:
         requests = min(int(_CORE_REQUESTS * self._plan.seconds), _CORE_BYTES // len(request(model)))
         for repeat in range(self._plan.repeats):
             for name, make in engines.items():
-                for batch in _CORE_BATCHES:
+                for batch in CORE_BATCHES:
                     self._say(f"{model.name}: the core, {name}, batches of {batch}")
                     request_us = core_path.measure(model, make(), batch, requests)
                     self._keep(CoreMeasurement(model.name, name, batch, repeat, request_us), self.core)
