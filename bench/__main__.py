@@ -34,7 +34,7 @@ _FULL_ROWS: Final = (1, 32)
 _QUICK_SECONDS: Final = 0.7
 _QUICK_REPEATS: Final = 2
 _AROUND_RUN_SECONDS: Final = 0.6
-_PIPE_COLUMNS: Final = 160
+_PIPE_COLUMNS: Final = 220
 _INTERRUPTED: Final = 130
 
 

@@ -47,6 +47,7 @@ class NullEngine:
             (TensorSpec(OUTPUT, np.dtype(np.float32), (model.classes,)),),
             _MAX_BATCH,
         )
+        self._model = model
         self._inputs = (np.zeros((_MAX_BATCH, *model.shape), np.float32),)
         self._output = np.zeros((_MAX_BATCH, model.classes), np.float32)
         self._rows = 0
@@ -63,9 +64,13 @@ class NullEngine:
         """Return zeros."""
         return (self._output[: self._rows],)
 
-    def run(self, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> tuple[NDArray[Any], ...]:
         """Return zeros."""
-        return (self._output[: len(arrays[0])],)
+        return (self._output[: sum(len(array) for array in arrays if array is not None)],)
+
+    def replicate(self) -> NullEngine:
+        """Return one like this."""
+        return NullEngine(self._model)
 
     def close(self) -> None:
         """Hold nothing."""

@@ -9,6 +9,7 @@ message, and an error in a stream has another size.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ LARGEST_CALL_BYTES: Final = _WINDOW_BYTES
 """The largest message of a unary call here: it is sent at once, without a word of its stream's window."""
 _RECEIVE_BYTES: Final = 1 << 18
 _MESSAGE_HEAD_BYTES: Final = 5
+_END_SECONDS: Final = 5.0
 _STREAM: Final = 1
 """The number of the only stream."""
 
@@ -225,6 +227,19 @@ class Messages(Wire):
         self._unread = data[at:]
         self._flush()
         return answers
+
+    def close(self) -> None:
+        """End the stream, wait for its end if all messages were answered, and close the socket."""
+        if not self._begun:
+            self.socket.settimeout(_END_SECONDS)
+            with contextlib.suppress(OSError):  # also one that has ended already
+                self.socket.sendall(_head(_DATA, _END_STREAM, 0) + _STREAM.to_bytes(4))
+                while not self._has_ended():
+                    pass
+        super().close()
+
+    def _has_ended(self) -> bool:
+        return any(kind == _RST_STREAM or flags & _END_STREAM for kind, flags, _, _ in self._frames())
 
     def _flush(self) -> None:
         out = self._room(_STREAM)

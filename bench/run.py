@@ -20,7 +20,7 @@ from bench.load import LoadError, Target, open_loop
 from bench.models import Network, request, write_repository
 from bench.plan import CORE_BATCHES, Plan, Step
 from bench.report import CoreMeasurement, Measurement, Mode
-from bench.servers import Server, start
+from bench.servers import Kind, Server, start
 
 _CORE_REQUESTS: Final = 10_000
 """For each second that a run of a server takes."""
@@ -60,12 +60,17 @@ class Bench:
         work = self._work / model.name
         write_repository(work / "models", [model])
         with contextlib.ExitStack() as stack:
-            servers = {}
-            for kind in self._plan.kinds:
+
+            def begin(kind: Kind) -> Server:
                 self._say(f"{model.name}: {kind.name} starts")
-                servers[kind.name] = stack.enter_context(start(kind, model, work))
+                return stack.enter_context(start(kind, model, work))
+
+            servers = {kind.name: begin(kind) for kind in self._plan.kinds}
             warm: set[tuple[Mode, int]] = set()
             for step in self._plan.steps(model):
+                for kind in step.kinds:
+                    if not servers[kind.name].is_alive:  # that it died has been told
+                        servers[kind.name] = begin(kind)
                 targets = self._targets(step, servers)
                 if step.mode is not Mode.OPEN and (step.mode, step.rows) not in warm:
                     warm.add((step.mode, step.rows))
@@ -114,13 +119,13 @@ class Bench:
                 self._say(f"{step}: {server.kind.name}")
                 try:
                     run = self._measure(server, step, targets[server], repeat)
-                except LoadError as error:
+                except (LoadError, grpc.RpcError) as error:
                     self._complain(step, server, error)
                     continue
                 self._keep(run, self.runs)
                 rates.setdefault(run.server, []).append(run.requests_per_second)
         told = ", ".join(f"{name} {statistics.median(values):,.0f}" for name, values in rates.items())
-        self._progress.console.print(f"{step}: {told}", highlight=False, markup=False)
+        self._progress.console.print(f"{step}: {told}", highlight=False, markup=False, soft_wrap=True)
 
     def _measure(self, server: Server, step: Step, target: Target, repeat: int) -> Measurement:
         time.sleep(_SETTLE_SECONDS)
@@ -169,9 +174,10 @@ class Bench:
         self._progress.update(self._task, description=what)
 
     def _complain(self, step: Step, server: Server, error: Exception) -> None:
-        problem = f"{step}: {server.kind.name}: {error}"
+        state = "" if server.is_alive else ", which has died"
+        problem = f"{step}: {server.kind.name}{state}: {error}"
         self.problems.append(problem)
-        self._progress.console.print(problem, style="red", markup=False)
+        self._progress.console.print(problem, style="red", markup=False, soft_wrap=True)
 
 
 def _mean_batch(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:

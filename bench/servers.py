@@ -84,16 +84,21 @@ class Server:
     kind: Kind
     model: Network
     port: int
-    pid: int
+    process: subprocess.Popen[bytes]
     work: Path
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process.poll() is None
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of its processes so far."""
-        return processes.cpu_seconds(self.pid)
+        return processes.cpu_seconds(self.process.pid)
 
     def rss_bytes(self) -> int:
         """Return the resident memory of its processes."""
-        return processes.rss_bytes(self.pid)
+        return processes.rss_bytes(self.process.pid)
 
     def target(self, count: int = 1, *, is_stream: bool = False) -> Target:
         """Write the body of requests of so many rows, ask once, and say where to send it.
@@ -148,8 +153,8 @@ def start(kind: Kind, model: Network, work: Path) -> Iterator[Server]:
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        server = Server(kind, model, port, process.pid, work)
-        _wait_for_answer(server, process, log)
+        server = Server(kind, model, port, process, work)
+        _wait_for_answer(server, log)
         yield server
     finally:
         _stop(process)
@@ -159,10 +164,10 @@ def _body(kind: Kind, model: Network, count: int) -> bytes:
     return framed(request(model, count=count)) if kind.is_grpc else to_raw(rows(model, count))
 
 
-def _wait_for_answer(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_answer(server: Server, log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     failure = "it did not answer"
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and server.is_alive:
         try:
             server.target()
         except (grpc.RpcError, OSError) as error:  # urllib's errors are OSErrors
@@ -170,8 +175,8 @@ def _wait_for_answer(server: Server, process: subprocess.Popen[bytes], log: Path
             time.sleep(_POLL_SECONDS)
         else:
             return
-    if process.poll() is not None:
-        failure = f"it exited with {process.returncode}"
+    if not server.is_alive:
+        failure = f"it exited with {server.process.returncode}"
     tail = log.read_text(errors="replace")[-1000:]
     raise ServerError(f"{server.kind.name} did not start: {failure}\n{tail}")
 
