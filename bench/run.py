@@ -20,7 +20,7 @@ from bench.load import LoadError, Target, open_loop
 from bench.models import Network, request, write_repository
 from bench.plan import CORE_BATCHES, Plan, Step
 from bench.report import CoreMeasurement, Measurement, Mode
-from bench.servers import Kind, Server, start
+from bench.servers import Kind, Server, ServerError, start
 
 _CORE_REQUESTS: Final = 10_000
 """For each second that a run of a server takes."""
@@ -119,7 +119,7 @@ class Bench:
                 self._say(f"{step}: {server.kind.name}")
                 try:
                     run = self._measure(server, step, targets[server], repeat)
-                except (LoadError, grpc.RpcError) as error:
+                except (LoadError, ServerError, grpc.RpcError) as error:
                     self._complain(step, server, error)
                     continue
                 self._keep(run, self.runs)
@@ -134,6 +134,8 @@ class Bench:
             result = open_loop(target, step.load, self._plan.seconds)
         else:
             result = step.loader.closed_loop(target, int(step.load), self._plan.seconds)
+        if not server.is_alive:
+            raise ServerError(f"it has exited with {server.process.returncode}")
         batch = _mean_batch(before, server.batches())
         return Measurement(
             model=step.model.name,
@@ -174,8 +176,7 @@ class Bench:
         self._progress.update(self._task, description=what)
 
     def _complain(self, step: Step, server: Server, error: Exception) -> None:
-        state = "" if server.is_alive else ", which has died"
-        problem = f"{step}: {server.kind.name}{state}: {error}"
+        problem = f"{step}: {server.kind.name}: {error}"
         self.problems.append(problem)
         self._progress.console.print(problem, style="red", markup=False, soft_wrap=True)
 
