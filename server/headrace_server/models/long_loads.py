@@ -28,8 +28,8 @@ def watched(name: str, number: int, places: int) -> Iterator[None]:
         while not is_over.wait(wait_seconds):
             seconds = time.monotonic() - begun
             _logger.warning(
-                "model %s version %d has been loading for %.0f s, and nothing ends a load from outside; "
-                "%d at a time are done",
+                "model %s version %d has been loading for %.0f s; until it ends, which nothing can force, "
+                "it holds one of %d places for loads",
                 name, number, seconds, places,
             )  # fmt: skip
             wait_seconds = seconds
