@@ -69,6 +69,9 @@ _MOST_DIMENSIONS: Final = 64
 _MOST_ELEMENTS: Final = sys.maxsize // 8
 """What NumPy can address, of the widest dtype."""
 
+_SLICE: Final = 1 << 14
+"""Values of typed contents that are converted in one go; nothing else runs in the process meanwhile."""
+
 _LENGTH: Final = struct.Struct("<I")
 """What stands before the bytes of a BYTES element."""
 
@@ -157,8 +160,11 @@ def from_raw(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> ND
     return array
 
 
-def from_contents(contents: InferTensorContents, datatype: str) -> NDArray[Any]:
-    """Return the values of typed contents as a 1-D array of the datatype's dtype."""
+def from_contents(contents: InferTensorContents, datatype: str, count: int | None = None) -> NDArray[Any]:
+    """Return the values of typed contents as a 1-D array of the datatype's dtype.
+
+    Converting many takes its time: another number of values than `count` is a ValueError before that.
+    """
     dtype = _dtype(datatype)
     field = _CONTENTS_FIELDS.get(datatype)
     if field is None:
@@ -167,11 +173,17 @@ def from_contents(contents: InferTensorContents, datatype: str) -> NDArray[Any]:
         if filled.name != field:
             raise ValueError(f"contents of {datatype} belong in {field}, got {filled.name}")
     values = getattr(contents, field)
+    if count is not None and len(values) != count:
+        raise ValueError(f"{len(values)} values came in {field}, the shape has {count}")
     if dtype.hasobject:
         return _object_array(values)
-    if dtype.kind in "iu" and dtype.itemsize < 4:
-        return _narrowed(np.fromiter(values, np.int64, len(values)), datatype)
-    return np.fromiter(values, dtype, len(values))
+    is_narrow = dtype.kind in "iu" and dtype.itemsize < 4
+    array = np.empty(len(values), dtype)
+    for start in range(0, len(values), _SLICE):
+        some = values[start : start + _SLICE]
+        converted = np.fromiter(some, np.int64 if is_narrow else dtype, len(some))
+        array[start : start + _SLICE] = _narrowed(converted, datatype, start) if is_narrow else converted
+    return array
 
 
 def _dtype(datatype: str) -> np.dtype[Any]:
@@ -212,14 +224,15 @@ def _check_bools(array: NDArray[Any]) -> None:
         raise ValueError(f"BOOL element {wrong[0]} is {octets[wrong[0]]}, expected 0 or 1")
 
 
-def _narrowed(values: NDArray[np.int64], datatype: str) -> NDArray[Any]:
-    """Return 32-bit values as the 8 or 16 bits that `datatype` has, none of them cut."""
+def _narrowed(values: NDArray[np.int64], datatype: str, first: int) -> NDArray[Any]:
+    """Return 32-bit values, of which `first` came before, as the 8 or 16 bits that `datatype` has, uncut."""
     dtype = DTYPES[datatype]
     limits = np.iinfo(dtype)
     wrong = np.flatnonzero((values < limits.min) | (values > limits.max))
     if len(wrong):
         raise ValueError(
-            f"{datatype} element {wrong[0]} is {values[wrong[0]]}, expected {limits.min} to {limits.max}"
+            f"{datatype} element {first + wrong[0]} is {values[wrong[0]]}, "
+            f"expected {limits.min} to {limits.max}"
         )
     return values.astype(dtype)
 

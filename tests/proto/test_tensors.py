@@ -1,3 +1,8 @@
+import itertools
+import sys
+import threading
+import time
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -306,6 +311,60 @@ def test_typed_contents_give_back_the_same_values(datatype, data):
     back = tensors.from_contents(InferTensorContents(**{FIELDS[datatype]: array.tolist()}), datatype)
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
+
+
+def longest_share(convert):
+    """Return how much of the processor's time was spent without a turn for another thread."""
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+    is_over = threading.Event()
+    at = [time.clock_gettime(clock)]
+
+    def take_turns():
+        while not is_over.is_set():
+            at.append(time.clock_gettime(clock))
+            time.sleep(0)
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    try:
+        convert()
+    finally:
+        is_over.set()
+        other.join()
+    at.append(time.clock_gettime(clock))
+    return max(after - before for before, after in itertools.pairwise(at)) / (at[-1] - at[0])
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT64", "INT8"])
+def test_others_have_their_turns_while_many_typed_values_are_converted(datatype):
+    contents = InferTensorContents(**{FIELDS[datatype]: [1] * 1_000_000})
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        assert any(
+            longest_share(lambda: tensors.from_contents(contents, datatype)) < 1 / 4 for _ in range(50)
+        )
+    finally:
+        sys.setswitchinterval(usual)
+
+
+@pytest.mark.parametrize(("datatype", "text"), [("INT8", "INT8 element 70000 is 128"), ("INT32", None)])
+def test_many_typed_values_are_all_looked_at(datatype, text):
+    values = list(range(-5, 123)) * 547
+    values[70_000] = 128
+    contents = InferTensorContents(int_contents=values)
+    if text is None:
+        assert tensors.from_contents(contents, datatype).tolist() == values
+    else:
+        with pytest.raises(ValueError, match=text):
+            tensors.from_contents(contents, datatype)
+
+
+def test_another_number_of_values_than_is_expected_is_not_converted():
+    contents = InferTensorContents(uint_contents=[256, 1, 1])
+    with pytest.raises(ValueError, match=r"^3 values came in uint_contents, the shape has 2$"):
+        tensors.from_contents(contents, "UINT8", 2)
+    assert tensors.from_contents(contents, "UINT16", 3).tolist() == [256, 1, 1]
 
 
 def test_typed_strings_are_bytes_objects():

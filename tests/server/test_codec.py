@@ -145,6 +145,12 @@ def requested(name: str, **parameters: pb.InferParameter) -> Any:
             id="FP16 typed",
         ),
         pytest.param(
+            message(inputs=[typed(shape=(2, 3), fp32_contents=[1] * 5)], raw_input_contents=[]),
+            InvalidInput,
+            "input 'x': 5 values came in fp32_contents, the shape has 6",
+            id="typed, and not of its shape",
+        ),
+        pytest.param(
             message(inputs=[typed(kind="BF16", fp32_contents=[1])], raw_input_contents=[]),
             InvalidInput,
             "input 'x': BF16 is raw only",

@@ -84,6 +84,14 @@ def test_what_is_built_beside_the_loop(data: bytes, slow: bool) -> None:
         pytest.param(
             field(5, field(3, b"\x01" * (1 << 17))), "shape of 131072 bytes came, at most 64", id="dimensions"
         ),
+        *[
+            pytest.param(
+                field(5, field(5, field(number, b"\x01" * (1 << 23)))) * 3,
+                "more than 16777216 bytes of typed whole numbers or truth values",
+                id=name,
+            )
+            for number, name in enumerate(("bool", "int", "int64", "uint", "uint64"), 1)
+        ],
     ],
 )
 def test_what_would_take_seconds_to_build_is_refused(data: bytes, text: str) -> None:
@@ -97,9 +105,11 @@ def test_what_would_take_seconds_to_build_is_refused(data: bytes, text: str) -> 
         message(FLOATS, raw_input_contents=[bytes(8 << 20)]),
         message(Tensor(name="s", datatype="BYTES", shape=[1 << 20]), raw_input_contents=[bytes(4 << 20)]),
         message(Tensor(name="x", contents=pb.InferTensorContents(fp32_contents=[0.5] * 1_000_000))),
+        message(Tensor(name="x", contents=pb.InferTensorContents(int_contents=[1] * 1_000_000))),
+        field(5, field(5, field(6, bytes(20 << 20)))),
         message(Tensor(name="x", contents=pb.InferTensorContents(bytes_contents=[b"word"] * 200_000))),
     ],
-    ids=["numbers", "raw strings", "typed numbers", "typed strings"],
+    ids=["numbers", "raw strings", "typed numbers", "typed whole numbers", "many numbers", "typed strings"],
 )
 def test_what_an_honest_client_sends_passes(data: bytes) -> None:
     outline.check(data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sized
 from typing import Any, Final
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
@@ -73,7 +75,7 @@ def _inputs(message: pb.ModelInferRequest, regions: Regions) -> tuple[list[Input
             raise InvalidInput(
                 f"input {name!r}: {len(shape)} dimensions came, at most {MOST_DIMENSIONS} expected"
             )
-        data: bytes | NDArray[Any]
+        data: bytes | memoryview | NDArray[Any]
         if tensor.parameters and (part := input_slice(tensor, regions)) is not None:
             slices[len(inputs)] = part
             data = b""
@@ -97,15 +99,15 @@ def _inputs(message: pb.ModelInferRequest, regions: Regions) -> tuple[list[Input
 
 def _is_empty(contents: pb.InferTensorContents) -> bool:
     """Whether they are there and hold nothing: MLServer's client sends such ones beside raw contents."""
-    return not contents.ByteSize()
+    return not contents.ListFields()
 
 
-def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes | NDArray[Any]:
+def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> memoryview | NDArray[Any]:
     try:
-        array = tensors.from_contents(tensor.contents, tensor.datatype)
+        array = tensors.from_contents(tensor.contents, tensor.datatype, math.prod(tensor.shape))
     except ValueError as error:
         raise InvalidInput(f"input {tensor.name!r}: {error}") from None
-    return array if tensor.datatype == "BYTES" else array.tobytes()
+    return array if tensor.datatype == "BYTES" else array.view(np.uint8).data
 
 
 def _outputs(
