@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_engines.printable import printable
@@ -25,6 +25,7 @@ def test_what_cannot_stand_in_a_line_is_escaped(text: str, expected: str) -> Non
     assert printable(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_every_text_becomes_one_line_of_utf_8(text: str) -> None:
     shown = printable(text)
