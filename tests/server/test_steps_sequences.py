@@ -87,7 +87,11 @@ def test_many_sequences_from_many_threads_each_have_their_own_sum() -> None:
             if came != np.cumsum(values).tolist():
                 wrong.put(f"{sequence_id}: {came}")
 
-    with serving_program(sums, spec=SPEC, settings=sequenced(instances=2, max_idle_us=60_000_000)) as served:
+    settings = sequenced(instances=2, max_idle_us=60_000_000)
+    with serving_program(sums, spec=SPEC, settings=settings, starts=False) as served:
+        at_once = [turns(served, f"at once {number}", number)[0] for number in range(4)]
+        start(served)
+        assert sums_of(served, at_once) == [0, 1, 2, 3]
         threads = [threading.Thread(target=client, args=(number,)) for number in range(10)]
         for thread in threads:
             thread.start()
@@ -95,7 +99,7 @@ def test_many_sequences_from_many_threads_each_have_their_own_sum() -> None:
             thread.join(PATIENCE_SECONDS)
         assert wrong.empty(), wrong.get()
         figures = served.model.snapshot()
-    assert figures.success.count == 10 * 6 * 5
+    assert figures.success.count == 4 + 10 * 6 * 5
     assert max(map(len, sums.batches)) > 1, "sequences share batches"
 
 
