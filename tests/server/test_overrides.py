@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,18 +31,22 @@ def test_files_whose_names_do_not_go_together_are_the_callers_fault(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may be larger than ten bytes: what a full disk says in other words."""
+    """No file may be larger than ten bytes: what a full disk says in other words.
+
+    It ends before the test does: what pytest then writes may go to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_files_that_do_not_fit_are_the_servers_trouble(temporary: Path) -> None:
-    with pytest.raises(Overloaded) as refused:
+    with small_files(), pytest.raises(Overloaded) as refused:
         Upload({"1/model.onnx": bytes(11)})
     assert str(refused.value) == f"the server cannot keep the model's files in {temporary}: file too large"
     assert list(temporary.iterdir()) == []
