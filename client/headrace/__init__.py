@@ -24,6 +24,7 @@ from headrace.errors import (
     Unavailable,
 )
 from headrace.messages import ModelMetadata, TensorMetadata
+from headrace.stream_requests import Request
 
 __all__ = [
     "AsyncClient",
@@ -40,6 +41,7 @@ __all__ = [
     "ModelNotReady",
     "NotSupported",
     "Overloaded",
+    "Request",
     "RequestFailed",
     "Retry",
     "TensorMetadata",

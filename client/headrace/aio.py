@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -27,9 +27,19 @@ from headrace.config import (
 from headrace.errors import ClientClosed, HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
-from headrace.messages import Arrays, ModelMetadata, decode_metadata, decode_response, encode_request
+from headrace.messages import (
+    Arrays,
+    ModelMetadata,
+    Outputs,
+    Parameters,
+    decode_metadata,
+    decode_response,
+    encode_request,
+)
 from headrace.retry import CONNECTION_CLOSED, Retries
+from headrace.sequences import check_sequence, may_repeat
 from headrace.status import failure_of
+from headrace.stream_requests import Encoder
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
 
 if TYPE_CHECKING:  # a type of the stub file alone
@@ -75,14 +85,19 @@ class AsyncClient:
         inputs: Mapping[str, NDArray[Any]],
         *,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs | None = None,
+        parameters: Parameters | None = None,
+        request_id: str = "",
         timeout_seconds: float | None = None,
     ) -> Arrays:
         """Return the model's outputs by name, as read-only arrays.
 
-        `version` "" is the server's choice, `outputs` None is all of them.
+        `version` "" is the server's choice, `outputs` None is all of them; {"name": n} asks for an output
+        as its n best classes. `parameters` are the server's ("priority", "sequence_id", …) or the
+        model's own. `request_id` is for the server's traces.
         """
-        request = encode_request(model, inputs, version, outputs)
+        request = encode_request(model, inputs, version, outputs, parameters, request_id)
+        check_sequence(request, one_server=self._servers.is_one)
         return decode_response(await self._call(lambda stub: stub.ModelInfer, request, timeout_seconds))
 
     def stream(
@@ -91,7 +106,8 @@ class AsyncClient:
         *,
         model: str,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs | None = None,
+        parameters: Parameters | None = None,
         max_in_flight: int = 64,
         timeout_seconds: float | None = None,
     ) -> AsyncGenerator[Outcome[Key], None]:
@@ -107,9 +123,8 @@ class AsyncClient:
             max_in_flight=max_in_flight,
             timeout_seconds=self._settings.timeout_of_call(timeout_seconds),
         )
-        stream = AioStreamCall(
-            self._servers, exchange, lambda inputs: encode_request(model, inputs, version, outputs)
-        )
+        encoder = Encoder(model, version, outputs, parameters or {}, self._servers.is_one)
+        stream = AioStreamCall(self._servers, exchange, encoder.encode)
         self._streams.add(stream)
         return stream.outcomes(requests)
 
@@ -162,7 +177,11 @@ class AsyncClient:
             if self._servers.closed:
                 raise ClientClosed("the client was closed during the call")
             delay = self._retries.delay_or_raise(
-                failure, tried, left_seconds=deadline - now(), elsewhere=self._servers.elsewhere(tried)
+                failure,
+                tried,
+                left_seconds=deadline - now(),
+                elsewhere=self._servers.elsewhere(tried),
+                may_repeat=may_repeat(request),
             )
             if delay > 0:
                 await self._servers.pause(delay)

@@ -39,6 +39,11 @@ class AioServers:
     def _connect(self, endpoint: Endpoint) -> AioConnection:
         return AioConnection(endpoint, self._settings, self._credentials)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether all calls go to one server, whatever happens to it."""
+        return isinstance(self._source, tuple) and len(self._source) == 1
+
     async def pick(self, tried: Collection[str], deadline: float) -> Slot[AioConnection]:
         """Choose a server for one call, which `done` has to end; `deadline` is the loop's time.
 

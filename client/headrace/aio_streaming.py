@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any, Generic
 
 import grpc
-from numpy.typing import NDArray
 
 from headrace.aio_servers import AioServers
 from headrace.channels import AioConnection
@@ -23,12 +22,11 @@ from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import failure_of
-from headrace.streaming import ANONYMOUS, UNANSWERED, Encode, pair_of
+from headrace.stream_requests import Given, pair_of
+from headrace.streaming import ANONYMOUS, UNANSWERED, Encode
 from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
-Requests = (
-    AsyncIterable[tuple[Key, Mapping[str, NDArray[Any]]]] | Iterable[tuple[Key, Mapping[str, NDArray[Any]]]]
-)
+Requests = AsyncIterable[tuple[Key, Given]] | Iterable[tuple[Key, Given]]
 
 
 def cancelled_by_caller() -> bool:

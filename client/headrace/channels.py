@@ -31,6 +31,10 @@ wait 20 s for it."""
 MAX_RECONNECT_BACKOFF_MS: Final = 2000
 
 
+def _chosen(endpoint: Endpoint, given: grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:
+    return grpc.ssl_channel_credentials() if given is None and endpoint.tls else given
+
+
 class Connection:
     """A channel to one server, and its calls."""
 
@@ -41,12 +45,12 @@ class Connection:
     ) -> None:
         """`credentials` None means those that `endpoint` asks for: the system's authorities, or none."""
         options = channel_options(endpoint, settings)
-        self.is_secure = credentials is not None or endpoint.tls
-        if self.is_secure:
-            chosen = credentials or grpc.ssl_channel_credentials()
-            self.channel = grpc.secure_channel(endpoint.address, chosen, options)
-        else:
+        chosen = _chosen(endpoint, credentials)
+        self.is_secure = chosen is not None
+        if chosen is None:
             self.channel = grpc.insecure_channel(endpoint.address, options)
+        else:
+            self.channel = grpc.secure_channel(endpoint.address, chosen, options)
         self.stub = InferenceServiceStub(self.channel)
 
 
@@ -60,12 +64,12 @@ class AioConnection:
     ) -> None:
         """`credentials` are `Connection`'s."""
         options = channel_options(endpoint, settings)
-        self.is_secure = credentials is not None or endpoint.tls
-        if self.is_secure:
-            chosen = credentials or grpc.ssl_channel_credentials()
-            self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
-        else:
+        chosen = _chosen(endpoint, credentials)
+        self.is_secure = chosen is not None
+        if chosen is None:
             self.channel = grpc.aio.insecure_channel(endpoint.address, options)
+        else:
+            self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -25,10 +25,20 @@ from headrace.config import (
 from headrace.errors import ClientClosed, HeadraceError
 from headrace.exchange import Exchange, Key, Outcome
 from headrace.lookup import Lookup
-from headrace.messages import Arrays, ModelMetadata, decode_metadata, decode_response, encode_request
+from headrace.messages import (
+    Arrays,
+    ModelMetadata,
+    Outputs,
+    Parameters,
+    decode_metadata,
+    decode_response,
+    encode_request,
+)
 from headrace.retry import CONNECTION_CLOSED, Retries
+from headrace.sequences import check_sequence, may_repeat
 from headrace.servers import Servers
 from headrace.status import failure_of
+from headrace.stream_requests import Encoder, Given
 from headrace.streaming import StreamCall
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
@@ -84,23 +94,29 @@ class Client:
         inputs: Mapping[str, NDArray[Any]],
         *,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs | None = None,
+        parameters: Parameters | None = None,
+        request_id: str = "",
         timeout_seconds: float | None = None,
     ) -> Arrays:
         """Return the model's outputs by name, as read-only arrays.
 
-        `version` "" is the server's choice, `outputs` None is all of them.
+        `version` "" is the server's choice, `outputs` None is all of them; {"name": n} asks for an output
+        as its n best classes. `parameters` are the server's ("priority", "sequence_id", …) or the
+        model's own. `request_id` is for the server's traces.
         """
-        request = encode_request(model, inputs, version, outputs)
+        request = encode_request(model, inputs, version, outputs, parameters, request_id)
+        check_sequence(request, one_server=self._servers.is_one)
         return decode_response(self._call(lambda stub: stub.ModelInfer, request, timeout_seconds))
 
     def stream(
         self,
-        requests: Iterable[tuple[Key, Mapping[str, NDArray[Any]]]],
+        requests: Iterable[tuple[Key, Given]],
         *,
         model: str,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs | None = None,
+        parameters: Parameters | None = None,
         max_in_flight: int = 64,
         timeout_seconds: float | None = None,
     ) -> Generator[Outcome[Key], None, None]:
@@ -111,16 +127,16 @@ class Client:
         A request that fails is one error among the outcomes: it is yielded, not raised, and changes
         nothing for the others. `requests` may be endless and slow; it runs in a thread of its own, at
         most `max_in_flight` requests ahead of the outcomes taken. What it raises is raised here, after
-        the outcomes of what it gave before. `timeout_seconds` is for each request.
+        the outcomes of what it gave before. `timeout_seconds` is for each request, `parameters` are for
+        all; a (key, Request(inputs, parameters)) has some of its own.
         """
         exchange: Exchange[Key] = Exchange(
             self._retries,
             max_in_flight=max_in_flight,
             timeout_seconds=self._settings.timeout_of_call(timeout_seconds),
         )
-        stream = StreamCall(
-            self._servers, exchange, lambda inputs: encode_request(model, inputs, version, outputs)
-        )
+        encoder = Encoder(model, version, outputs, parameters or {}, self._servers.is_one)
+        stream = StreamCall(self._servers, exchange, encoder.encode)
         self._streams.add(stream)
         return stream.outcomes(iter(requests))
 
@@ -171,6 +187,7 @@ class Client:
                 tried,
                 left_seconds=deadline - monotonic(),
                 elsewhere=self._servers.elsewhere(tried),
+                may_repeat=may_repeat(request),
             )
             if delay > 0:
                 self._servers.pause(delay)

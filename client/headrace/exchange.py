@@ -7,7 +7,8 @@ allow. A request that the server refuses, being full or its model not ready, is 
 is sent again on a spare leg to another server, and only if that one answers do the two legs change
 places. So every request that was admitted ends with exactly one outcome: its outputs, or one error.
 The requests of a decoupled model alone have any number of outcomes, in the order of its answers: one
-for each, and an error at the end if it fails. Once it has answered, a request is never sent again.
+for each, and an error at the end if it fails. A request that had one of them is never sent again, and
+neither is one of a sequence.
 
 There is no I/O, no clock and no lock here. The owner feeds requests in and asks for the next one to
 send, hands over answers and the ends of legs, calls `tick` when `wake_at` has come, and passes the
@@ -30,6 +31,7 @@ from grpc import StatusCode
 from headrace.errors import HeadraceError, Unavailable
 from headrace.messages import TELL_END_PARAMETER, Arrays
 from headrace.retry import Failure, Retries, error_of
+from headrace.sequences import may_repeat
 from headrace_proto.v1.inference_pb2 import ModelInferRequest
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,11 @@ class Entry(Generic[Key]):
     answered: bool = False
     """Whether it had an answer that was not its last, so that sending it again would repeat that one."""
     over: bool = False
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it must not be sent again."""
+        return self.answered or not may_repeat(self.request)
 
 
 class Exchange(Generic[Key]):
@@ -324,7 +331,7 @@ class Exchange(Generic[Key]):
         entries = list(leg.unanswered.values())
         largest = max(entries, key=lambda entry: entry.request.ByteSize())
         for entry in entries:
-            if entry is largest or entry.answered:
+            if entry is largest or entry.is_bound:
                 self._give_up(entry, failure)
             else:
                 self._detach(entry)
@@ -334,7 +341,7 @@ class Exchange(Generic[Key]):
     def _retry_delay_seconds(
         self, entry: Entry[Key], failure: Failure, now: float, *, elsewhere: bool
     ) -> float | None:
-        if entry.answered:
+        if entry.is_bound:
             return None
         left_seconds = entry.deadline - now
         return self._retries.delay_seconds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,13 @@ from headrace_proto.v1.inference_pb2 import (
 
 Arrays = dict[str, NDArray[Any]]
 
+Outputs = Sequence[str] | Mapping[str, int]
+"""The names of the outputs that are wanted; as a mapping, with how many of its best classes each is to
+be given as, 0 for the tensor itself."""
+
+Parameters = Mapping[str, bool | int | float | str]
+"""What a request says beside its tensors, to the server or to the model."""
+
 ERROR_CODE_PARAMETER: Final = "error_code"
 """Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
 
@@ -32,6 +39,9 @@ ERROR_REASON_PARAMETER: Final = "error_reason"
 
 RETRY_AFTER_PARAMETER: Final = "retry_after_seconds"
 """Where it says when to ask an overloaded server again."""
+
+CLASSES_PARAMETER: Final = "classification"
+"""By which an output is asked for as its best classes."""
 
 FINAL_PARAMETER: Final = "triton_final_response"
 """Where a stream's answer says whether its request gets no other one."""
@@ -61,7 +71,12 @@ class ModelMetadata:
 
 
 def encode_request(
-    model: str, inputs: Mapping[str, NDArray[Any]], version: str = "", outputs: Sequence[str] | None = None
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    version: str = "",
+    outputs: Outputs | None = None,
+    parameters: Parameters | None = None,
+    request_id: str = "",
 ) -> ModelInferRequest:
     """Return the request for one prediction; InvalidInput, naming the tensor, for what cannot be sent."""
     if not isinstance(model, str):
@@ -72,12 +87,41 @@ def encode_request(
         raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
     if not inputs:
         raise InvalidInput("inputs: none came, at least one expected")
-    request = ModelInferRequest(model_name=model, model_version=version)
+    request = ModelInferRequest(model_name=model, model_version=version, id=request_id)
     for name, array in inputs.items():
         _add_input(request, name, array)
     for name in outputs or ():
-        request.outputs.add(name=name)
+        wanted = request.outputs.add(name=name)
+        if isinstance(outputs, Mapping) and outputs[name]:
+            _add_parameter(wanted.parameters, CLASSES_PARAMETER, outputs[name])
+    for name, value in (parameters or {}).items():
+        _add_parameter(request.parameters, name, value)
     return request
+
+
+def _add_parameter(
+    parameters: MutableMapping[str, InferParameter], name: str, value: bool | float | str
+) -> None:
+    if not isinstance(name, str):
+        raise InvalidInput(f"parameter {name!r}: its name is {type(name).__name__}, str expected")
+    try:
+        match value:
+            case bool():
+                parameters[name].bool_param = value
+            case int() if value >= 1 << 63:
+                parameters[name].uint64_param = value
+            case int():
+                parameters[name].int64_param = value
+            case float():
+                parameters[name].double_param = value
+            case str():
+                parameters[name].string_param = value
+            case _:
+                raise InvalidInput(
+                    f"parameter {name!r}: {type(value).__name__} came, bool, int, float or str expected"
+                )
+    except ValueError as error:  # a number of more than 64 bits, or half a character
+        raise InvalidInput(f"parameter {name!r}: {error}") from error
 
 
 def _add_input(request: ModelInferRequest, name: str, array: NDArray[Any]) -> None:

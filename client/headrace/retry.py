@@ -149,9 +149,20 @@ class Retries:
         return (failure.model_not_ready and elsewhere) or self.budget.withdraw()
 
     def delay_or_raise(
-        self, failure: Failure, tried: Sequence[str], *, left_seconds: float, elsewhere: bool
+        self,
+        failure: Failure,
+        tried: Sequence[str],
+        *,
+        left_seconds: float,
+        elsewhere: bool,
+        may_repeat: bool = True,
     ) -> float:
-        """Return how long to wait before the next attempt, paid for, or raise the call's error."""
+        """Return how long to wait before the next attempt, paid for, or raise the call's error.
+
+        `may_repeat` says whether the request may be sent twice at all.
+        """
+        if not may_repeat:
+            raise error_of(failure, tried)
         delay = self.delay_seconds(failure, len(tried), left_seconds=left_seconds, elsewhere=elsewhere)
         if delay is None or not self.pay(failure, elsewhere=elsewhere):
             raise error_of(failure, tried)

@@ -70,6 +70,11 @@ class Servers:
     def _connect(self, endpoint: Endpoint) -> Connection:
         return Connection(endpoint, self._settings, self._credentials)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether all calls go to one server, whatever happens to it."""
+        return isinstance(self._source, tuple) and len(self._source) == 1
+
     def pick(self, tried: Collection[str], deadline: float) -> Slot[Connection]:
         """Choose a server for one call, which `done` has to end.
 

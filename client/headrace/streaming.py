@@ -8,14 +8,13 @@ receives. They meet under one lock, each waiting for its own condition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import Any, Final, Generic
 
 import grpc
 from grpc import StatusCode
-from numpy.typing import NDArray
 
 from headrace.channels import Connection
 from headrace.errors import ClientClosed, InvalidInput, Unavailable
@@ -25,21 +24,15 @@ from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.servers import Servers
 from headrace.status import failure_of
+from headrace.stream_requests import Given, pair_of
 from headrace_proto.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
-Encode = Callable[[Mapping[str, NDArray[Any]]], ModelInferRequest]
+Encode = Callable[[Given], ModelInferRequest]
 
 UNANSWERED: Final = Failure(
     StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
 )
 ANONYMOUS: Final = Failure(StatusCode.UNKNOWN, "the server answered without saying which request it meant")
-
-
-def pair_of(item: object) -> tuple[Any, Any]:
-    """Return the key and inputs in what a caller's iterator gave; TypeError if that is something else."""
-    if isinstance(item, tuple) and len(item) == 2:
-        return item
-    raise TypeError(f"a stream's requests: {type(item).__name__} came, pairs of a key and a mapping expected")
 
 
 class StreamCall(Generic[Key]):
@@ -57,9 +50,7 @@ class StreamCall(Generic[Key]):
         self._calls: set[grpc.Call] = set()
         self._closed = False
 
-    def outcomes(
-        self, requests: Iterator[tuple[Key, Mapping[str, NDArray[Any]]]]
-    ) -> Generator[Outcome[Key], None, None]:
+    def outcomes(self, requests: Iterator[tuple[Key, Given]]) -> Generator[Outcome[Key], None, None]:
         """Yield each request's outcome as soon as it is known, then raise what `requests` raised."""
         Thread(target=self._feed, args=(requests,), name="headrace-feeder", daemon=True).start()
         try:
@@ -126,7 +117,7 @@ class StreamCall(Generic[Key]):
             call.cancel()
         Thread(target=self._receive, args=(leg, slot, call), name="headrace-receiver", daemon=True).start()
 
-    def _feed(self, requests: Iterator[tuple[Key, Mapping[str, NDArray[Any]]]]) -> None:
+    def _feed(self, requests: Iterator[tuple[Key, Given]]) -> None:
         error: BaseException | None = None
         try:
             while self._wait_for_room():

@@ -140,9 +140,7 @@ def _narrowed(
     dtype = found.dtype if said.dtype is None else said.dtype
     model_dims = _model_dims(said)
     dims = found.dims if model_dims is None else model_dims
-    # A file need not tell the rank of an output, which is then taken for a scalar's.
-    is_untold = kind == "output" and not found.dims and not spec.has_batch_axis
-    if dtype != found.dtype or not (is_untold or _fits(dims, found.dims)):
+    if dtype != found.dtype or not _fits(dims, found.dims):
         text = (
             f"the model has {_told(found.dtype, found.dims)}, the configuration says "
             f"{_told(dtype, dims)}{_hint(spec, found.dims, dims)}"

@@ -11,9 +11,9 @@ allowed.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headrace_engines import independence, manifest, memory, report
 from headrace_engines.agreement import check_answers
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NO_ROWS: Final = "write `max_batch_size: 0` where axis 0 does not count rows"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -58,6 +60,8 @@ class Loaded:
     artefact: str
     why: tuple[str, ...]
     memory_bytes: int = 0
+    why_alone: str = ""
+    """What happens to rows in a batch, for which they are executed one at a time; "" where they are not."""
 
 
 def load(
@@ -129,11 +133,21 @@ class _Version:
         return None
 
     def first_alone(self) -> Loaded | None:
-        """Return the best candidate that is whole, to be served one row at a time."""
+        """Return the best candidate that is whole, to be served one row at a time.
+
+        Raises DeclarationError where batches were declared: a setting that is not honoured must not pass.
+        """
         for candidate, why in self._dependent:
+            if (most := self._declaration.max_batch_size or 0) > 1:
+                text = (
+                    f"the configuration says {most}, and rows cannot share a batch of {candidate.file}: "
+                    f"{why}; {_NO_ROWS}, or leave the field out, and rows are executed one at a time"
+                )
+                raise DeclarationError([Difference("max_batch_size", text)])
             engine = self._opened(candidate, 1)
             if engine is not None:
-                return self._chosen(engine, candidate, f"served one row at a time: in a batch {why}")
+                merit = f"served one row at a time: in a batch {why}; {_NO_ROWS}"
+                return replace(self._chosen(engine, candidate, merit), why_alone=why)
         return None
 
     def failure(self) -> ModelFileError:

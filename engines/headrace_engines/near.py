@@ -11,12 +11,12 @@ from typing import Final
 _MOST_CHARACTERS: Final = 64
 """A comparison takes time that grows with the names' lengths, and a caller's may be of any."""
 _MOST_KNOWN: Final = 1000
-_NEIGHBOURS: Final = 8
+_NEIGHBOURS: Final = 4
 """Names that are compared on either side, in each of the two orders: each takes some thirty microseconds."""
 
 
 def near(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """Return up to so many names that are like this one, the most like first; takes a millisecond or two.
+    """Return up to so many names that are like this one, the most like first; takes a millisecond at most.
 
     Where many names are known, only those are compared that stand beside it in the alphabet, read forwards
     or backwards: a slip leaves the beginning or the end as it was.

@@ -20,7 +20,7 @@ from typing import Final, TextIO
 from headrace_proto import __version__
 from headrace_proto.certificates import CertificateError
 from headrace_server import room_options
-from headrace_server.config import ServerConfig
+from headrace_server.config import Loaded, ServerConfig
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
 from headrace_server.discovery.registry import Registrar, RegistrationError, why_not_registered
@@ -56,9 +56,12 @@ _TRACES_SECONDS: Final = 5.0
 """Longest wait on stop for traces to be written."""
 
 
-def run(config: ServerConfig) -> int:
+def run(loaded: Loaded) -> int:
     """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
+    config = loaded.config
     log = logs.set_up(config.log_level, config.log_format)
+    for doubt in loaded.doubts:
+        _logger.warning("%s", doubt)
     output = sys.stdout
     try:
         # What a program prints must not stand before the ready line, or after it.

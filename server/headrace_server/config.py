@@ -11,12 +11,13 @@ import os
 import tomllib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from headrace_proto.consul import split_address
 from headrace_server.listen_address import parse as parse_listen_address
-from headrace_server.options import LARGEST_INT32, ConfigError, Option, setting
+from headrace_server.options import LARGEST_INT32, PREFIX, ConfigError, Option, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,8 @@ class ServerConfig:
 
 
 _GRPC_VARIABLES: Final = {"GRPC_EXPERIMENTS": "-event_engine_listener", "GRPC_VERBOSITY": "NONE"}
-
+_NEAR: Final = 0.85
+"""How much of a name must be there: a letter or two may be wrong."""
 OPTIONS: Final[tuple[Option, ...]] = tuple(Option.of(field) for field in fields(ServerConfig))
 
 
@@ -239,6 +241,8 @@ class Loaded:
     origins: Mapping[str, str]
     grpc: Mapping[str, tuple[str, str]]
     """Variables by which gRPC's core is told how to poll and what to log, each with its value and origin."""
+    doubts: tuple[str, ...]
+    """Variables that are probably misspelt."""
 
 
 def load(
@@ -275,7 +279,7 @@ def load(
         name: (environ[name], name) if name in environ else (value, "default")
         for name, value in _GRPC_VARIABLES.items()
     }
-    return Loaded(config, origins, grpc)
+    return Loaded(config, origins, grpc, _doubts(environ))
 
 
 def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
@@ -305,6 +309,24 @@ def _refuse_unknown(given: Mapping[str, Any], origin: str) -> None:
             raise ConfigError(
                 f"{origin}: there is no setting {name!r}; there are: {', '.join(sorted(known))}"
             )
+
+
+def _doubts(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which variables are nearly a setting's.
+
+    None is refused: of a service that is called headrace, orchestrators set HEADRACE_PORT and others.
+    """
+    variables = {option.name.upper(): option.variable for option in OPTIONS}
+    doubts = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or variable in variables.values():
+            continue
+        if near := get_close_matches(name, variables, n=1, cutoff=_NEAR):
+            doubts.append(
+                f"{variable} is no setting's variable and says nothing; {variables[near[0]]} is one"
+            )
+    return tuple(doubts)
 
 
 def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:

@@ -44,6 +44,11 @@ class Overloaded(InferenceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Unread(Overloaded):
+    """The caller does not read its responses, while an engine waits: whatever else stands on the same stream
+    would be read no better, and ends with it."""
+
+
 class DeadlineMissed(InferenceError):
     """The deadline passed before the request was executed; it never will be."""
 
@@ -70,11 +75,3 @@ class ControlDisabled(InferenceError):
 
 class NotSupported(InferenceError):
     """The protocol has this feature and the server does not: the text names it."""
-
-
-class Unauthenticated(InferenceError):
-    """The caller did not prove who they are."""
-
-
-class Forbidden(InferenceError):
-    """The caller may not do this."""

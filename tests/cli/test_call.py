@@ -33,6 +33,11 @@ def test_inputs_are_made_up(digits_server: str, capsys: pytest.CaptureFixture[st
     assert len(json.loads(capsys.readouterr().out)["probabilities"]) == 5
 
 
+def test_parameters_are_sent(digits_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--parameter", "priority=0", "--parameter", "own=text", "--parameter", "loud=true"]
+    assert run(["call", digits_server, "digits", "--zeros", *given]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -47,6 +52,10 @@ def test_inputs_are_made_up(digits_server: str, capsys: pytest.CaptureFixture[st
         (["digits", "--zeros", "--timeout", "nan"], 2, "nan came, expected seconds above 0"),
         (["digits", "--zeros", "--timeout", "0"], 2, "0 came, expected seconds above 0"),
         (["digits", "--zeros", "--rows", "1000"], 1, "batch of 1000 rows came"),
+        (["digits", "--zeros", "--parameter", "priority"], 2, "'priority' came, NAME=VALUE expected"),
+        (["digits", "--zeros", "--parameter", "priority=1.5"], 1, "'priority': 1.5 came"),
+        (["digits", "--zeros", "--parameter", "priority=x=y"], 1, "'priority': 'x=y' came"),
+        (["digits", "--zeros", "--parameter", 'priority="1"'], 1, """'priority': '"1"' came"""),
     ],
 )
 def test_what_is_wrong_is_told(

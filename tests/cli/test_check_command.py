@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hosted_server import eventually
 
+from headrace_cli.commands import check
 from headrace_cli.main import run
 from headrace_server.config import OPTIONS
 
@@ -81,6 +85,37 @@ def test_each_setting_is_shown_with_its_origin_and_no_secret(
     table = capsys.readouterr().out
     assert "HEADRACE_HOST" in table
     assert "geheim" not in shown + table
+
+
+@pytest.mark.parametrize("hangs", ["load", "close"])
+def test_a_program_that_hangs_is_named(
+    hangs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    folder = tmp_path / "models" / "stuck" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(
+        "from headrace_engines.python_model import *\n"
+        "class Model:\n"
+        "    inputs = outputs = [Tensor('x', 'FP32', [1])]\n"
+        "    def execute(self, batch): return {'x': batch['x']}\n"
+        f"    def {hangs}(self, *_): open({str(pipe)!r}).read()\n"
+    )
+    monkeypatch.setattr(check, "_SLOW_SECONDS", 0.01)
+    told: list[str] = []
+
+    def is_named() -> bool:
+        told.append(capsys.readouterr().err)
+        return "stuck version 1: still loaded, executed or closed after 0.01 s" in "".join(told)
+
+    with ThreadPoolExecutor() as threads:
+        checked = threads.submit(run, ["check", str(tmp_path / "models"), "--allow-python-models"])
+        try:
+            eventually(is_named, "what hangs is named")
+        finally:
+            pipe.write_text("go on")
+        assert checked.result() == 0
 
 
 def test_wrong_settings_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ SEEDS = {name: request.SerializeToString() for name, request in PROCEDURES.items
 }
 HONEST = {
     Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.ALREADY_EXISTS, Code.UNAVAILABLE,
-    Code.FAILED_PRECONDITION,
+    Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED,
 }  # fmt: skip
 """What a request can be told that is wrong: the server itself is never at fault, nor out of reach."""
 

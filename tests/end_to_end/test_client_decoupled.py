@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing, closing
@@ -14,6 +15,7 @@ import pytest
 from server_process import ServerProcess
 
 from headrace import AsyncClient, Client, EngineFailed, HeadraceError, NotSupported, Unavailable
+from headrace_cli.main import run
 
 PROGRAM = """
 from headrace_engines.python_model import *
@@ -170,3 +172,12 @@ def test_a_server_that_is_killed_in_the_middle_is_an_error_after_what_it_gave(
 def test_a_single_call_says_how_to_ask_instead(server: tuple[ServerProcess, str]) -> None:
     with Client(server[1]) as client, pytest.raises(NotSupported, match="stream"):
         client.infer("counts", count(1))
+
+
+def test_the_command_counts_answers(
+    server: tuple[ServerProcess, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["stream", server[1], "counts", "--input", "[3]"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["outputs"]["y"] for line in printed.out.splitlines()] == [[0], [1], [2]]
+    assert printed.err.startswith("3 answered and 0 failed")

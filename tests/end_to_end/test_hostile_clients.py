@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -33,9 +34,9 @@ class Server:
     hostile: grpc.Channel
     other: grpc.Channel
 
-    def send(self, message: bytes) -> grpc.Future:
+    def send(self, message: bytes, procedure: str = "ModelInfer") -> grpc.Future:
         """Send these bytes as a request."""
-        return self.hostile.unary_unary(f"/{INFERENCE_SERVICE}/ModelInfer").future(
+        return self.hostile.unary_unary(f"/{INFERENCE_SERVICE}/{procedure}").future(
             message, timeout=PATIENCE_SECONDS
         )
 
@@ -112,6 +113,33 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a negative side": lambda: shaped(1, -(2**63)),
     "more rows than fit": lambda: shaped(2**63 - 1, 1),
 }
+
+
+def empty(number: int) -> bytes:
+    """Return as many empty fields as fit."""
+    return field(number, b"") * (FULL // 2)
+
+
+CONTROL_BOMBS: dict[str, tuple[str, Callable[[], bytes], grpc.StatusCode]] = {
+    "trace settings": ("TraceSetting", lambda: empty(1), Code.RESOURCE_EXHAUSTED),
+    "trace settings, compressed": (
+        "TraceSetting", lambda: gzip.compress(empty(1)), Code.RESOURCE_EXHAUSTED,
+    ),
+    "log settings": ("LogSettings", lambda: empty(1), Code.RESOURCE_EXHAUSTED),
+    "a model's name": ("ModelMetadata", lambda: field(1, b"x" * FULL), Code.RESOURCE_EXHAUSTED),
+    "parameters of a load": ("RepositoryModelLoad", lambda: empty(3), Code.FAILED_PRECONDITION),
+    "parameters of an unload": ("RepositoryModelUnload", lambda: empty(3), Code.FAILED_PRECONDITION),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTROL_BOMBS)
+def test_invariant_4_other_calls_made_to_cost_much_are_refused_unread(server: Server, name: str) -> None:
+    procedure, message, code = CONTROL_BOMBS[name]
+    before = server.process.peak_memory_bytes()
+    call = server.send(message(), procedure)
+    server.probe()
+    assert call.code() is code, call.details()
+    assert server.process.peak_memory_bytes() - before < 256 * MIB
 
 
 @pytest.mark.parametrize("name", BOMBS)

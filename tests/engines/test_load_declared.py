@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from headrace_engines.declaration import Declaration, DeclaredTensor
-from headrace_engines.errors import ModelFileError, UnsupportedModelError
+from headrace_engines.errors import DeclarationError, ModelFileError, UnsupportedModelError
 from headrace_engines.load import load
 from headrace_engines.steps import StepEngine
 
@@ -173,6 +173,26 @@ def test_weights_beside_the_model_count_as_its_memory(models, tmp_path) -> None:
     after = load(folder)
     after.engine.close()
     assert after.memory_bytes == before.memory_bytes + 1000
+
+
+def test_batches_that_were_declared_of_rows_that_change_each_other_are_refused(models, tmp_path) -> None:
+    folder = version(tmp_path, models.normalised_over_batch())
+    with pytest.raises(DeclarationError) as refused:
+        load(folder, declaration=Declaration(max_batch_size=8))
+    (difference,) = refused.value.differences
+    assert difference.setting == "max_batch_size"
+    assert difference.text.startswith(
+        "the configuration says 8, and rows cannot share a batch of model.onnx: output 'y' changes"
+    )
+    assert (
+        "write `max_batch_size: 0` where axis 0 does not count rows, or leave the field out"
+        in difference.text
+    )
+    for most, served in ((None, 1), (1, 1), (0, 0)):
+        loaded = load(folder, declaration=Declaration(max_batch_size=most))
+        assert loaded.engine.spec.max_batch_size == served
+        assert loaded.why_alone.startswith("output 'y' changes") is (most is None)
+        loaded.engine.close()
 
 
 def labelled(path: Path) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_engines.errors import ExecutionError
+from headrace_engines.errors import DeclarationError, ExecutionError
 from headrace_engines.runtime.signature import Declared, best_batch_sizes, model_spec
 from headrace_engines.spec import ANY
 
@@ -62,6 +63,16 @@ def test_batch_axis(inputs, outputs, execute, batched):
 def test_an_output_of_unknown_rank_gets_the_rank_that_it_shows():
     spec = model_spec(declared(("N", 2, 3)), declared(()), 8, echo)
     assert spec.outputs[0].dims == (ANY, ANY)
+
+
+def test_without_a_batch_axis_too_if_the_file_does_not_tell_it():
+    (untold,) = declared(())
+    output = replace(untold, is_untold=True)
+    spec = model_spec(declared((2, 3)), [output], 8, echo)
+    assert spec.outputs[0].dims == (ANY, ANY)
+    with pytest.raises(DeclarationError, match="output 't0': the model's file does not tell its shape"):
+        model_spec(declared((2, 3)), [output], 8, refuses)
+    assert model_spec(declared((2, 3)), [untold], 8, never).outputs[0].dims == ()
 
 
 def test_a_model_that_refuses_zero_is_tried_with_other_values():

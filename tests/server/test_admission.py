@@ -324,3 +324,17 @@ def test_invariant_2_whatever_is_accepted_is_an_array_of_the_models_rank_and_dim
     else:
         assert fits
         assert admitted.rows == (shape[0] if batch else 1)
+
+
+def test_a_batch_for_a_model_that_takes_rows_alone_is_told_why() -> None:
+    alone = dataclasses.replace(STAGED, max_batch_size=1, batch_sizes=(1,))
+    settings = ModelSettings(why_alone="output 'y' changes")
+    with pytest.raises(InvalidInput) as refused:
+        Admission("m", alone, settings).admit(request(came("x", (3, 3))))
+    assert str(refused.value) == (
+        "input 'x': batch of 3 rows came, model 'm' takes one row a request, since in a batch output 'y' "
+        "changes: send row by row; where axis 0 does not count rows, the model's configuration needs "
+        "`max_batch_size: 0`"
+    )
+    with pytest.raises(InvalidInput, match=r"batch of 3 rows came, model 'm' takes one row a request$"):
+        Admission("m", alone).admit(request(came("x", (3, 3))))

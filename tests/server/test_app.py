@@ -89,6 +89,14 @@ def test_the_ready_line_a_broken_model_beside_a_good_one_and_sigterm(repository:
         assert server.log[-1].endswith("stopped")
 
 
+def test_a_variable_that_is_misspelt_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_MAX_QUEUE_SZE", "5")
+    with ServerProcess(tmp_path / "none") as server:
+        server.await_log("WARNING")
+        assert "HEADRACE_MAX_QUEUE_SIZE is one" in server.await_log("HEADRACE_MAX_QUEUE_SZE")
+        only_error(server)
+
+
 def test_a_port_that_is_taken_is_told(repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

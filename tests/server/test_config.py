@@ -153,6 +153,32 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> No
         load({"prot": 1}, {})
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("HEADRACE_MAX_QUEUE_SZE", "HEADRACE_MAX_QUEUE_SIZE"),
+        ("HEADRACE_GRPC_PROT", "HEADRACE_GRPC_PORT"),
+        ("HEADRACE_CONSUL_ADDRESS", "CONSUL_HTTP_ADDR"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_settings_is_doubted(variable: str, meant: str) -> None:
+    (doubt,) = load({}, {variable: "5"}).doubts
+    assert doubt == f"{variable} is no setting's variable and says nothing; {meant} is one"
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "HEADRACE_PORT", "HEADRACE_SERVICE_HOST", "HEADRACE_SERVICE_PORT", "HEADRACE_SERVICE_PORT_GRPC",
+        "HEADRACE_PORT_8001_TCP", "HEADRACE_PORT_8001_TCP_ADDR", "HEADRACE_PORT_8001_TCP_PORT",
+        "HEADRACE_PORT_8001_TCP_PROTO", "HEADRACE_CONFIG", "HEADRACE_DEBUG", "HEADRACE_LOG_LEVEL",
+        "MAX_QUEUE_SIZE",
+    ],
+)  # fmt: skip
+def test_what_orchestrators_set_is_not_doubted(variable: str) -> None:
+    assert load({}, {variable: "debug"}).doubts == ()
+
+
 @pytest.mark.parametrize("contents", [b"grpc_port = ", b"\xff\xfe"])
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, contents: bytes) -> None:
     file = tmp_path / "headrace.toml"

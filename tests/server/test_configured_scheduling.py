@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Model:
         with Path({log!r}).open("a") as log:
             log.write(" ".join(request.id for request in batch.requests) + "\\n")
         if batch.requests[0].id == "busy":
-            Path({pipe!r}).read_text()
+            with open({pipe!r}, "rb", buffering=0) as pipe:
+                pipe.read(1)
         return {{"y": batch["x"]}}
 """
 DEFAULT_POLICY = "max_batch_size: 1 dynamic_batching {{ default_queue_policy {{ {} }} }}"
@@ -45,7 +46,7 @@ DEFAULT_POLICY = "max_batch_size: 1 dynamic_batching {{ default_queue_policy {{ 
 class Configured:
     """A model under a configuration, and the connection to its server."""
 
-    def __init__(self, stub: InferenceServiceStub, model: Model, log: Path, pipe: Path) -> None:
+    def __init__(self, stub: InferenceServiceStub, model: Model, log: Path, pipe: int) -> None:
         self.stub = stub
         self._model = model
         self._log = log
@@ -74,9 +75,8 @@ class Configured:
         return call
 
     def release(self) -> None:
-        """End what is busy."""
-        with suppress(OSError):  # where nothing is
-            os.close(os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK))
+        """End what is busy, or has said so and is about to wait: the byte stays in the pipe."""
+        os.write(self._pipe, b".")
 
     def executed(self) -> list[str]:
         """Return the ids of each execution, in order."""
@@ -88,18 +88,29 @@ def request(name: str, **parameters: Any) -> pb.ModelInferRequest:
 
 
 @contextmanager
+def held_open(pipe: Path) -> Iterator[int]:
+    """Make a pipe that has a writer as long as this lasts: opening it to read never waits, reading does."""
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def configured(folder: Path, config: str) -> Iterator[Configured]:
     (folder / "m" / "1").mkdir(parents=True)
     (folder / "m" / "config.pbtxt").write_text(config)
     log, pipe = folder / ".log", folder / ".pipe"
-    os.mkfifo(pipe)
     (folder / "m" / "1" / "model.py").write_text(PROGRAM.format(log=str(log), pipe=str(pipe)))
     with (
+        held_open(pipe) as release,
         serving(folder, allow_python=True) as repository,
         hosted(Service(repository.catalogue, repository)) as server,
         connected(server.address) as stub,
     ):
-        it = Configured(stub, repository.catalogue.find("m", ""), log, pipe)
+        it = Configured(stub, repository.catalogue.find("m", ""), log, release)
         try:
             yield it
         finally:

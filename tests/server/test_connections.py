@@ -38,6 +38,16 @@ def server(**options: Any) -> Iterator[HostedServer]:
         yield it
 
 
+def test_the_bandwidth_of_a_client_is_not_measured_which_would_let_it_send_further_ahead() -> None:
+    with server() as it, RawConnection(it.address) as client:
+        client.call(1, INFER, ROWS.SerializeToString())
+        frames = []
+        while (frame := client.read()) is not None and (frame.kind, frame.flags & END_STREAM) != (HEADERS, 1):
+            frames.append(frame.kind)
+    assert DATA in frames
+    assert PING not in frames
+
+
 @pytest.mark.parametrize("compression", Compression)
 @pytest.mark.parametrize("accepted", ["identity", "identity,gzip", "identity,deflate,gzip"])
 def test_answers_are_compressed_where_it_was_chosen_for_clients_that_accept_it(

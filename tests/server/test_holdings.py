@@ -40,6 +40,19 @@ def test_what_a_request_turns_out_to_take_is_refused_unless_it_is_alone() -> Non
     assert call.size_bytes == 580
 
 
+def test_what_an_answer_takes_counts_before_its_call_hears_of_it_and_not_once_that_is_over() -> None:
+    holdings, call = Holdings(100), Call()
+    holdings.admit(call, 10)
+    holdings.admit(call, 80, own_bytes=10)
+    for other, own_bytes in ((Call(), 0), (call, 10)):
+        with pytest.raises(Overloaded, match="90 bytes are in flight, the limit is 100"):
+            holdings.admit(other, 11, own_bytes)
+    assert (holdings.size_bytes, call.size_bytes) == (90, 90)
+    holdings.release(call)
+    holdings.admit(call, 500)  # alone, and too late
+    assert holdings.size_bytes == 0
+
+
 @pytest.mark.parametrize(("size_bytes", "more"), [(0, 0), (4096 + 16, 0), (4096 + 17, 1), (1 << 20, 1044464)])
 def test_answers_count_beyond_what_was_foreseen_of_their_rows(size_bytes: int, more: int) -> None:
     work = work_of(Model("m", "1", rows_spec(), "scripted", Limits()), Answers(), rows=2)

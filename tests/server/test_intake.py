@@ -14,13 +14,32 @@ from direct_reactor import DirectReactor
 from gated_server import rows
 from hosted_server import connected, eventually, hosted, infer_request
 from numpy.typing import NDArray
-from scripted_engines import PATIENCE_SECONDS, RAGGED, Answers, Arrays, Gate, ScriptedEngine, Served, serving
+from scripted_engines import (
+    PATIENCE_SECONDS,
+    RAGGED,
+    Answers,
+    Arrays,
+    Gate,
+    ScriptedEngine,
+    Served,
+    Shelf,
+    serving,
+)
 from shared_objects import shared_object
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE, Work
-from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, Overloaded, RegionNotFound
+from headrace_server.core.service import Service
+from headrace_server.errors import (
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    Overloaded,
+    RegionNotFound,
+    ShuttingDown,
+)
 from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
@@ -61,6 +80,9 @@ class Asked:
     def settled(self, error: Exception | None) -> None:
         self.outcome.set_result(error)
 
+    def make_room(self, size_bytes: int) -> None:
+        raise AssertionError("nothing here has large answers")
+
     def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         self.told.set_result(answer)
 
@@ -87,15 +109,14 @@ class Entrance:
         self.holdings = Holdings(most_bytes)
         self.regions = Regions(allowed=True)
         self.reactor = DirectReactor()
-        self.intake = Intake(
-            served.service,
-            AskersAnswers(),
-            self.reactor,
-            self.holdings,
-            self.regions,
-            Inflation(most_bytes),
-        )
+        self.inflation = Inflation(most_bytes)
+        self.intake = self._before(served.service)
         self.asked = Asked()
+
+    def use(self, catalogue: Shelf) -> None:
+        """Stand before other models from now on."""
+        self.intake.close()
+        self.intake = self._before(Service(catalogue))
 
     def begin(self, message: Any, limit: float = NO_DEADLINE) -> Asked:
         """Take a request in as a transport does, which holds its message meanwhile."""
@@ -119,6 +140,9 @@ class Entrance:
 
     def answer(self) -> bytes | InferenceError:
         return self.asked.told.result(PATIENCE_SECONDS)
+
+    def _before(self, service: Service) -> Intake:
+        return Intake(service, AskersAnswers(), self.reactor, self.holdings, self.regions, self.inflation)
 
 
 @contextlib.contextmanager
@@ -208,6 +232,31 @@ def test_others_are_answered_while_sixty_mebibytes_of_strings_are_read() -> None
         assert strings.shape == (1, count)
         call.cancel()
         gate.open()
+
+
+class Handover(Shelf):
+    """A catalogue where a version takes over as soon as the one before it has been found."""
+
+    def __init__(self, old: Model, new: Model) -> None:
+        super().__init__(old)
+        self._new = new
+
+    def find(self, name: str, version: str) -> Model:
+        found = super().find(name, version)
+        self.put(self._new)
+        return found
+
+
+def test_a_slow_request_moves_to_the_version_that_has_taken_over_and_is_refused_where_none_has() -> None:
+    old = Model("m", "1", RAGGED, "scripted", Limits())
+    old.close(drain=False)
+    with entrance() as it:
+        it.use(Handover(old, it.served.model))
+        assert it.take(large()).model is it.served.model
+        assert it.answer() == (np.arange(200_000) * 3 + 1).tobytes()
+        it.use(Shelf(old))
+        with pytest.raises(ShuttingDown, match="model 'm' is being closed"):
+            it.take(large())
 
 
 def test_what_strings_take_as_objects_counts_before_they_are_made() -> None:

@@ -51,6 +51,14 @@ def test_a_repository_that_cannot_even_be_looked_at_is_told(tmp_path: Path) -> N
         scan([tmp_path / ("n" * 300)])
 
 
+def test_an_entry_that_cannot_be_looked_at_costs_the_others_nothing(tmp_path: Path) -> None:
+    folders(tmp_path, "good/1")
+    (tmp_path / "bad").symlink_to("n" * 300)
+    found = scan([tmp_path])
+    assert list(found["good"].versions) == [1]
+    assert "bad cannot be read: File name too long" in found["bad"].problem
+
+
 def test_several_repositories(tmp_path: Path) -> None:
     folders(tmp_path, "first/a/1", "second/b/2", "second/.cache/1")
     found = scan([tmp_path / "first", tmp_path / "second"])
@@ -81,7 +89,27 @@ def test_a_model_folder_that_vanishes_meanwhile_has_a_problem(tmp_path: Path) ->
     assert "cannot be read: No such file" in read_model("m", tmp_path / "gone").problem
 
 
+def _rewritten_as_old(root: Path) -> None:
+    """Write other bytes, as many, and set the time back as those tools do that keep times."""
+    path = root / "m" / "1" / "model.onnx"
+    before = path.stat()
+    path.write_bytes(b"WEIGHTS")
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the system's clock for files ticks slowly
+        os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+
+
+def _replaced_as_old(root: Path) -> None:
+    path = root / "m" / "1" / "model.onnx"
+    before = path.stat()
+    wrote(root / "aside", b"WEIGHTS")
+    os.utime(root / "aside", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    (root / "aside").rename(path)
+
+
 CHANGES = {
+    "rewritten with the old time": _rewritten_as_old,
+    "replaced with the old time": _replaced_as_old,
     "longer": lambda root: wrote(root / "m" / "1" / "model.onnx", b"longer weights", 9),
     "later": lambda root: wrote(root / "m" / "1" / "model.onnx", seconds_ago=8),
     "more": lambda root: wrote(root / "m" / "1" / "data" / "weights.bin"),

@@ -13,14 +13,20 @@ import grpc
 import pytest
 from gated_server import Gated, answered, expected, gated, rows
 from hosted_server import eventually
+from model_folders import put
+from onnx_models import Models
 from prometheus_client.parser import text_string_to_metric_families
+from repositories import explicit
 from request_streams import closed
 from scripted_engines import Arrays, Gate, Shelf, rows_spec
 
 from headrace_engines.errors import ExecutionError
 from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.core.catalogue import Entry, ModelState
 from headrace_server.core.model import Limits, Model
+from headrace_server.core.service import Service
 from headrace_server.core.settings import ModelSettings
+from headrace_server.errors import InvalidInput
 from headrace_server.telemetry.exposition import render
 from headrace_server.telemetry.metrics import Metrics
 from headrace_server.telemetry.metrics_server import MetricsServer
@@ -266,6 +272,29 @@ def test_a_model_that_is_lost_and_a_server_that_leaves_are_told() -> None:
         page = scrape(url)
         assert (page.value("headrace_model_ready", model="m"), page.value("headrace_ready")) == (0, 0)
         assert page.values("nv_inference_count") == []
+
+
+def test_only_a_version_that_should_answer_and_does_not_is_told_as_down(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.adding(1), 1)
+    put(tmp_path, "other", models.adding(1))
+    with gated(open_gate()) as one, explicit(tmp_path, load=("*",)) as repository:
+        metrics = Metrics(repository.catalogue, Service(repository.catalogue), one.server.transport, "9.8.7")
+        put(tmp_path, "m", models.adding(2), 2)
+        put(tmp_path, "bad", b"no model")
+        repository.load_model("m")
+        repository.unload_model("other")
+        with pytest.raises(InvalidInput):
+            repository.load_model("bad")
+        page = Page(metrics.page().decode())
+        assert page.value("headrace_model_ready", model="m", version="2") == 1
+        assert page.value("headrace_model_ready", model="bad", version="1") == 0
+        assert len(page.values("headrace_model_ready")) == 2
+        eventually(
+            lambda: Entry("m", "1", ModelState.UNAVAILABLE, "unloaded") in repository.index(), "it is drained"
+        )
+        assert len(Page(metrics.page().decode()).values("headrace_model_ready")) == 2
 
 
 def test_labels_tell_the_model_its_version_and_its_own_tags() -> None:

@@ -117,3 +117,26 @@ def test_a_sink_that_answers_while_it_is_handed_to_does_not_lock_itself_out() ->
     ordering, works = line_of("ab", sink)
     ordering.deliver([(works["a"], b"")])
     assert sink.order == ["a", "b"]
+
+
+def test_what_another_thread_brings_while_answers_are_handed_out_is_handed_out_after_them() -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(Line):
+        def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
+            if answers[0][0].id == "a":
+                entered.set()
+                assert go.wait(PATIENCE_SECONDS)
+            super().deliver(answers)
+
+    sink = Slow()
+    ordering, works = line_of("abc", sink)
+    first = threading.Thread(target=ordering.deliver, args=([(works["a"], b"")],))
+    first.start()
+    assert entered.wait(PATIENCE_SECONDS)
+    ordering.deliver([(works["b"], b"")])
+    ordering.deliver([(works["c"], b"")])
+    assert sink.order == []
+    go.set()
+    first.join(PATIENCE_SECONDS)
+    assert sink.order == ["a", "b", "c"]

@@ -35,7 +35,7 @@ def test_files_whose_names_do_not_go_together_are_the_callers_fault(
 def small_files() -> Iterator[None]:
     """No file may be larger than ten bytes: what a full disk says in other words.
 
-    It ends before the test does: what pytest then writes may go to a file.
+    It ends with the block, since what pytest itself writes may go to a file.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
@@ -46,7 +46,7 @@ def small_files() -> Iterator[None]:
 
 
 def test_files_that_do_not_fit_are_the_servers_trouble(temporary: Path) -> None:
-    with small_files(), pytest.raises(Overloaded) as refused:
+    with pytest.raises(Overloaded) as refused, small_files():
         Upload({"1/model.onnx": bytes(11)})
     assert str(refused.value) == f"the server cannot keep the model's files in {temporary}: file too large"
     assert list(temporary.iterdir()) == []

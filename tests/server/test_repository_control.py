@@ -9,9 +9,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hosted_server import eventually
 from model_folders import put
 from onnx_models import Models
 from repositories import ALL_VERSIONS, answer, explicit, serving, states
+from scripted_engines import PATIENCE_SECONDS
 
 from headrace_server.core.catalogue import Entry, ModelState, Override
 from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, ModelNotReady, NotSupported
@@ -165,6 +167,23 @@ def test_the_index_does_not_blame_the_repository_for_what_a_caller_sent(
         )
 
 
+def test_batches_of_rows_that_change_each_other_are_refused_or_executed_row_by_row(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.normalised_over_batch())
+    with explicit(tmp_path) as repository:
+        (tmp_path / "m" / "config.pbtxt").write_text('name: "m"\nmax_batch_size: 8\n')
+        with pytest.raises(
+            InvalidInput, match=r"config\.pbtxt:2: max_batch_size: .* rows cannot share a batch"
+        ):
+            repository.load_model("m")
+        (tmp_path / "m" / "config.pbtxt").unlink()
+        repository.load_model("m")
+        facts = repository.catalogue.find("m", "").facts
+        assert facts.spec.max_batch_size == 1
+        assert facts.settings.why_alone.startswith("output 'y' changes")
+
+
 WRONG_TYPES = {
     "3": "a JSON object is expected, int came",
     "[]": "a JSON object is expected, list came",
@@ -204,13 +223,34 @@ def test_files_that_a_caller_sent_are_served_instead_of_the_repositorys(
         assert [answer(repository, version=number) for number in ("3", "5")] == [3, 5]
         repository.load_model("new", Override("{}", files))
         assert answer(repository, "new") == 5
-        assert states(repository) == {
+        expected = {
             ("m", "3"): READY, ("m", "5"): READY, ("m", "1"): UNAVAILABLE, ("new", "5"): READY,
         }  # fmt: skip
+        eventually(lambda: states(repository) == expected, "what served before is closed")
         repository.load_model("m")
         assert answer(repository) == 1
         repository.unload_model("new")
         assert ("new", "5") not in states(repository), "it was never in a repository"
+
+
+def test_a_model_that_is_forgotten_is_told_as_a_change(tmp_path: Path, models: Models) -> None:
+    changes: list[set[str]] = []
+
+    def note() -> None:
+        changes.append({entry.name for entry in repository.catalogue.index()})
+
+    repository = Repository(RepositoryOptions((tmp_path,), Mode.EXPLICIT), note)
+    repository.open()
+    repository.load_all()
+    repository.load_model("made up", Override("{}", {"1/model.onnx": models.adding(1).read_bytes()}))
+    repository.unload_model("made up")
+    assert changes[-1] == {"made up"}
+    repository.index()
+    assert changes[-1] == set()
+    told = len(changes)
+    repository.index()
+    assert len(changes) == told, "nothing changed"
+    assert repository.close(PATIENCE_SECONDS)
 
 
 def test_files_without_a_configuration_are_refused(tmp_path: Path) -> None:

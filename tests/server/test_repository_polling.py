@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ from hosted_server import eventually
 from model_folders import place, put
 from onnx_models import Models
 from repositories import ALL_VERSIONS, answer, serving, states
+from scripted_engines import PATIENCE_SECONDS
 
 from headrace_server.core.catalogue import ModelState
 from headrace_server.errors import ModelNotFound
 from headrace_server.models.layout import scan
 from headrace_server.models.polling import Watch
-from headrace_server.models.repository import Mode, Repository
+from headrace_server.models.repository import Mode, Repository, RepositoryOptions
 
 READY = ModelState.READY
 
@@ -38,6 +40,49 @@ class Polled:
 def polled(*folders: Path) -> Iterator[Polled]:
     with serving(*folders, mode=Mode.POLL) as repository:
         yield Polled(repository, *folders)
+
+
+class Stumbling(Repository):
+    """A repository whose first look meets what nobody thought of."""
+
+    def __init__(self, options: RepositoryOptions) -> None:
+        super().__init__(options)
+        self.looks = 0
+        self.looked_again = threading.Event()
+
+    def poll(self, watch: Watch) -> None:
+        self.looks += 1
+        if self.looks == 1:
+            raise ZeroDivisionError
+        self.looked_again.set()
+
+
+def test_a_look_that_fails_unexpectedly_is_not_the_last(
+    tmp_path: Path, models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    repository = Stumbling(RepositoryOptions((tmp_path,), Mode.POLL, poll_seconds=0.001))
+    repository.open()
+    repository.start()
+    assert repository.looked_again.wait(PATIENCE_SECONDS)
+    assert "a look at the models failed; what is served goes on" in caplog.text
+    assert answer(repository) == 1
+    assert repository.close(PATIENCE_SECONDS)
+
+
+def test_an_entry_that_cannot_be_looked_at_costs_the_other_models_nothing(
+    tmp_path: Path, models: Models
+) -> None:
+    put(tmp_path, "m", models.adding(1))
+    with polled(tmp_path) as server:
+        (tmp_path / "bad").symlink_to("n" * 300)
+        server.look(2)
+        place(tmp_path, "late", models.adding(2))
+        server.look(2)
+        assert (answer(server.repository), answer(server.repository, "late")) == (1, 2)
+        assert [entry.reason for entry in server.repository.index() if entry.name == "bad"] == [
+            f"{tmp_path / 'bad'} cannot be read: File name too long"
+        ]
 
 
 def test_versions_come_and_go_and_the_newest_one_answers(tmp_path: Path, models: Models) -> None:

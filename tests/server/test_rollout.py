@@ -94,6 +94,22 @@ def test_an_unload_answers_what_was_accepted_and_refuses_what_comes(tmp_path: Pa
         assert states(stage.repository) == {("m", "1"): ModelState.UNAVAILABLE}
 
 
+def test_an_unload_whose_caller_has_gone_waits_for_the_last_answers_no_longer(tmp_path: Path) -> None:
+    program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
+    gone = threading.Event()
+    with staged(tmp_path) as stage:
+        stage.repository.load_model("m")
+        stage.infer("accepted")
+        unload = stage.begin(lambda: stage.repository.unload_model("m", is_wanted=lambda: not gone.is_set()))
+        stage.await_state("1", ModelState.UNLOADING)
+        assert not unload.done()
+        gone.set()
+        unload.result(PATIENCE_SECONDS)
+        assert not program.is_open
+        program.open()
+        assert stage.answer_of("accepted") == 1
+
+
 def test_a_load_does_not_wait_for_what_the_old_version_still_answers(tmp_path: Path, models: Models) -> None:
     program = GatedProgram(tmp_path, "m", 1, gate="execute", adds=1)
     with staged(tmp_path) as stage:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from scripted_engines import ROWS, Answers, Gate, ScriptedEngine, Shelf, f, serving
 
-from headrace_server.core.catalogue import Entry, ModelState, Override
+from headrace_server.core.catalogue import Entry, IsWanted, ModelState, Override, always
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.service import Service
@@ -215,10 +215,19 @@ class Noted(Shelf):
         super().__init__()
         self.asked: list[tuple[object, ...]] = []
 
-    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
+    def check_control(self) -> None:
+        self.asked.append(("check",))
+
+    def load_model(
+        self,
+        name: str,
+        override: Override | None = None,
+        repository: str = "",
+        is_wanted: IsWanted = always,
+    ) -> None:
         self.asked.append(("load", name, override, repository))
 
-    def unload_model(self, name: str, repository: str = "") -> None:
+    def unload_model(self, name: str, repository: str = "", is_wanted: IsWanted = always) -> None:
         self.asked.append(("unload", name, repository))
 
     def index(self, repository: str = "") -> Sequence[Entry]:
@@ -243,9 +252,10 @@ def test_models_are_loaded_and_unloaded_by_whoever_controls_them_until_a_stop() 
 
 def test_without_control_models_stay_as_they_are() -> None:
     service = Service(Shelf(Model("m", "1", ROWS, "scripted", Limits())))
-    for change in (service.load_model, service.unload_model):
+    changes = (lambda: service.load_model("m"), lambda: service.unload_model("m"), service.check_control)
+    for change in changes:
         with pytest.raises(ControlDisabled):
-            change("m")
+            change()
     assert service.index() == [Entry("m", "1", ModelState.READY)]
 
 

@@ -27,8 +27,6 @@ TABLE = [
     (errors.ShuttingDown("text"), Code.UNAVAILABLE),
     (errors.ControlDisabled("text"), Code.FAILED_PRECONDITION),
     (errors.NotSupported("text"), Code.UNIMPLEMENTED),
-    (errors.Unauthenticated("text"), Code.UNAUTHENTICATED),
-    (errors.Forbidden("text"), Code.PERMISSION_DENIED),
 ]
 
 

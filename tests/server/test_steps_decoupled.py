@@ -10,11 +10,12 @@ from headrace_engines.steps import Call, Outcome
 from headrace_server.core.request import Work
 from headrace_server.core.settings import ModelSettings
 from headrace_server.core.statistics import FailReason
-from headrace_server.core.steps_worker import StepsWorker
+from headrace_server.core.steps_batch import Patience
 from headrace_server.core.window import MAX_PARTS
-from headrace_server.errors import Overloaded
+from headrace_server.errors import Unread
 
 DECOUPLED = ModelSettings(is_decoupled=True)
+FOR_EVER_ALONE = Patience(seconds=3600, seconds_beside_others=0.01)
 
 
 def counted(calls: Sequence[Call]) -> Iterator[Outcome]:
@@ -118,24 +119,42 @@ def test_a_caller_who_reads_nothing_for_too_long_is_given_up() -> None:
             yield Outcome(0, rows(1), final=False)
         yield Outcome(1, rows(2), final=True)
 
-    with serving_program(script, settings=DECOUPLED, starts=False) as served:
+    with serving_program(script, settings=DECOUPLED, starts=False, patience=FOR_EVER_ALONE) as served:
         served.infer("idle", 1, sink=idle)
         served.infer("b", 1)
-        served.workers = [StepsWorker(served.model, served.program, patience_seconds=0.05)]
         start(served)
-        assert isinstance(idle.error_of("idle"), Overloaded)
+        assert isinstance(idle.error_of("idle"), Unread)
         assert served.answers.rows_of("b") == [2]
     assert len(idle.parts["idle"]) == MAX_PARTS
     assert served.model.statistics.failures[FailReason.REJECTED] == 1
 
 
+def test_a_caller_who_reads_nothing_is_given_up_once_another_waits() -> None:
+    idle = Responses(reads=False)
+    with serving_program(endless, settings=DECOUPLED, patience=FOR_EVER_ALONE) as served:
+        served.infer("idle", 1, sink=idle)
+        idle.wait_for_parts("idle", MAX_PARTS)
+        assert not idle.by_key["idle"]
+        another = served.infer("b", 1)
+        assert isinstance(idle.error_of("idle"), Unread)
+        served.answers.wait_for_parts("b", MAX_PARTS + 1)
+        served.model.cancel(another)
+
+
+def test_a_program_that_waits_for_a_caller_goes_on_when_that_caller_leaves() -> None:
+    idle = Responses(reads=False)
+    with serving_program(endless, settings=DECOUPLED, patience=FOR_EVER_ALONE) as served:
+        work = served.infer("idle", 1, sink=idle)
+        idle.wait_for_parts("idle", MAX_PARTS)
+        served.model.cancel(work)
+        assert served.program.ended.wait(PATIENCE_SECONDS)
+
+
 def test_an_endless_program_is_not_listened_to_when_its_only_caller_was_given_up() -> None:
     idle = Responses(reads=False)
-    with serving_program(endless, settings=DECOUPLED, starts=False) as served:
+    with serving_program(endless, settings=DECOUPLED, patience=Patience(0.05, 0.01)) as served:
         served.infer("idle", 1, sink=idle)
-        served.workers = [StepsWorker(served.model, served.program, patience_seconds=0.05)]
-        start(served)
-        assert isinstance(idle.error_of("idle"), Overloaded)
+        assert isinstance(idle.error_of("idle"), Unread)
         assert served.program.ended.wait(PATIENCE_SECONDS)
 
 

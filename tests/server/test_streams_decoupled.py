@@ -12,7 +12,7 @@ import pytest
 from gated_server import answered, rows
 from hosted_server import HostedServer, connected, eventually, hosted
 from request_streams import Requests, closed
-from scripted_engines import PATIENCE_SECONDS, RAGGED, Gate
+from scripted_engines import PATIENCE_SECONDS, RAGGED, ROWS, Gate
 from scripted_programs import Script, ServedProgram, doubled, serving_program
 from scripted_programs import rows as response
 
@@ -22,6 +22,8 @@ from headrace_engines.steps import Call, Outcome
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_server.core.settings import ModelSettings
+from headrace_server.core.statistics import FailReason
+from headrace_server.core.steps_batch import Patience
 
 Code = grpc.StatusCode
 AS_STATUS = (("triton_grpc_error", "true"),)
@@ -42,12 +44,16 @@ class Hosted:
 
 @contextlib.contextmanager
 def hosting(
-    script: Script, *, decoupled: bool = True, spec: ModelSpec | None = None, **options: Any
+    script: Script,
+    *,
+    decoupled: bool = True,
+    spec: ModelSpec = ROWS,
+    patience: Patience | None = None,
+    **options: Any,
 ) -> Iterator[Hosted]:
     settings = ModelSettings(is_decoupled=decoupled)
-    given = {} if spec is None else {"spec": spec}
     with (
-        serving_program(script, settings=settings, **given) as served,
+        serving_program(script, settings=settings, spec=spec, patience=patience) as served,
         hosted(served.service, **options) as server,
         connected(server.address) as stub,
     ):
@@ -259,3 +265,45 @@ def test_invariant_4_answers_of_any_size_are_held_up_to_the_limit_and_then_told_
         for error in errors:
             assert "bytes are in flight, the limit is 1048576" in error.error_message
             assert error.infer_response.parameters["retry_after_seconds"].double_param > 0
+        figures = it.served.model.snapshot()
+        assert figures.success.count == 16 - len(errors)
+        assert (figures.fail.count, figures.failures[FailReason.REJECTED]) == (len(errors), len(errors))
+
+
+def test_a_response_without_room_ends_its_request_and_is_a_rejection_to_the_model() -> None:
+    def wide(calls: Sequence[Call]) -> Iterator[Outcome]:
+        while True:
+            yield Outcome(0, (np.zeros((1, 1 << 14), np.int64),), final=False)
+
+    with hosting(wide, spec=RAGGED, max_in_flight_bytes=1 << 20) as it:
+        stream = it.stream(rows(1))
+        assert it.served.program.ended.wait(PATIENCE_SECONDS)
+        *_, last = stream
+        assert "bytes are in flight, the limit is 1048576" in last.error_message
+        figures = it.served.model.snapshot()
+        assert (figures.success.count, figures.cancel.count, figures.fail.count) == (0, 0, 1)
+        assert figures.failures[FailReason.REJECTED] == 1
+        eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")
+
+
+def test_invariant_3_one_stream_that_is_not_read_costs_the_others_one_wait_and_not_one_for_each_request() -> (
+    None
+):
+    def wide_for_zero(calls: Sequence[Call]) -> Iterator[Outcome]:
+        for place, call in enumerate(calls):
+            while call.inputs["x"][0, 0] == 0:
+                yield Outcome(place, (np.zeros((1, 1 << 14), np.int64),), final=False)
+            yield Outcome(place, response(7), final=True)
+
+    patience = Patience(seconds=3600, seconds_beside_others=0.05)
+    one_row = ModelSpec(RAGGED.inputs, RAGGED.outputs, 1, (1, 1))
+    with hosting(wide_for_zero, spec=one_row, patience=patience) as it, connected(it.server.address) as idle:
+        unread = idle.ModelStreamInfer(closed(*[rows(0, id=f"unread {n}") for n in range(30)]))
+        eventually(lambda: bool(it.served.program.executed), "the first is executed")
+        assert told(it.stream(rows(1, id="read"))) == [("read", [7], True)]
+        assert it.served.model.snapshot().failures[FailReason.REJECTED] == 1, "the others are not waited for"
+        with pytest.raises(grpc.RpcError) as ended:
+            list(unread)
+        assert ended.value.code() is Code.RESOURCE_EXHAUSTED
+        assert ended.value.details() == "model 'm': the responses are not read"
+        eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
+import shutil
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -157,6 +160,29 @@ def test_files_that_are_renewed_are_shown_to_new_connections_and_broken_ones_are
         "tls.pem holds no certificate (PEM); the certificate read before stays in use",
         "tls.pem cannot be read: No such file or directory; the certificate read before stays in use",
     ]
+
+
+def test_files_that_change_while_they_are_read_are_read_again(authority: Authority, tmp_path: Path) -> None:
+    names = "subjectAltName=IP:127.0.0.1"
+    first, second = authority.issue("read-first", names), authority.issue("read-again", names)
+    shown = Issued(tmp_path / "tls.pem", tmp_path / "tls.key")
+    first.copy_to(shown)
+    client_ca = tmp_path / "clients.pem"
+    os.mkfifo(client_ca)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(server_credentials, TlsFiles(shown.certificate, shown.key, client_ca))
+        with client_ca.open("wb") as pipe:  # opened once the certificate has been read
+            second.copy_to(shown)
+            pipe.write(authority.ca.read_bytes())
+            regular = tmp_path / "regular.pem"
+            shutil.copy(authority.ca, regular)
+            regular.rename(client_ca)
+        credentials = reading.result(PATIENCE_SECONDS)
+    with (
+        serving(ScriptedEngine(rows_spec())) as served,
+        hosted(served.service, credentials=lambda: credentials) as it,
+    ):
+        assert shown_by(it.address) == second.certificate.read_bytes()
 
 
 def test_every_address_has_the_certificate_and_its_renewals(authority: Authority, tmp_path: Path) -> None:

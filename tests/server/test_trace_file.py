@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosted_server import eventually
 
 from headrace_server.telemetry.trace_file import JsonArrayFile, Trace, TraceFileError, TraceWriter
 
@@ -143,15 +145,29 @@ def test_what_comes_faster_than_it_is_written_is_lost_and_counted(
 ) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path)
-    for number in range(5000):
-        writer.put([trace(number)], 0)
+    for number in range(50):
+        writer.put([trace(number, "x" * (1 << 20))], 0)
     with caplog.at_level(logging.ERROR):
         writer.start()
         writer.close(PATIENCE_SECONDS)
     (record,) = caplog.records
     lost = int(record.getMessage().split()[0])
     assert "they came faster than they could be written" in record.getMessage()
-    assert numbers(path) == list(range(5000 - lost))
+    assert lost == 50 - 31, "what waits has a size"
+    assert numbers(path) == list(range(31))
+
+
+def _is_larger(path: Path, size_bytes: int) -> bool:
+    return path.stat().st_size > size_bytes
+
+
+def test_what_was_written_makes_room_for_what_comes(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with writing(path) as writer:
+        for number in range(40):
+            writer.put([trace(number, "x" * (1 << 20))], 0)
+            eventually(functools.partial(_is_larger, path, (number + 1) << 20), "it is written")
+    assert numbers(path) == list(range(40))
 
 
 def test_an_end_without_a_beginning_is_nothing(tmp_path: Path) -> None:

@@ -123,6 +123,14 @@ def test_two_runs_that_write_to_one_file_have_traces_of_their_own(tmp_path: Path
     assert len({each["id"] for each in one.members()}) == 6
 
 
+def test_of_an_id_as_much_is_traced_as_tells_it_from_others(tmp_path: Path) -> None:
+    with traced(tmp_path, trace_level="TIMESTAMPS", trace_rate=1) as one:
+        for key in ("\x01" * 1024, "\x01" * 1_000_000):
+            one.served.infer(key, 1)
+            one.served.answers.wait_for(key)
+    assert [each["request_id"] for each in one.members()[::2]] == ["\x01" * 1024] * 2
+
+
 def test_nothing_is_called_while_nothing_is_traced(tmp_path: Path) -> None:
     with traced(tmp_path) as one:
         model = one.served.model
@@ -181,6 +189,20 @@ def test_a_change_that_is_wrong_in_part_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="trace_rate: '0' came"):
             one.tracing.change("", {"trace_count": ["5"], "trace_rate": ["0"]})
         assert in_force(one.tracing) == before
+
+
+def test_the_settings_of_a_model_go_with_it(tmp_path: Path) -> None:
+    with traced(tmp_path, trace_rate=5) as one:
+        one.tracing.change("", {"log_frequency": ["9"]})
+        one.tracing.change("m", {"trace_rate": ["7"]})
+        one.tracing.attach()
+        assert in_force(one.tracing, "m")["trace_rate"] == "7", "the model is there"
+        model = one.served.shelf.remove("m")
+        one.tracing.attach()
+        one.served.shelf.put(model)
+        one.tracing.attach()
+        told = in_force(one.tracing, "m")
+        assert (told["trace_rate"], told["log_frequency"]) == ("5", "9"), "another one of this name"
 
 
 @pytest.mark.parametrize("values", [{}, {"trace_rate": ["2"]}])

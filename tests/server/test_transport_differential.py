@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,7 +17,9 @@ from transports import needs_completion_queue
 
 from headrace_proto.names import SERVICES
 from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.errors import InvalidInput
 from headrace_server.transport.choice import TransportKind
+from headrace_server.transport.diagnostics import Diagnostics, LogValue
 
 pytestmark = needs_completion_queue
 
@@ -31,6 +33,7 @@ VALID = [
     rows(1, sequence_id=3).SerializeToString(),
     infer_request("m", ("x", "FP32", (1, 1), bytes(4))).SerializeToString(),
     pb.ModelMetadataRequest(name="m").SerializeToString(),
+    pb.TraceSettingRequest(model_name="m", settings={"trace_rate": {"value": ["1"]}}).SerializeToString(),
     b"",
 ]
 
@@ -44,14 +47,37 @@ class Told(NamedTuple):
     details: bytes
 
 
+class Log:
+    """Settings of which none can be changed."""
+
+    def settings(self) -> Mapping[str, LogValue]:
+        return {"log_info": True}
+
+    def change(self, values: Mapping[str, LogValue | None]) -> None:
+        if values:
+            raise InvalidInput(f"{sorted(values.items())} came")
+
+
+class Traces:
+    """Likewise, by model."""
+
+    def settings(self, model: str) -> Mapping[str, Sequence[str]]:
+        return {"trace_file": [model]}
+
+    def change(self, model: str, values: Mapping[str, Sequence[str]]) -> None:
+        if values:
+            raise InvalidInput(f"{sorted((name, list(value)) for name, value in values.items())} came")
+
+
 @pytest.fixture(scope="module")
 def channels() -> Iterator[list[grpc.Channel]]:
     """A connection to each transport, over the same models."""
     kinds = (TransportKind.AIO, TransportKind.COMPLETION_QUEUE)
+    procedures = Diagnostics(Log(), Traces()).procedures()
     with (
         serving(ScriptedEngine(rows_spec())) as served,
-        hosted(served.service, kinds[0]) as aio,
-        hosted(served.service, kinds[1]) as completion_queue,
+        hosted(served.service, kinds[0], procedures=procedures) as aio,
+        hosted(served.service, kinds[1], procedures=procedures) as completion_queue,
         grpc.insecure_channel(aio.address) as one,
         grpc.insecure_channel(completion_queue.address) as other,
     ):

@@ -37,7 +37,8 @@ class HostedServer:
     """The transport on an event loop of its own."""
 
     def __init__(self, service: Service, transport: TransportKind | None = None, **options: Any) -> None:
-        """`options` are fields of `InferenceLimits`, `ConnectionOptions` or `TransportOptions`."""
+        """`options` are fields of `InferenceLimits`, `ConnectionOptions` or `TransportOptions`, and further
+        `procedures`."""
         self._kind = transport or kind
         self.service = service
         self.health = Health()
@@ -78,13 +79,15 @@ class HostedServer:
         def of(kind: Any) -> dict[str, Any]:
             return {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
 
+        procedures = given.pop("procedures", {})
         options = TransportOptions(
             addresses=tuple(map(parse, given.pop("listen", ["127.0.0.1:0"]))),
             inference=InferenceLimits(**of(InferenceLimits)),
             connections=ConnectionOptions(**of(ConnectionOptions)),
             **given,
         )
-        self.transport = choice.make(choice.chosen(self._kind), self.service, self.health, options, {})
+        kind = choice.chosen(self._kind)
+        self.transport = choice.make(kind, self.service, self.health, options, procedures)
         return [str(address) for address in await self.transport.start()]
 
 

@@ -149,6 +149,9 @@ class Answers:
             raise RuntimeError(f"cannot encode {work.id}")
         return b"".join(array.tobytes() for array in outputs)
 
+    def admit(self, work: Work, answer: bytes) -> None:
+        pass
+
     def deliver_part(self, work: Work, answer: bytes) -> None:
         raise AssertionError("nothing here answers in parts")
 
@@ -183,6 +186,12 @@ class Shelf:
 
     def __init__(self, *models: Model) -> None:
         self._models = {model.facts.name: model for model in models}
+
+    def put(self, model: Model) -> None:
+        self._models[model.facts.name] = model
+
+    def remove(self, name: str) -> Model:
+        return self._models.pop(name)
 
     @property
     def is_ready(self) -> bool:

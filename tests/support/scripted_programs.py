@@ -18,6 +18,8 @@ from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Parameter, Request, Work
 from headrace_server.core.service import Service
 from headrace_server.core.settings import ModelSettings
+from headrace_server.core.steps_batch import Patience
+from headrace_server.core.steps_worker import StepsWorker
 from headrace_server.core.workers import worker_for
 
 Script = Callable[[Sequence[Call]], Iterable[Outcome]]
@@ -126,6 +128,7 @@ def serving_program(
     spec: ModelSpec = ROWS,
     settings: ModelSettings | None = None,
     starts: bool = True,
+    patience: Patience | None = None,
 ) -> Iterator[ServedProgram]:
     """Serve the script until the block ends; what holds it must be open by then.
 
@@ -134,6 +137,8 @@ def serving_program(
     settings = settings or ModelSettings()
     program = ScriptedProgram(script, spec, is_decoupled=settings.is_decoupled)
     served = ServedProgram(program, settings, Limits())
+    if patience is not None:
+        served.workers = [StepsWorker(served.model, program, patience=patience)]
     if starts:
         start(served)
     try:

@@ -33,7 +33,9 @@ from headrace_engines.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
+from headrace_engines.runtime.scalars import scalars
 from headrace_engines.runtime.signature import Declared, model_spec
+from headrace_engines.runtime.untold_shapes import with_told_shapes
 from headrace_engines.spec import ModelSpec, TensorSpec
 
 _BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
@@ -100,6 +102,7 @@ class OnnxRuntimeEngine:
         inputs = [_declared(tensor, path) for tensor in self._session.get_inputs()]
         inputs += [_declared(tensor, path, is_optional=True) for tensor in self._replaceable(declaration)]
         outputs = [_declared(tensor, path) for tensor in self._wanted(declaration)]
+        inputs, outputs = with_told_shapes(inputs, outputs, declaration, lambda: scalars(path))
         self._name_tensors(inputs, outputs)
         self._has_bfloat16 = any(tensor.dtype == _BFLOAT16 for tensor in (*inputs, *outputs))
         self.found: ModelSpec = model_spec(inputs, outputs, max_batch_size, self.run)

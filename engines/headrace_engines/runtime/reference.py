@@ -109,4 +109,5 @@ def _declared(value: onnx.ValueInfoProto, path: Path) -> Declared:
     dims = tuple(
         dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else None) for dim in tensor.shape.dim
     )
-    return Declared(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), dims)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return Declared(value.name, dtype, dims, is_untold=not tensor.HasField("shape"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.markup import escape
@@ -14,12 +14,15 @@ from rich.markup import escape
 from headrace_cli import console, settings, specs
 from headrace_cli.failure import ExitCode, needs, quiet
 from headrace_cli.server_options import SECRETS_EPILOG, configured, server_options
+from headrace_cli.slow import SlowNotice
 from headrace_proto.tensors import datatype_of
 from headrace_server.config import Loaded
 
 if TYPE_CHECKING:
     from headrace_engines.spec import TensorSpec
     from headrace_server.models.check import Checked, Servable, Trouble
+
+_SLOW_SECONDS: Final = 10.0
 
 
 @click.command(name="check", epilog=SECRETS_EPILOG)
@@ -34,8 +37,9 @@ def command(
 
     Each FOLDER is a model repository; without one, those that `headrace serve` would take. Every
     version that a server would load is loaded and executed, so it takes as long. All problems are
-    told at once, with file, line and field; the exit code is 1 if there is any. Takes all flags of
-    `headrace serve`.
+    told at once, with file, line and field; the exit code is 1 if there is any. What takes longer
+    than ten seconds is named on stderr: a program that hangs holds up the check. Takes all flags
+    of `headrace serve`.
 
     \b
     Examples:
@@ -63,10 +67,22 @@ def _checked(loaded: Loaded) -> Checked:
         from headrace_server.models.versions import LoadOptions
     config = loaded.config
     options = LoadOptions(config.max_batch_size, allow_python=config.allow_python_models)
-    with console.progress().status("") as status, quiet("headrace_engines"), quiet("headrace_server"):
+    progress = console.progress()
+
+    def tell_slow(what: str) -> None:
+        text = f"{what}: still loaded, executed or closed after {_SLOW_SECONDS:g} s"
+        progress.print(text, soft_wrap=True, markup=False)
+
+    with (
+        progress.status("") as status,
+        SlowNotice(_SLOW_SECONDS, tell_slow) as slow,
+        quiet("headrace_engines"),
+        quiet("headrace_server"),
+    ):
 
         def tell(what: str) -> None:
             status.update(f"loading {escape(what)}")
+            slow.begin(what)
 
         return check(config.model_repository, options, tell)
 

@@ -37,4 +37,4 @@ def command(show_config: bool, file: Path | None, **flags: Any) -> int:
     prepare_grpc()
     with needs("cpu"):
         from headrace_server import app
-    return app.run(loaded.config)
+    return app.run(loaded)

@@ -65,27 +65,29 @@ def command(
         outcomes = client.stream(
             requests, model=model, version=version, outputs=wanted or None, max_in_flight=max_in_flight
         )
-        failed = _print(outcomes)
+        answered, failed = _print(outcomes)
         seconds = time.perf_counter() - began
-    answered = len(requests) - failed
-    click.echo(
-        f"{answered} answered and {failed} failed in {seconds:.2f} s: {answered / seconds:.0f} a second",
-        err=True,
-    )
+    _tell(answered, failed, seconds)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _print(outcomes: Iterable[tuple[int, Arrays | HeadraceError]]) -> int:
-    """Print each outcome as it comes; return how many are failures."""
+def _tell(answered: int, failed: int, seconds: float) -> None:
+    told = f"{answered} answered and {failed} failed in {seconds:.2f} s: {answered / seconds:.0f} a second"
+    click.echo(told, err=True)
+
+
+def _print(outcomes: Iterable[tuple[int, Arrays | HeadraceError]]) -> tuple[int, int]:
+    """Print each outcome as it comes; return how many are answers, and how many failures."""
     from headrace_cli import tensor_output
 
-    failed = 0
+    answered = failed = 0
     for key, outcome in outcomes:
         line: dict[str, Any] = {"key": key}
         if isinstance(outcome, dict):
+            answered += 1
             line["outputs"] = tensor_output.as_lists(outcome)
         else:
             failed += 1
             line |= {"error": str(outcome), "code": outcome.code.name}
         click.echo(json.dumps(line, allow_nan=False))
-    return failed
+    return answered, failed

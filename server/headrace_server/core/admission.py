@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_proto.tensors import datatype_of, decode_bytes
+from headrace_server.core.arrays import STRING_BYTES
 from headrace_server.core.request import Admitted, InputTensor, Request
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.core.terms import TermsReader
 from headrace_server.errors import InvalidInput
 
 _MOST_ELEMENTS: Final = sys.maxsize // 8
-_STRING_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Admission:
     def __init__(self, model: str, spec: ModelSpec, settings: ModelSettings = DEFAULT_SETTINGS) -> None:
         self._model = model
         self._spec = spec
+        self._why_alone = settings.why_alone
         filled = {one.name for one in settings.sequences.controls} if settings.sequences else set()
         self._staged = spec.is_staged and not filled
         self._has_batch_axis = spec.has_batch_axis
@@ -164,15 +165,22 @@ class Admission:
 
     def _wrong_batch(self, tensor: InputTensor) -> InvalidInput:
         rows = tensor.shape[0] if tensor.shape else 0
+        most = self._spec.max_batch_size
+        taken = f"1 to {most}" if most > 1 else "one row a request"
+        reason = ""
+        if self._why_alone and rows > 1:
+            reason = (
+                f", since in a batch {self._why_alone}: send row by row; where axis 0 does not count rows, "
+                "the model's configuration needs `max_batch_size: 0`"
+            )
         return InvalidInput(
-            f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes 1 to "
-            f"{self._spec.max_batch_size}"
+            f"input {tensor.name!r}: batch of {rows} rows came, model {self._model!r} takes {taken}{reason}"
         )
 
 
 def _strings_bytes(strings: NDArray[Any]) -> int:
     """Bytes of memory that strings take, with what each costs beside its characters."""
-    return sum(map(len, strings)) + _STRING_BYTES * strings.size
+    return sum(map(len, strings)) + STRING_BYTES * strings.size
 
 
 def _strings(tensor: InputTensor, expected: int, *, takes_any_bytes: bool) -> NDArray[Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.spec import TensorSpec
 from headrace_server.core.request import Work
+
+STRING_BYTES: Final = 64
+"""What a string takes in memory beside its characters, once it is an object."""
 
 
 def array_of(work: Work, position: int, spec: TensorSpec) -> NDArray[Any]:

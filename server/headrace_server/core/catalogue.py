@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 from headrace_server.core.model import Model
+
+IsWanted: TypeAlias = Callable[[], bool]
+"""Whether whoever asked still waits for the outcome. Any thread may ask."""
+
+
+def always() -> bool:
+    """Whoever asked waits for as long as it takes."""
+    return True
+
+
+UNLOADED: Final = "unloaded"
+"""Why a version that served does not answer, where nothing is wrong with it."""
 
 
 class ModelState(enum.Enum):
@@ -33,6 +45,13 @@ class Entry:
     version: str
     state: ModelState
     reason: str = ""
+
+    @property
+    def should_answer(self) -> bool:
+        """Whether it is meant to serve: another version may have replaced it, or a caller unloaded it."""
+        if self.state is ModelState.UNAVAILABLE:
+            return self.reason != UNLOADED
+        return self.state not in (ModelState.UNLOADING, ModelState.NOT_LOADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +95,27 @@ class Catalogue(Protocol):
 class ModelControl(Protocol):
     """Loads and unloads models while others are served. Every call may block.
 
-    `repository` is "" or names the folder that the model has to be in, else NotSupported is raised.
+    `repository` is "" or names the folder that the model has to be in, else NotSupported is raised. What
+    waits for the model's turn is given up, with DeadlineMissed, once it is not wanted any more.
     """
 
-    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
+    def check_control(self) -> None:
+        """Raise ControlDisabled where callers may neither load nor unload."""
+
+    def load_model(
+        self,
+        name: str,
+        override: Override | None = None,
+        repository: str = "",
+        is_wanted: IsWanted = always,
+    ) -> None:
         """Make the model serve what the repository holds now, or what the override says.
 
         The versions that serve go on until the new ones can take over. Raises ControlDisabled,
         ModelNotFound, or InvalidInput where it cannot be loaded, with the reason.
         """
 
-    def unload_model(self, name: str, repository: str = "") -> None:
+    def unload_model(self, name: str, repository: str = "", is_wanted: IsWanted = always) -> None:
         """Answer what was accepted, then let go of every version. Raises ControlDisabled, ModelNotFound."""
 
     def index(self, repository: str = "") -> Sequence[Entry]:

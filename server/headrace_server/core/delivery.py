@@ -18,17 +18,22 @@ _logger = logging.getLogger(__name__)
 Answers = Sequence[tuple[Work, bytes | InferenceError]]
 
 
-def encode(work: Work, outputs: Sequence[NDArray[Any]]) -> bytes | InferenceError:
+def encode(work: Work, outputs: Sequence[NDArray[Any]], *, is_last: bool = True) -> bytes | InferenceError:
     """Return the bytes of an answer with these outputs, in the order in which the work wanted them.
 
-    What a sink cannot encode is that caller's error alone.
+    What a sink cannot encode, or has no room for, is that caller's error alone. The last answer of a
+    request is admitted: it is told to be a success only when it will be delivered.
     """
     try:
-        return work.sink.encode(work, outputs)
+        answer = work.sink.encode(work, outputs)
+        if is_last:
+            work.sink.admit(work, answer)
     except InferenceError as error:
         return error
     except Exception as error:
         return report(work.model.facts.name, "the answer could not be encoded", error)
+    else:
+        return answer
 
 
 def deliver(answers: Answers) -> None:

@@ -10,7 +10,7 @@ from headrace_server.core.delivery import Answers
 from headrace_server.core.latency import BatchLatency
 from headrace_server.core.request import Work
 from headrace_server.core.statistics import Execution, FailReason, Statistics
-from headrace_server.errors import InferenceError
+from headrace_server.errors import InferenceError, Overloaded
 
 
 class Ledger:
@@ -22,7 +22,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def executed(self, answers: Answers, execution: Execution) -> None:
-        """Count an execution; an answer that is an error could not be encoded."""
+        """Count an execution; an answer that is an error could not be encoded, or found no room."""
         queued_ns = [work.queued_ns for work, answer in answers if isinstance(answer, bytes)]
         with self._lock:
             self._latency.record((execution.ended_ns - execution.begun_ns) * 1e-9)
@@ -30,7 +30,9 @@ class Ledger:
             if len(queued_ns) < len(answers):
                 for work, answer in answers:
                     if not isinstance(answer, bytes):
-                        self.statistics.failed(FailReason.OTHER, execution.ended_ns - work.queued_ns)
+                        is_refused = isinstance(answer, Overloaded)
+                        reason = FailReason.REJECTED if is_refused else FailReason.OTHER
+                        self.statistics.failed(reason, execution.ended_ns - work.queued_ns)
 
     def failed(self, reason: FailReason, works: Sequence[Work]) -> None:
         """Count accepted requests that ended without rows."""

@@ -193,8 +193,13 @@ class Sink(Protocol):
         """Return the answer's bytes. `outputs` are this caller's rows of the outputs that it wanted, in that
         order: views that do not outlive the call."""
 
+    def admit(self, work: Work, answer: bytes) -> None:
+        """Make room for an encoded answer that `deliver` will get, or raise Overloaded. Must not block."""
+
     def deliver_part(self, work: Work, answer: bytes) -> None:
-        """Take one response of several; the last thing that the work gets goes through `deliver`.
+        """Take one response of several, or raise Overloaded where there is no room for it.
+
+        The last thing that the work gets goes through `deliver`.
 
         Once the response has been written to the wire, or was dropped because the caller has gone, the
         sink calls `work.window.written(len(answer))`: the engine's thread waits while too much is on

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_server.core.catalogue import Catalogue, Entry, ModelControl, Override
+from headrace_server.core.catalogue import Catalogue, Entry, IsWanted, ModelControl, Override, always
 from headrace_server.core.model import Model
 from headrace_server.core.request import Request, Sink, Work
 from headrace_server.errors import (
@@ -125,13 +125,23 @@ class Service:
         self._catalogue.find(name, "")
         return [model for model in ready if model.facts.name == name]
 
-    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
-        """Load or reload a model: see `ModelControl.load_model`. Blocks until it is done."""
-        self._controlled().load_model(name, override, repository)
+    def check_control(self) -> None:
+        """Raise ControlDisabled where callers may not load or unload models, ShuttingDown at the end."""
+        self._controlled().check_control()
 
-    def unload_model(self, name: str, repository: str = "") -> None:
+    def load_model(
+        self,
+        name: str,
+        override: Override | None = None,
+        repository: str = "",
+        is_wanted: IsWanted = always,
+    ) -> None:
+        """Load or reload a model: see `ModelControl.load_model`. Blocks until it is done."""
+        self._controlled().load_model(name, override, repository, is_wanted)
+
+    def unload_model(self, name: str, repository: str = "", is_wanted: IsWanted = always) -> None:
         """Unload a model: see `ModelControl.unload_model`. Blocks until it is done."""
-        self._controlled().unload_model(name, repository)
+        self._controlled().unload_model(name, repository, is_wanted)
 
     def index(self, repository: str = "") -> Sequence[Entry]:
         """Return every version with its state: see `ModelControl.index`. Reads folders, and so may block."""

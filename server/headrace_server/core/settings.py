@@ -83,6 +83,8 @@ class ModelSettings:
     sequences: Sequences | None = None
     metric_tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Labels of the model's metrics, where each name gets a `_` in front."""
+    why_alone: str = ""
+    """What happens to rows in a batch, for which they are executed one at a time; "" where they are not."""
 
 
 DEFAULT_SETTINGS: Final = ModelSettings()

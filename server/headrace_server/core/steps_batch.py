@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,9 +25,18 @@ from headrace_server.core.request import Work
 from headrace_server.core.responses import Ending, count_response
 from headrace_server.core.statistics import Execution, Statistics
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, InvalidInput, Overloaded
+from headrace_server.errors import InferenceError, InvalidInput, Overloaded, Unread
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a response waits for a caller who does not read those before it."""
+
+    seconds: float = 10.0
+    seconds_beside_others: float = 2.0
+    """While other requests wait for the program: less than the time that most callers give a call."""
 
 
 class StepsBatch:
@@ -38,14 +48,14 @@ class StepsBatch:
         engine: StepEngine,
         works: Sequence[Work],
         call_of: Callable[[Work], Call],
-        patience_seconds: float,
+        patience: Patience,
     ) -> None:
         """`call_of` makes of a request what the program sees; for the patience see `StepsWorker`."""
         self._model = model
         self._engine = engine
         self._works = works
         self._call_of = call_of
-        self._patience_seconds = patience_seconds
+        self._patience = patience
         self._waiting = dict.fromkeys(range(len(works)))
         """Places of the requests that have no final answer, in their order."""
         self._numbers = [0] * len(works)
@@ -143,7 +153,9 @@ class StepsBatch:
             self._end(place)
             self._model.fail([work], self._error(outcome.outputs, alone=True))
             return Ending.FAIL
-        answer = b"" if outcome.outputs is None else encode(work, _wanted(work, outcome.outputs))
+        answer: bytes | InferenceError = b""
+        if outcome.outputs is not None:
+            answer = encode(work, _wanted(work, outcome.outputs), is_last=outcome.final)
         if outcome.final or isinstance(answer, InferenceError):
             self._gave_up |= not outcome.final
             self._end(place)
@@ -159,19 +171,31 @@ class StepsBatch:
     def _part(self, place: int, answer: bytes) -> bool:
         """Hand out one response of several, once the caller has read enough of those before it."""
         work = self._works[place]
-        if work.window is not None and not work.window.admit(len(answer), self._patience_seconds):
+        if work.window is not None and not self._is_let_in(work.window, len(answer)):
             self._give_up(place)
-            reason = f"the responses are not read: one has waited for {self._patience_seconds:g} s"
-            self._model.fail([work], Overloaded(reason))
+            self._model.fail([work], Unread(f"model {self._model.facts.name!r}: the responses are not read"))
             return False
         try:
             work.sink.deliver_part(work, answer)
+        except Overloaded as error:
+            self._give_up(place)
+            self._model.fail([work], error)
+            return False
         except Exception:  # a transport that fails costs the others nothing
             _logger.exception("a transport did not take a response")
             self._give_up(place)
             self._model.drop([work])
             return False
         self._numbers[place] += 1
+        return True
+
+    def _is_let_in(self, window: Window, size_bytes: int) -> bool:
+        """Wait until there is room for a response; return whether there was any before patience was over."""
+        give_up_at = time.monotonic() + self._patience.seconds
+        while not window.admit(size_bytes, self._patience.seconds_beside_others):
+            others_wait = self._model.waiting or len(self._waiting) > 1
+            if others_wait or time.monotonic() >= give_up_at:
+                return False
         return True
 
     def _answer(self, *, is_last: bool) -> None:

@@ -21,12 +21,12 @@ from headrace_server.core.executing import Executing
 from headrace_server.core.model import Model
 from headrace_server.core.request import Work
 from headrace_server.core.sequence_controls import SequenceControls
-from headrace_server.core.steps_batch import StepsBatch
+from headrace_server.core.steps_batch import Patience, StepsBatch
 from headrace_server.core.terms import of_the_model
 
 _logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS: Final = 10.0
+_PATIENCE: Final = Patience()
 
 
 class StepsWorker:
@@ -38,18 +38,18 @@ class StepsWorker:
         engine: StepEngine,
         instance: int = 0,
         *,
-        patience_seconds: float = _PATIENCE_SECONDS,
+        patience: Patience = _PATIENCE,
     ) -> None:
         """`instance` numbers the instances of one model, from 0.
 
-        `patience_seconds` is how long a response waits for a caller who does not read those before it. The
-        others of its batch wait as well, so that its request is then given up.
+        When the `patience` with a caller who does not read is over, the request is given up, and all else
+        that stands on its stream.
         """
         sequences = model.facts.settings.sequences
         self._model = model
         self._engine = engine
         self._instance = instance
-        self._patience_seconds = patience_seconds
+        self._patience = patience
         self._controls = SequenceControls(sequences, has_batch_axis=engine.spec.has_batch_axis)
         self._separates = sequences is None and not engine.is_decoupled
         self._batch: StepsBatch | None = None
@@ -90,7 +90,7 @@ class StepsWorker:
                 alone.fail(own_failure)
 
     def _begin(self, works: Sequence[Work]) -> StepsBatch:
-        self._batch = StepsBatch(self._model, self._engine, works, self._call_of, self._patience_seconds)
+        self._batch = StepsBatch(self._model, self._engine, works, self._call_of, self._patience)
         return self._batch
 
     def _look(self) -> Executing | None:

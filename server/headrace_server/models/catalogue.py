@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_engines.near import near
-from headrace_server.core.catalogue import Entry, ModelState
+from headrace_server.core.catalogue import UNLOADED, Entry, ModelState
 from headrace_server.core.model import Model
 from headrace_server.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
 from headrace_server.models.layout import FoundModel, is_number
 
 WHOLE: Final = 0
 """Stands for the version where something is said of a model as a whole."""
-UNLOADED: Final = "unloaded"
 OF_REPOSITORY: Final = "what the repository holds now"
 """What was loaded, in the words that tell of its failure."""
 
@@ -81,9 +80,13 @@ class ModelCatalogue:
         models = self._models.values()
         return any(model.lost is None for model in models) or (self._may_be_empty and not models)
 
-    def know(self, found: Mapping[str, FoundModel]) -> None:
-        """Take note of what the repositories hold; forget what neither they hold nor anybody serves."""
+    def know(self, found: Mapping[str, FoundModel]) -> bool:
+        """Take note of what the repositories hold; forget what neither they hold nor anybody serves.
+
+        Returns whether a model was forgotten.
+        """
         with self._lock:
+            before = {*self._found, *self._standings}
             self._found = found
             for name in list(self._standings):
                 there = found[name].versions if name in found else ()
@@ -94,6 +97,7 @@ class ModelCatalogue:
                     or (number in there if number else name in found)
                 }
                 self._put(name, kept)
+            return not before <= {*found, *self._standings}
 
     def announce(self, name: str, numbers: Iterable[int]) -> None:
         """Say that these versions are being loaded; one that serves already goes on to be ready."""

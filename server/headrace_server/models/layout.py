@@ -25,8 +25,11 @@ class RepositoryError(Exception):
 class Stamp:
     """How files look from outside: those with equal stamps are taken to hold the same."""
 
-    files: frozenset[tuple[str, int, int]] = frozenset()
-    """Path in the folder, time of the last change in nanoseconds, bytes."""
+    files: frozenset[tuple[str, int, int, int, int]] = frozenset()
+    """Path in the folder, bytes, inode, and in nanoseconds when it was written and when its inode changed.
+
+    Nobody can set the last: a file that is given the size and the time of the one before differs in it.
+    """
     was_placed: bool = field(default=False, compare=False)
     """Whether the folder was renamed into its place after all of it was written."""
 
@@ -92,7 +95,15 @@ def _model_folders(repository: Path) -> list[Path]:
         raise RepositoryError(
             f"the model repository {repository} cannot be read: {error.strerror}"
         ) from error
-    return sorted(entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return sorted(entry for entry in entries if not entry.name.startswith(".") and _may_be_folder(entry))
+
+
+def _may_be_folder(entry: Path) -> bool:
+    """Whether this is a folder, or cannot be looked at: then reading it says why, and the rest is served."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def _ambiguous(models: Collection[FoundModel]) -> FoundModel:
@@ -132,7 +143,8 @@ def _stamp(folder: Path, paths: Iterator[Path], placed_ns: int) -> Stamp:
             continue  # it is being replaced, and the next look will tell
         written_ns = max(written_ns, status.st_mtime_ns)
         if not stat.S_ISDIR(status.st_mode):
-            files.add((str(path.relative_to(folder)), status.st_mtime_ns, status.st_size))
+            times_ns = (status.st_mtime_ns, status.st_ctime_ns)
+            files.add((str(path.relative_to(folder)), status.st_size, status.st_ino, *times_ns))
     return Stamp(frozenset(files), was_placed=placed_ns > written_ns)
 
 

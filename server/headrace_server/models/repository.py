@@ -7,6 +7,7 @@ callers who load and unload bring threads of their own.
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from headrace_engines.publication import check_name
-from headrace_server.core.catalogue import Entry, Override
+from headrace_server.core.catalogue import Entry, IsWanted, Override, always
 from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, NotSupported, ShuttingDown
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.layout import FoundModel, RepositoryError, read_model, scan
 from headrace_server.models.overrides import Upload
-from headrace_server.models.plan import plan
+from headrace_server.models.plan import Source, plan
 from headrace_server.models.polling import Watch
 from headrace_server.models.rollout import Rollout
 from headrace_server.models.scratch import remove_abandoned
@@ -40,6 +41,8 @@ class Mode(enum.Enum):
 
 EVERYTHING: Final = "*"
 _OF_CALLER: Final = "a load with what a caller sent along"
+_LOOK_SECONDS: Final = 0.5
+"""Between looks whether whoever waits for an unload is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +108,46 @@ class Repository:
         self.catalogue.is_complete = True
         self._on_change()
 
-    def load_model(self, name: str, override: Override | None = None, repository: str = "") -> None:
+    def check_control(self) -> None:
+        """Raise ControlDisabled where callers may neither load nor unload."""
+        if self._options.mode is not Mode.EXPLICIT:
+            raise ControlDisabled(
+                "models are not loaded or unloaded by callers: the server runs with --model-control-mode "
+                f"{self._options.mode.value}, and this needs explicit"
+            )
+
+    def load_model(
+        self,
+        name: str,
+        override: Override | None = None,
+        repository: str = "",
+        is_wanted: IsWanted = always,
+    ) -> None:
         """Load or reload a model: see `ModelControl.load_model`."""
-        self._check_mode()
+        self.check_control()
         folders = self._folders(repository)
         config = override.config if override is not None else None
+        planned: Callable[[], Mapping[int, Source]]
         if override is not None and override.files:
             _check_upload(name, override)
-            upload = Upload(override.files)
-            found = read_model(name, upload.folder)
-            failures = self._rollout.apply(name, lambda: plan(found, config, upload), _OF_CALLER)
+            planned = functools.partial(_plan_upload, name, override)
         else:
-            loaded = OF_REPOSITORY if config is None else _OF_CALLER
-            failures = self._rollout.apply(name, lambda: plan(self._found_in(name, folders), config), loaded)
+            planned = functools.partial(self._plan_own, name, folders, config)
+        loaded = OF_REPOSITORY if override is None else _OF_CALLER
+        failures = self._rollout.apply(name, planned, loaded, is_wanted)
         if failures:
             reasons = (f"version {number}: {why}" if number else why for number, why in failures.items())
             raise InvalidInput(f"model {name!r} cannot be loaded: {'; '.join(reasons)}")
 
-    def unload_model(self, name: str, repository: str = "") -> None:
+    def unload_model(self, name: str, repository: str = "", is_wanted: IsWanted = always) -> None:
         """Unload a model: see `ModelControl.unload_model`."""
-        self._check_mode()
+        self.check_control()
         folders = self._folders(repository)
         if repository or name not in self.catalogue.known():
             self._found_in(name, folders)
-        for thread in self._rollout.withdraw(name):
-            thread.join()
+        for thread in self._rollout.withdraw(name, is_wanted):
+            while thread.is_alive() and is_wanted():
+                thread.join(_LOOK_SECONDS)
 
     def index(self, repository: str = "") -> Sequence[Entry]:
         """Return how every version stands: see `ModelControl.index`."""
@@ -167,11 +185,19 @@ class Repository:
             self.load_all()
             watch = Watch(self._first)
             while self._options.mode is Mode.POLL and not self._stop.wait(self._options.poll_seconds):
-                self.poll(watch)
+                self._look_again(watch)
         except ShuttingDown:
             _logger.debug("the server stopped while models were changing")
         except Exception:
             _logger.critical("the models are not looked after any more", exc_info=True)
+
+    def _look_again(self, watch: Watch) -> None:
+        try:
+            self.poll(watch)
+        except ShuttingDown:
+            raise
+        except Exception:
+            _logger.exception("a look at the models failed; what is served goes on, the next one tries again")
 
     def _all(self, found: Mapping[str, FoundModel]) -> None:
         """Load these models beside each other."""
@@ -185,8 +211,12 @@ class Repository:
 
     def _look(self) -> dict[str, FoundModel]:
         found = scan(self._options.folders)
-        self.catalogue.know(found)
+        if self.catalogue.know(found):
+            self._on_change()
         return found
+
+    def _plan_own(self, name: str, folders: Sequence[Path], config: str | None) -> Mapping[int, Source]:
+        return plan(self._found_in(name, folders), config)
 
     def _found_in(self, name: str, folders: Sequence[Path]) -> FoundModel:
         try:
@@ -215,12 +245,11 @@ class Repository:
             f"there is no repository {repository!r} here, and none can be added: there is {names}"
         )
 
-    def _check_mode(self) -> None:
-        if self._options.mode is not Mode.EXPLICIT:
-            raise ControlDisabled(
-                "models are not loaded or unloaded by callers: the server runs with --model-control-mode "
-                f"{self._options.mode.value}, and this needs explicit"
-            )
+
+def _plan_upload(name: str, override: Override) -> Mapping[int, Source]:
+    """Write what a caller sent to where it is served from, now that its turn has come."""
+    upload = Upload(override.files)
+    return plan(read_model(name, upload.folder), override.config, upload)
 
 
 def _check_upload(name: str, override: Override) -> None:

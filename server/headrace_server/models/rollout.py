@@ -11,16 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from headrace_engines.errors import EngineError
 from headrace_engines.memory import give_back
-from headrace_server.errors import ShuttingDown
+from headrace_server.core.catalogue import IsWanted, always
+from headrace_server.errors import DeadlineMissed, ShuttingDown
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.plan import PlanError, Source
 from headrace_server.models.versions import LoadOptions, Version, open_version
 
 _logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS: Final = 0.5
+"""Between looks whether whoever waits for a model's turn is still there."""
 
 
 class _Turn:
@@ -55,16 +60,21 @@ class Rollout:
         self._closing = False
 
     def apply(
-        self, name: str, planned: Callable[[], Mapping[int, Source]], loaded: str = OF_REPOSITORY
+        self,
+        name: str,
+        planned: Callable[[], Mapping[int, Source]],
+        loaded: str = OF_REPOSITORY,
+        is_wanted: IsWanted = always,
     ) -> dict[int, str]:
         """Make the model serve the planned versions; return the reasons of those that cannot be loaded.
 
         What serves and is unchanged stays. What is no longer wanted goes when everything new is ready, so
         that a failure leaves it serving. `planned` is called when the model's turn has come, so that the
         last to ask sees the newest state; `loaded` says in words where it comes from. Raises what it
-        raises but for what is wrong with the model, and ShuttingDown if the end of the server comes between.
+        raises but for what is wrong with the model, ShuttingDown if the end of the server comes between, and
+        DeadlineMissed if it is not wanted any more when its turn comes.
         """
-        with self._turn(name):
+        with self._turn(name, is_wanted):
             standing = self._serving.get(name, {})
             try:
                 sources = planned()
@@ -86,9 +96,12 @@ class Rollout:
                 give_back()
             return failures
 
-    def withdraw(self, name: str) -> list[threading.Thread]:
-        """Let no version of the model answer; return the threads that end with its last answers."""
-        with self._turn(name):
+    def withdraw(self, name: str, is_wanted: IsWanted = always) -> list[threading.Thread]:
+        """Let no version of the model answer; return the threads that end with its last answers.
+
+        Raises DeadlineMissed if it is not wanted any more when its turn comes.
+        """
+        with self._turn(name, is_wanted):
             return self._swap(name, {}, {})
 
     def close(self, timeout_seconds: float) -> bool:
@@ -108,13 +121,18 @@ class Rollout:
             return not late and not self._loading
 
     @contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
+    def _turn(self, name: str, is_wanted: IsWanted) -> Iterator[None]:
         with self._lock:
             turn = self._turns.setdefault(name, _Turn())
             turn.askers += 1
         try:
-            with turn.lock:
+            while not turn.lock.acquire(timeout=_LOOK_SECONDS):
+                _check_wanted(name, is_wanted)
+            try:
+                _check_wanted(name, is_wanted)
                 yield
+            finally:
+                turn.lock.release()
         finally:
             with self._lock:
                 turn.askers -= 1
@@ -202,3 +220,8 @@ class Rollout:
     def _model_lost(self) -> None:
         self._catalogue.note_loss()
         self._on_change()
+
+
+def _check_wanted(name: str, is_wanted: IsWanted) -> None:
+    if not is_wanted():
+        raise DeadlineMissed(f"model {name!r}: whoever asked had gone before its turn came")

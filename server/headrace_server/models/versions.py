@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from headrace_engines.engine import Engine
@@ -92,7 +92,7 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
             platform,
             options.limits,
             on_lost,
-            settings=given.settings,
+            settings=replace(given.settings, why_alone=loaded.why_alone),
             config=effective(given, name, spec, platform, options.limits, len(engines)),
             memory_bytes=loaded.memory_bytes + (len(engines) - 1) * staging_bytes(spec),
         )

@@ -57,9 +57,9 @@ class Metrics:
         yield from self._process.collect()
 
     def _versions(self) -> Metric:
-        metric = Metric("headrace_model_ready", "Whether a version in the repositories answers", "gauge")
+        metric = Metric("headrace_model_ready", "Whether a version that should answer does", "gauge")
         for entry in self._catalogue.index():
-            if entry.state is not ModelState.NOT_LOADED:
+            if entry.should_answer:
                 labels = {"model": entry.name, "version": entry.version}
                 metric.add_sample(metric.name, labels, int(entry.state is ModelState.READY))
         return metric

@@ -1,7 +1,7 @@
 """Traces on disk: JSON arrays in Triton's form, written by a thread of their own.
 
-Engines hand over finished traces and never wait: between them and the thread stands a queue of a fixed
-length, and what does not fit in is lost, counted and told in the log.
+Engines hand over finished traces and never wait: between them and the thread stands a queue of so many
+bytes, and what does not fit in is lost, counted and told in the log.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from typing import Final, NamedTuple
 
 _logger = logging.getLogger(__name__)
 
-_MOST_WAITING: Final = 4096
-"""Batches of traces; each is of one execution."""
+_MOST_WAITING_BYTES: Final = 32 << 20
+_TRACE_BYTES: Final = 1 << 10
+"""What a trace takes in memory beside its request's id, roughly."""
 _LONGEST_END: Final = 16
 """Bytes at a file's end among which the closing bracket is looked for."""
 _SILENCE_SECONDS: Final = 10.0
@@ -101,7 +103,8 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._waiting: queue.Queue[tuple[list[Trace], int] | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.SimpleQueue[tuple[list[Trace], int] | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._file: JsonArrayFile
         self._numbered: JsonArrayFile | None = None
@@ -109,7 +112,7 @@ class TraceWriter:
         self._traces_in_numbered = 0
         self._lost = 0
         self._why_lost = ""
-        self._lost_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._next_complaint = 0.0
 
     def start(self) -> None:
@@ -119,21 +122,22 @@ class TraceWriter:
 
     def put(self, traces: list[Trace], log_frequency: int) -> None:
         """Take finished traces, for the one file or for the series of so many traces each; never blocks."""
-        try:
-            self._waiting.put_nowait((traces, log_frequency))
-        except queue.Full:
+        size = _size_bytes(traces)
+        with self._lock:
+            fits = self._waiting_bytes + size <= _MOST_WAITING_BYTES
+            if fits:
+                self._waiting_bytes += size
+        if fits:
+            self._waiting.put((traces, log_frequency))
+        else:
             self._lose(len(traces), "they came faster than they could be written")
 
     def close(self, timeout_seconds: float) -> None:
         """Write what waits, for so long at most, and end."""
         if not self._thread.is_alive():
             return
-        give_up = time.monotonic() + timeout_seconds
-        try:
-            self._waiting.put(None, timeout=timeout_seconds)
-        except queue.Full:
-            return
-        self._thread.join(max(0.0, give_up - time.monotonic()))
+        self._waiting.put(None)
+        self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
         while (batch := self._waiting.get()) is not None:
@@ -142,6 +146,8 @@ class TraceWriter:
                 self._write(traces, log_frequency)
             except (OSError, TraceFileError) as error:
                 self._lose(len(traces), str(error))
+            with self._lock:
+                self._waiting_bytes -= _size_bytes(traces)
             if time.monotonic() >= self._next_complaint:
                 self._complain()
         self._complain()
@@ -172,13 +178,17 @@ class TraceWriter:
         return self._numbered
 
     def _lose(self, traces: int, why: str) -> None:
-        with self._lost_lock:
+        with self._lock:
             self._lost += traces
             self._why_lost = why
 
     def _complain(self) -> None:
-        with self._lost_lock:
+        with self._lock:
             lost, self._lost = self._lost, 0
         if lost:
             _logger.error("%d traces were lost, not written to %s: %s", lost, self.path, self._why_lost)
             self._next_complaint = time.monotonic() + _SILENCE_SECONDS
+
+
+def _size_bytes(traces: Sequence[Trace]) -> int:
+    return sum(_TRACE_BYTES + sys.getsizeof(trace.request_id) for trace in traces)

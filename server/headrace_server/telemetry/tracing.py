@@ -32,6 +32,8 @@ from headrace_server.telemetry.trace_settings import (
 Put = Callable[[list[Trace], int], None]
 """Takes finished traces, and how many go into one file of a series."""
 
+_MOST_ID_CHARACTERS: Final = 1024
+"""A request's id may be of any length, and in JSON each of its characters may take six."""
 _SERVER: Final = ""
 """The place of the server's settings among those of the models."""
 
@@ -98,7 +100,15 @@ class Tracing:
             self._writer.close(timeout_seconds)
 
     def attach(self) -> None:
-        """Give every model that is ready the sampler that is its own now."""
+        """Give every model that is ready the sampler that is its own now, and forget those that went."""
+        with self._lock:
+            if self._given.keys() - {_SERVER}:
+                known = {entry.name for entry in self._catalogue.index()}
+                for place in self._given.keys() - known - {_SERVER}:
+                    del self._given[place], self._samplers[place]
+            self._attach()
+
+    def _attach(self) -> None:
         for model in self._catalogue.ready():
             sampler = self._samplers.get(model.facts.name, self._samplers[_SERVER])
             model.tracer = sampler if sampler.settings.is_on else None
@@ -154,7 +164,7 @@ class Tracing:
         self._samplers = {
             place: Sampler(self._in_force(place), put, self._numbers) for place in (_SERVER, *self._given)
         }
-        self.attach()
+        self._attach()
 
     def _in_force(self, place: str) -> TraceSettings:
         given: dict[str, Any] = self._given.get(_SERVER, {}) | self._given.get(place, {})
@@ -176,4 +186,4 @@ def _trace(work: Work, execution: Execution, number: int) -> Trace:
         ("COMPUTE_END", execution.ended_ns),
         ("REQUEST_END", execution.ended_ns),
     )
-    return Trace(number, facts.name, facts.version, work.id, moments)
+    return Trace(number, facts.name, facts.version, work.id[:_MOST_ID_CHARACTERS], moments)

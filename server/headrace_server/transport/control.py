@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.service import Service
-from headrace_server.errors import NotSupported
 from headrace_server.transport import describe
 from headrace_server.transport.repository_calls import RepositoryCalls
 
 
+class Blocking(enum.Enum):
+    """How long answering holds the thread that it is done on."""
+
+    NEVER = enum.auto()
+    BRIEFLY = enum.auto()
+    """It reads folders."""
+    LONG = enum.auto()
+    """It waits for models; the function is also given what tells whether the caller still waits."""
+
+
+def _everybody() -> None:
+    """Permit the call."""
+
+
 class Procedure(NamedTuple):
-    """One remote procedure: what it takes, and the function that answers, on a thread where it `blocks`."""
+    """One remote procedure: what it takes, and the function that answers, on a thread if it is `blocking`."""
 
     request: type[Message]
-    answer: Callable[[Any], Message]
-    blocks: bool = False
+    answer: Callable[..., Message]
+    blocking: Blocking = Blocking.NEVER
+    is_short: bool = True
+    """Told in few bytes: a larger message is refused unread, for all wait while one is parsed."""
+    permit: Callable[[], None] = _everybody
+    """Raises where nobody may call it, whatever the message says."""
     extension: str = ""
     """The extension of the protocol that a server has with it, where not every server has that."""
-
-
-NOT_SERVED: Final = {
-    "TraceSetting": "tracing",
-    "LogSettings": "log settings",
-}
-"""Procedures of the protocol that are declared and refused, with the feature that they need."""
 
 
 class Control:
@@ -41,7 +52,7 @@ class Control:
         self._further = further
 
     def procedures(self) -> dict[str, Procedure]:
-        """Return every procedure of the protocol but the two that infer."""
+        """Return every procedure by name, but the two that infer."""
         repository = RepositoryCalls(self._service)
         served = {
             "ServerLive": Procedure(pb.ServerLiveRequest, self._server_live),
@@ -51,17 +62,22 @@ class Control:
             "ModelMetadata": Procedure(pb.ModelMetadataRequest, self._model_metadata),
             "ModelConfig": Procedure(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": Procedure(pb.ModelStatisticsRequest, self._model_statistics),
-            "RepositoryIndex": Procedure(pb.RepositoryIndexRequest, repository.index, blocks=True),
-            "RepositoryModelLoad": Procedure(pb.RepositoryModelLoadRequest, repository.load, blocks=True),
+            "RepositoryIndex": Procedure(pb.RepositoryIndexRequest, repository.index, Blocking.BRIEFLY),
+            "RepositoryModelLoad": Procedure(
+                pb.RepositoryModelLoadRequest,
+                repository.load,
+                Blocking.LONG,
+                is_short=False,
+                permit=self._service.check_control,
+            ),
             "RepositoryModelUnload": Procedure(
-                pb.RepositoryModelUnloadRequest, repository.unload, blocks=True
+                pb.RepositoryModelUnloadRequest,
+                repository.unload,
+                Blocking.LONG,
+                permit=self._service.check_control,
             ),
         }
-        refused = {
-            name: Procedure(getattr(pb, f"{name}Request"), _refusal(feature))
-            for name, feature in NOT_SERVED.items()
-        }
-        return {**served, **refused, **self._further}
+        return {**served, **self._further}
 
     def _server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -86,10 +102,3 @@ class Control:
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         return describe.model_statistics(self._service.models(request.name, request.version))
-
-
-def _refusal(feature: str) -> Callable[[Message], Message]:
-    def refuse(_: Message) -> Message:
-        raise NotSupported(f"{feature} is not supported")
-
-    return refuse

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from headrace_proto.names import SERVICES
 from headrace_server.core.service import Service
 from headrace_server.transport import channelz
-from headrace_server.transport.blocking import BlockingCalls
 from headrace_server.transport.control import Control, Procedure
+from headrace_server.transport.control_calls import ControlCalls
 from headrace_server.transport.health import Health
 from headrace_server.transport.health_procedures import HealthProcedures
 from headrace_server.transport.inference import Inference
-from headrace_server.transport.inflation import Inflation, is_compressed
-from headrace_server.transport.messages import parse
+from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.options import TransportOptions
 from headrace_server.transport.reflection import ReflectionProcedures
-from headrace_server.transport.seam import Reactor, Route, Routes, Streaming, Unary, UnaryCall
+from headrace_server.transport.seam import Reactor, Route, Routes, Streaming, Unary
 from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.shared_memory_control import SharedMemoryCalls
-from headrace_server.transport.status import status_of
 
 
 class Endpoint:
@@ -38,13 +35,13 @@ class Endpoint:
         """`procedures` are those that somebody else answers."""
         self._service = service
         self._regions = Regions(allowed=options.allow_client_shm)
-        self._blocking = BlockingCalls(reactor)
         self._health = HealthProcedures(reactor)
         health.add_listener(self._health.set)
         has_channelz = options.connections.channelz
         self._reflection = ReflectionProcedures(reactor, channelz=has_channelz)
-        self._inflation = Inflation(options.connections.max_message_bytes)
-        self.inference = Inference(service, reactor, options.inference, self._regions, self._inflation)
+        inflation = Inflation(options.connections.max_message_bytes)
+        self.inference = Inference(service, reactor, options.inference, self._regions, inflation)
+        self._control = ControlCalls(reactor, self.inference.holdings, inflation)
         self.routes: Routes = {
             **self._protocol(procedures),
             **self._health.routes(),
@@ -55,7 +52,7 @@ class Endpoint:
     def leave(self) -> None:
         """Say that the server is not ready, and let go of calls that only wait for something. Any thread."""
         self._service.leave()
-        self._blocking.end()
+        self._control.end()
 
     def refuse(self) -> None:
         """Take no more requests; those accepted are answered. Any thread."""
@@ -78,33 +75,5 @@ class Endpoint:
             "ModelStreamInfer": Streaming(self.inference.open_stream),
         }
         for name, procedure in procedures.items():
-            routes[name] = Unary(self._answering(procedure))
+            routes[name] = self._control.route(procedure)
         return {f"/{service}/{name}": route for service in SERVICES for name, route in routes.items()}
-
-    def _answering(self, procedure: Procedure) -> Callable[[UnaryCall, bytes], None]:
-        """Return what answers calls of a procedure: at once, or on a thread where that may take its time."""
-
-        def answer(message: bytes) -> bytes:
-            return procedure.answer(parse(procedure.request, message)).SerializeToString()
-
-        def inflate_and_answer(message: bytes) -> bytes:
-            with self._inflation.inflated(message) as inflated:
-                request = parse(procedure.request, inflated)
-            return procedure.answer(request).SerializeToString()
-
-        def take(call: UnaryCall, message: bytes) -> None:
-            if procedure.blocks or is_compressed(message):
-                self._blocking.run(
-                    functools.partial(inflate_and_answer, message), functools.partial(_tell, call)
-                )
-            else:
-                call.answer(answer(message))
-
-        return take
-
-
-def _tell(call: UnaryCall, answered: bytes | Exception) -> None:
-    if isinstance(answered, bytes):
-        call.answer(answered)
-    else:
-        call.fail(status_of(answered))

@@ -32,7 +32,7 @@ class Holdings:
     """The sum over all calls, and its limit."""
 
     def __init__(self, most_bytes: int, on_full: Callable[[], None] = lambda: None) -> None:
-        """`on_full` is called before something is refused, and may find room."""
+        """`on_full` is called before something is refused, by any thread, and may find room."""
         self.most_bytes = most_bytes
         self._on_full = on_full
         self._most_bytes_of_stream = most_bytes // _STREAM_SHARE
@@ -40,9 +40,9 @@ class Holdings:
         self.size_bytes = 0
 
     def admit(self, call: Call, size_bytes: int, own_bytes: int = 0) -> None:
-        """Count further bytes of a request, which has `own_bytes` so far, or raise Overloaded.
+        """Count further bytes of a request or its answer, or raise Overloaded. Any thread.
 
-        A request of any size may be alone.
+        The request has `own_bytes` so far; one of any size may be alone.
         """
         if self._add_if_it_fits(call, size_bytes, own_bytes):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -9,9 +10,9 @@ from typing import Final
 
 from headrace_server.core.request import Work
 from headrace_server.core.service import Service
-from headrace_server.errors import InferenceError
+from headrace_server.errors import InferenceError, Overloaded
 from headrace_server.transport.answers import Encoder
-from headrace_server.transport.holdings import Holdings
+from headrace_server.transport.holdings import Holdings, unforeseen_bytes
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.open_calls import InferenceLimits, OpenCalls
@@ -42,17 +43,31 @@ class Inference:
         self._streams: set[Stream] = set()
         self._finishing = False
         self._looked_at = 0.0
-        self.holdings = Holdings(limits.max_in_flight_bytes, self._end_stalled)
+        self.holdings = Holdings(
+            limits.max_in_flight_bytes, functools.partial(reactor.run, self._end_stalled)
+        )
+        """What is held for callers, of whatever they call."""
         self.open_calls = OpenCalls(limits)
         self._intake = Intake(service, self, reactor, self.holdings, regions, inflation)
         self.encode = Encoder().encode
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are being answered, without those given up because their clients do not read."""
+        return len(self._streams)
+
+    def admit(self, work: Work, answer: bytes) -> None:
+        """Hold what an answer has beyond what was foreseen, or raise Overloaded."""
+        if more_bytes := unforeseen_bytes(work, answer):
+            work.reply.make_room(more_bytes)
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
         """Hand out the answers of a batch, where calls may be touched: one wake-up, if it takes one."""
         self._reactor.run(_hand_out, answers)
 
     def deliver_part(self, work: Work, answer: bytes) -> None:
-        """Pass on one response of several."""
+        """Pass on one response of several, or raise Overloaded."""
+        work.reply.make_room(len(answer))
         self._reactor.run(work.reply.answered_in_part, work, answer)
 
     def infer(self, call: UnaryCall, message: bytes) -> None:
@@ -62,13 +77,17 @@ class Inference:
 
     def open_stream(self, call: StreamCall) -> Stream:
         """Answer the requests of a stream in the order in which they are done."""
-        self.open_calls.enter_stream()
+        if self.open_streams >= self._limits.max_streams:
+            raise Overloaded(f"{self.open_streams} streams are open, which is the limit")
+        self.open_calls.enter()
         limits = StreamLimits(
             self._limits.max_stream_requests,
             self._limits.stream_patience_seconds,
             ends_with_error=_GRPC_ERROR in call.metadata,
         )
-        stream = Stream(call, self._intake, self.holdings, limits, self._closed)
+        stream = Stream(
+            call, self._intake, self.holdings, limits, self._streams.discard, self.open_calls.leave
+        )
         self._streams.add(stream)
         if self._finishing:
             self._reactor.run(stream.finish)
@@ -92,10 +111,6 @@ class Inference:
         self._looked_at = now
         for stream in tuple(self._streams):
             stream.end_if_stalled(now)
-
-    def _closed(self, stream: Stream) -> None:
-        self._streams.discard(stream)
-        self.open_calls.leave_stream()
 
 
 def _hand_out(answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:

@@ -75,8 +75,3 @@ def beginning(message: bytes) -> bytes:
         return zlib.decompressobj(_EITHER_FORMAT).decompress(message, _SHORT_BYTES)
     except zlib.error:
         return b""
-
-
-def inflate_short(message: bytes) -> bytes:
-    """Return what a compressed message is that cannot be long. Raises InvalidInput, MessageTooLarge."""
-    return inflate(message, _SHORT_BYTES)

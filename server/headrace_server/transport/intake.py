@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from headrace_server.core.arrays import STRING_BYTES
 from headrace_server.core.request import Holder, Request, Sink, Work
 from headrace_server.core.service import Service
 from headrace_server.errors import InferenceError, InvalidInput, ShuttingDown
@@ -25,8 +26,6 @@ from headrace_server.transport.shared_memory import Regions
 
 _QUICK_BYTES: Final = 1 << 20
 """Of shared memory: as many are read in less time than another thread takes to begin."""
-_STRING_BYTES: Final = 64
-"""What a string takes beside its characters, once it is an object."""
 _LENGTH_BYTES: Final = 4
 """What a string takes at least in raw contents."""
 _MOST_STRINGS: Final = 1 << 20
@@ -50,6 +49,9 @@ class Asker(Protocol):
     def settled(self, error: Exception | None) -> None:
         """Hear that the request was submitted, or why it was not. Called once."""
 
+    def make_room(self, size_bytes: int) -> None:
+        """Hold so much more for an answer that is about to come, or raise Overloaded. Any thread."""
+
     def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         """Take the last answer; empty bytes end a request that gets several responses without another one."""
 
@@ -60,12 +62,13 @@ class Asker(Protocol):
 class _Timed:
     """An asker whose request has a timer, which would otherwise hold the request until its deadline."""
 
-    __slots__ = ("_asker", "_is_over", "_timer", "answered_in_part")
+    __slots__ = ("_asker", "_is_over", "_timer", "answered_in_part", "make_room")
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
         self._timer: Timer | None = None
         self._is_over = False
+        self.make_room = asker.make_room
         self.answered_in_part = asker.answered_in_part
 
     def arm(self, timer: Timer) -> None:
@@ -267,4 +270,4 @@ def _string_bytes(request: Request) -> int:
             strings += max(min(math.prod(tensor.shape), raw_bytes // _LENGTH_BYTES), 0)
     if strings > _MOST_STRINGS:
         raise InvalidInput(f"{strings} strings came, a request may have at most {_MOST_STRINGS}")
-    return strings * _STRING_BYTES
+    return strings * STRING_BYTES

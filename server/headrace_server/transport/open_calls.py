@@ -1,4 +1,4 @@
-"""How many calls and streams are being answered, how many may be, and when the last one has ended."""
+"""How many calls are open, how many may be, and when the last one has ended."""
 
 from __future__ import annotations
 
@@ -25,24 +25,17 @@ class OpenCalls:
     """The calls that infer; a stream is a call as well."""
 
     def __init__(self, limits: InferenceLimits) -> None:
-        self._limits = limits
+        self._most_calls = limits.max_calls
         self._lock = threading.Lock()
         self._on_idle: Callable[[], None] | None = None
         self.calls = 0
-        self.streams = 0
 
     def enter(self) -> None:
         """Count one more call, or raise Overloaded."""
         with self._lock:
-            self._enter()
-
-    def enter_stream(self) -> None:
-        """Count one more stream, or raise Overloaded."""
-        with self._lock:
-            if self.streams >= self._limits.max_streams:
-                raise Overloaded(f"{self.streams} streams are open, which is the limit")
-            self._enter()
-            self.streams += 1
+            if self.calls >= self._most_calls:
+                raise Overloaded(f"{self.calls} calls are open, which is the limit")
+            self.calls += 1
 
     def leave(self) -> None:
         """Count one call less."""
@@ -52,12 +45,6 @@ class OpenCalls:
         if on_idle is not None:
             on_idle()
 
-    def leave_stream(self) -> None:
-        """Count one stream less."""
-        with self._lock:
-            self.streams -= 1
-        self.leave()
-
     def when_idle(self, function: Callable[[], None]) -> None:
         """Call the function once when no call is open; at once, if there is none."""
         with self._lock:
@@ -65,11 +52,6 @@ class OpenCalls:
             on_idle = self._gone_idle()
         if on_idle is not None:
             on_idle()
-
-    def _enter(self) -> None:
-        if self.calls >= self._limits.max_calls:
-            raise Overloaded(f"{self.calls} calls are open, which is the limit")
-        self.calls += 1
 
     def _gone_idle(self) -> Callable[[], None] | None:
         if self.calls:

@@ -30,6 +30,11 @@ _OUTPUT: Final[_Nesting] = {2: _PARAMETER}
 _REQUEST: Final[_Nesting] = {4: _PARAMETER, 5: _INPUT, 6: _OUTPUT}
 """Which fields of a ModelInferRequest are messages themselves, by number."""
 
+_CONTROL: Final[_Nesting] = {3: {2: _LEAF}}
+"""Likewise of a RepositoryModelLoadRequest, whose parameters hold files; what others have is short."""
+_MOST_CONTROL_FIELDS: Final = 4096
+"""Of a load with as many files as may come, and more."""
+
 _REQUEST_ID: Final = 3
 _INPUT_DATATYPE: Final = 2
 _INPUT_SHAPE: Final = 3
@@ -81,6 +86,15 @@ def check(message: bytes) -> None:
             )
 
 
+def check_control(message: bytes) -> None:
+    """Refuse a load that would take seconds to build. Raises InvalidInput."""
+    if len(message) <= _SHORT_BYTES:
+        return
+    for count, _ in enumerate(_fields(message, _CONTROL)):
+        if count >= _MOST_CONTROL_FIELDS:
+            raise InvalidInput(f"the message has more than {_MOST_CONTROL_FIELDS} fields")
+
+
 def request_id(message: bytes) -> str:
     """Return the id of a request that may be refused or damaged; "" where there is none to be found."""
     found = b""
@@ -92,13 +106,13 @@ def request_id(message: bytes) -> str:
     return found.decode(errors="replace")
 
 
-def _fields(message: bytes) -> Iterator[_Field]:
-    """Go through all fields of a ModelInferRequest, nested ones after the one that they stand in.
+def _fields(message: bytes, root: _Nesting = _REQUEST) -> Iterator[_Field]:
+    """Go through all fields of a message, nested ones after the one that they stand in.
 
     Bytes that are no such message end it, or the part that they stand in: to say what is wrong with them
     is protobuf's.
     """
-    open_until: list[tuple[int, _Nesting]] = [(len(message), _REQUEST)]
+    open_until: list[tuple[int, _Nesting]] = [(len(message), root)]
     position = 0
     while open_until:
         end, parent = open_until[-1]

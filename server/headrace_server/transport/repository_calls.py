@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from headrace_proto.v1 import inference_pb2 as pb
-from headrace_server.core.catalogue import ModelState, Override
+from headrace_server.core.catalogue import IsWanted, ModelState, Override
 from headrace_server.core.service import Service
 from headrace_server.errors import InvalidInput
 
@@ -36,19 +36,23 @@ class RepositoryCalls:
             ]
         )
 
-    def load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+    def load(
+        self, request: pb.RepositoryModelLoadRequest, is_wanted: IsWanted
+    ) -> pb.RepositoryModelLoadResponse:
         """Load or reload a model."""
         override = _override(request.parameters)
-        self._service.load_model(request.model_name, override, request.repository_name)
+        self._service.load_model(request.model_name, override, request.repository_name, is_wanted)
         return pb.RepositoryModelLoadResponse()
 
-    def unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+    def unload(
+        self, request: pb.RepositoryModelUnloadRequest, is_wanted: IsWanted
+    ) -> pb.RepositoryModelUnloadResponse:
         """Unload a model; no model depends on another one, so that there are no dependents to unload."""
         for name, parameter in request.parameters.items():
             if name != _DEPENDENTS:
                 raise InvalidInput(f"parameter {name!r} came; unloading takes {_DEPENDENTS}")
             _check(name, parameter, "bool_param")
-        self._service.unload_model(request.model_name, request.repository_name)
+        self._service.unload_model(request.model_name, request.repository_name, is_wanted)
         return pb.RepositoryModelUnloadResponse()
 
 

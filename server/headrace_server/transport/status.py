@@ -22,14 +22,13 @@ _CODES: Final[dict[type[errors.InferenceError], grpc.StatusCode]] = {
     errors.RegionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.RegionExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unread: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineMissed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.EngineFailed: grpc.StatusCode.INTERNAL,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
     errors.ControlDisabled: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
 }
 _REASONS: Final[dict[type[BaseException], str]] = {errors.ModelNotReady: "MODEL_NOT_READY"}
 """UNAVAILABLE speaks of the server; here it is one model, and the others answer."""

@@ -4,7 +4,8 @@ Requests are let in while fewer than the limit are in work or wait to be sent; s
 its answers is not read from either, and a program that makes many responses waits until they have left. The
 stream ends when the client has closed its half and everything is answered, with the first error where the
 client asked for that, or when the server finishes: then no more is read, and what was accepted is answered
-first. One whose client takes nothing while others need its room is ended unanswered.
+first. One whose client takes nothing while others need its room, or while a program waits for it, is ended
+unanswered.
 
 The transport's events, the engine's answers and the server's end come each in a thread of their own. All of
 them change the stream under its lock, and tell models and windows of it when they have let go of that.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace_server.core.window import Window
-from headrace_server.errors import Overloaded, ShuttingDown
+from headrace_server.errors import Overloaded, ShuttingDown, Unread
 from headrace_server.transport import answers
 from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.intake import Intake
@@ -57,13 +58,16 @@ class Stream:
         intake: Intake,
         holdings: Holdings,
         limits: StreamLimits,
-        on_end: Callable[[Stream], None],
+        on_let_go: Callable[[Stream], None],
+        on_end: Callable[[], None],
     ) -> None:
+        """`on_let_go` is called when nothing is held any more, which may be before the call's end."""
         self.held = Call()
         self.intake = intake
         self.holdings = holdings
         self._call = call
         self._limits = limits
+        self._on_let_go = on_let_go
         self._on_end = on_end
         self._lock = threading.Lock()
         self._working: set[StreamRequest] = set()
@@ -114,7 +118,7 @@ class Stream:
         with self._lock:
             self._has_ended = True
         self._let_go()
-        self._on_end(self)
+        self._on_end()
 
     def end_if_stalled(self, now: float) -> None:
         """End the stream if its client has taken nothing for so long that others may have its room."""
@@ -122,8 +126,7 @@ class Stream:
         with self._lock:
             if self._has_ended or self._sending is None or now - self._sending_since < patience_seconds:
                 return
-            self._has_ended = True
-            self._call.cut(status_of(Overloaded(f"the answers were not read for {patience_seconds:g} s")))
+            self._cut(Overloaded(f"the answers were not read for {patience_seconds:g} s"))
         self._let_go()
 
     def finish(self) -> None:
@@ -178,6 +181,19 @@ class Stream:
             self.holdings.add(self.held, -held_bytes)
             self._move_on()
 
+    def give_up(self, request: StreamRequest, error: Unread) -> None:
+        """End the stream, unless the request or the stream has ended: its client does not read."""
+        with self._lock:
+            if self._has_ended or request not in self._working:
+                return
+            self._cut(error)
+        self._let_go()
+
+    def _cut(self, error: Overloaded) -> None:
+        """End the call without an answer to what is on it. The lock is held."""
+        self._has_ended = True
+        self._call.cut(status_of(error))
+
     def _let_go(self) -> None:
         """Give up what is in work, and what was not sent; the stream has ended."""
         with self._lock:
@@ -187,6 +203,7 @@ class Stream:
                 outgoing.append(self._sending)
                 self._sending = None
         self.holdings.release(self.held)
+        self._on_let_go(self)
         for request in working:
             request.give_up()
         for one in outgoing:

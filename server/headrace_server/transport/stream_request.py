@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from headrace_server.core.request import Work
 from headrace_server.core.window import Window
-from headrace_server.errors import InferenceError, Overloaded
+from headrace_server.errors import InferenceError, Overloaded, Unread
 from headrace_server.transport import answers, outline
 from headrace_server.transport.holdings import Call, Holdings, unforeseen_bytes
 from headrace_server.transport.inflation import beginning
@@ -43,6 +43,9 @@ class Requester(Protocol):
 
     def fail(self, request: StreamRequest, error: Exception, request_id: str, held_bytes: int) -> None:
         """End a request with an error."""
+
+    def give_up(self, request: StreamRequest, error: Unread) -> None:
+        """End the stream, unless the request or the stream has ended: its client does not read."""
 
 
 class StreamRequest:
@@ -96,42 +99,29 @@ class StreamRequest:
         if self._is_submitted and self._work is not None:
             self._stream.intake.abandon(self._work)
 
+    def make_room(self, size_bytes: int) -> None:
+        """Hold so much more for an answer."""
+        self._stream.holdings.admit(self._stream.held, size_bytes, self._held_bytes)
+
     def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         """Take the last answer, unless the stream has ended."""
         stream, held_bytes = self._stream, self._held_bytes
         self._work = None
-        if not isinstance(answer, bytes):
+        if isinstance(answer, Unread):
+            stream.give_up(self, answer)
+        elif not isinstance(answer, bytes):
             stream.fail(self, answer, work.id, held_bytes)
         elif answer:
-            self._answer(work, answer)
+            held_bytes += unforeseen_bytes(work, answer)
+            stream.answer(self, answers.stream_answer(answer), held_bytes)
         else:
             wants_end = work.parameters.get(_WANTS_END) is True
             stream.answer(self, answers.stream_end(work) if wants_end else None, held_bytes)
 
     def answered_in_part(self, work: Work, answer: bytes) -> None:
-        """Take one response of several; the request ends where there is no room for it."""
-        stream = self._stream
-        try:
-            stream.holdings.admit(stream.held, len(answer), self._held_bytes)
-        except Overloaded as error:
-            if work.window is not None:
-                work.window.written(len(answer))
-            self.give_up()
-            stream.fail(self, error, work.id, self._held_bytes)
-        else:
-            message = answers.stream_answer(answer, is_final=False)
-            stream.answer_in_part(self, message, len(answer), work.window)
-
-    def _answer(self, work: Work, answer: bytes) -> None:
-        stream = self._stream
-        more_bytes = unforeseen_bytes(work, answer)
-        if more_bytes:
-            try:
-                stream.holdings.admit(stream.held, more_bytes, self._held_bytes)
-            except Overloaded as error:
-                stream.fail(self, error, work.id, self._held_bytes)
-                return
-        stream.answer(self, answers.stream_answer(answer), self._held_bytes + more_bytes)
+        """Take one response of several."""
+        message = answers.stream_answer(answer, is_final=False)
+        self._stream.answer_in_part(self, message, len(answer), work.window)
 
     def _id(self) -> str:
         if self._work is not None:

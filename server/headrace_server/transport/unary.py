@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from headrace_server.core.request import Work
-from headrace_server.errors import InferenceError, Overloaded
-from headrace_server.transport.holdings import Call, Holdings, unforeseen_bytes
+from headrace_server.errors import InferenceError
+from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.open_calls import OpenCalls
 from headrace_server.transport.seam import UnaryCall
@@ -53,20 +53,17 @@ class UnaryRequest(Call):
         if self.is_over:
             self._abandon()
 
+    def make_room(self, size_bytes: int) -> None:
+        """Hold so much more for the answer."""
+        self._holdings.admit(self, size_bytes, self.size_bytes)
+
     def answered(self, work: Work, answer: bytes | InferenceError) -> None:
         """Answer the call."""
         self._work = None
-        if not isinstance(answer, bytes):
+        if isinstance(answer, bytes):
+            self._call.answer(answer)
+        else:
             self._call.fail(status_of(answer))
-            return
-        more_bytes = unforeseen_bytes(work, answer)
-        if more_bytes:
-            try:
-                self._holdings.admit(self, more_bytes, self.size_bytes)
-            except Overloaded as error:
-                self._call.fail(status_of(error))
-                return
-        self._call.answer(answer)
 
     def answered_in_part(self, work: Work, answer: bytes) -> None:
         """Never called: a unary call is not given a model with several responses."""

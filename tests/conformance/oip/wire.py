@@ -148,6 +148,11 @@ class Pending:
         """Take it back."""
         self._call.cancel()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return bool(self._call.done())
+
     def end(self) -> Outcome:
         """Wait for its end."""
         try:

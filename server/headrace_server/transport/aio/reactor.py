@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import TypeVarTuple
 
@@ -18,11 +19,16 @@ class LoopReactor:
     call that is alone waits 10 µs longer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """To be made on the loop's thread."""
         self._loop = loop
+        self._thread = threading.get_ident()
 
     def run(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
-        """Run it on the loop, which is woken once."""
-        self._loop.call_soon_threadsafe(function, *arguments)
+        """Run it on the loop: now, where this is the loop's thread, which else is woken once."""
+        if threading.get_ident() == self._thread:
+            function(*arguments)
+        else:
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Run it in the loop's next turn."""

@@ -106,9 +106,8 @@ class AioStreamCall(AioCall):
         try:
             await self._context.write(message)
         except asyncio.CancelledError:
-            if self._writer is None or not self._is_cut:
+            if not self._is_cut:
                 raise
-            self._writer.uncancel()
             return False
         except Exception as error:  # grpc.aio has no single class for a connection that is gone
             _logger.debug("a client left its stream: %s", error)

@@ -66,7 +66,7 @@ class CompletionQueueServer:
     @property
     def open_streams(self) -> int:
         """Streams alone."""
-        return self._inference.open_calls.streams
+        return self._inference.open_streams
 
     @property
     def in_flight_bytes(self) -> int:
