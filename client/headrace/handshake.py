@@ -10,7 +10,9 @@ import re
 from typing import Final
 
 _NOT_CONNECTED: Final = "failed to connect to all addresses"
-_WRONG_NAME: Final = re.compile(r"Hostname Verification Check failed|Peer name \S+ is not in peer certificate")
+_WRONG_NAME: Final = re.compile(
+    r"Hostname Verification Check failed|Peer name \S+ is not in peer certificate"
+)
 _NO_TLS: Final = "WRONG_VERSION_NUMBER"
 _HUNG_UP: Final = ("Socket closed", "Connection reset by peer")
 _DOUBT: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
