@@ -64,5 +64,6 @@ def test_short_messages_are_read_in_either_form() -> None:
     plain = request.SerializeToString()
     for message in (plain, gzip.compress(plain), zlib.compress(plain)):
         assert parse(pb.ModelMetadataRequest, message) == request
-    with pytest.raises(MessageTooLarge):
-        parse(pb.ModelMetadataRequest, gzip.compress(bytes(1 << 20)))
+    for message in (bytes((1 << 16) + 1), gzip.compress(bytes((1 << 16) + 1))):
+        with pytest.raises(MessageTooLarge, match="65536 bytes"):
+            parse(pb.ModelMetadataRequest, message)

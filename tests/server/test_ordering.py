@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_engines import PATIENCE_SECONDS, ROWS, Answers
 from works import work_of
@@ -72,6 +72,7 @@ def test_errors_keep_their_place_as_well() -> None:
     assert {work.state for work in works.values()} == {State.ENDED}
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 30))
 def test_any_order_of_answers_leaves_in_the_order_of_requests(random: Random, count: int) -> None:
     sink = Line()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace_proto.v1 import inference_pb2 as pb
@@ -105,6 +105,7 @@ def test_what_an_honest_client_sends_passes(data: bytes) -> None:
     outline.check(data)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.integers(0, 4))
 def test_an_id_is_found_among_other_fields(request_id: str, inputs: int) -> None:
     tensors = [Tensor(name=str(n), datatype="FP32", shape=[1, 2]) for n in range(inputs)]
@@ -126,6 +127,7 @@ def test_an_id_is_found_in_what_cannot_be_built(data: bytes, found: str) -> None
     assert outline.request_id(data) == found
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 3))
 @example(b"\x2a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 0)
 @example(b"\xff" * 40, 0)
