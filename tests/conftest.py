@@ -11,10 +11,15 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import hosted_server
 import server_process
+from hypothesis import settings
 
 from headrace_server.transport.choice import TransportKind
 
 pytest_plugins = ["consul_agent", "digits", "onnx_models", "pki"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

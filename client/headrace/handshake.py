@@ -1,7 +1,7 @@
 """Why a connection did not come about, in words that say what to change.
 
 gRPC tells of a handshake what OpenSSL and the socket told it. The texts that it is recognised by are those of
-grpcio 1.83 to 1.85; one that is not known is passed on as it is.
+grpcio 1.76 to 1.85; one that is not known is passed on as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from typing import Final
 
 _NOT_CONNECTED: Final = "failed to connect to all addresses"
-_WRONG_NAME: Final = "Hostname Verification Check failed"
+_WRONG_NAME: Final = re.compile(
+    r"Hostname Verification Check failed|Peer name \S+ is not in peer certificate"
+)
 _NO_TLS: Final = "WRONG_VERSION_NUMBER"
 _HUNG_UP: Final = ("Socket closed", "Connection reset by peer")
 _DOUBT: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
@@ -34,7 +36,7 @@ def explained(message: str, *, is_secure: bool) -> str:
     doubt = _DOUBT.search(message)
     if doubt:
         return f"the server's certificate is refused: {_DOUBTS.get(doubt[1], doubt[1])}"
-    if _WRONG_NAME in message:
+    if _WRONG_NAME.search(message):
         return "the server's certificate is refused: it is not for the host that was called"
     if _NO_TLS in message:
         return "the server does not speak TLS, and this client speaks nothing else"

@@ -36,6 +36,11 @@ REFUSED = "the server's certificate is refused: "
             REFUSED + "it is not for the host that was called",
         ),
         (
+            FAILED + "Peer name other.test is not in peer certificate",
+            True,
+            REFUSED + "it is not for the host that was called",
+        ),
+        (
             SSL + "WRONG_VERSION_NUMBER: Invalid certificate verification context: OK",
             True,
             "the server does not speak TLS, and this client speaks nothing else",

@@ -83,7 +83,7 @@ def test_perf_analyzer(
 ) -> None:
     command = [
         perf_analyzer, "-i", "grpc", "-u", secured, "-m", "simple", mode,
-        "--measurement-interval=400", "--max-trials=3", "--stability-percentage=999",
+        "--measurement-interval=400", "--max-trials=20", "--stability-percentage=999",
         "--ssl-grpc-use-ssl", f"--ssl-grpc-root-certifications-file={authority.ca}",
         f"--ssl-grpc-private-key-file={for_client.key}",
         f"--ssl-grpc-certificate-chain-file={for_client.certificate}",

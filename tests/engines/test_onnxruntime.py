@@ -240,7 +240,7 @@ def test_arrays_that_do_not_fit_are_an_execution_error(models, arrays):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        pytest.param(lambda whole: b"", "No graph was found", id="empty"),
+        pytest.param(lambda whole: b"", "the file is empty", id="empty"),
         pytest.param(
             lambda whole: b"PK\x03\x04 something else", "Protobuf parsing failed", id="another format"
         ),

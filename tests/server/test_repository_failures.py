@@ -96,14 +96,17 @@ def programmed(
 
 
 def devouring(models: Models) -> Path:
-    """A model that asks for 16 TiB whenever it is executed."""
+    """A model that asks for 16 TiB whenever it is executed, and not earlier: it looks at its rows first."""
     one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
     nodes = [
+        helper.make_node("Shape", ["x"], ["rows"], end=1),
+        helper.make_node("Sub", ["rows", "rows"], ["zero"]),
+        helper.make_node("Add", ["zero", "elements"], ["shape"]),
         helper.make_node("ConstantOfShape", ["shape"], ["many"], value=one),
         helper.make_node("ReduceSum", ["many"], ["sum"], keepdims=0),
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
-    return models.save(nodes, weights={"shape": np.array([1 << 42])})
+    return models.save(nodes, weights={"elements": np.array([1 << 42])})
 
 
 BROKEN: dict[str, tuple[Callable[[Path, Models], object], str, str]] = {

@@ -9,5 +9,7 @@ from headrace_server.transport.completion_queue import support
 
 _REASON = support.why_not()
 
-needs_completion_queue = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
+needs_completion_queue = pytest.mark.skipif(
+    _REASON is not None, reason=f"the completion-queue transport cannot be tried: {_REASON}"
+)
 KINDS = [TransportKind.AIO] if _REASON else [TransportKind.COMPLETION_QUEUE, TransportKind.AIO]

@@ -107,7 +107,7 @@ class _Graph:
 
 def _add_scaler(graph: _Graph, scaler: BaseEstimator) -> None:
     match scaler:
-        case MaxAbsScaler(clip=False):
+        case MaxAbsScaler() if not getattr(scaler, "clip", False):  # older releases never clip
             graph.add("Div", scaler.scale_)
         case StandardScaler():
             if scaler.with_mean:

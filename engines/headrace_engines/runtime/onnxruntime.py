@@ -65,7 +65,9 @@ _ZIPMAP_HINT: Final = (
     ": where skl2onnx wrote it, export with options={'zipmap': False}, which makes it a tensor; or list "
     "the other outputs in config.pbtxt, and this one is left out"
 )
-_MISSING_WEIGHTS: Final = re.compile(r'External data path does not exist: "([^"]*)"')
+_MISSING_WEIGHTS: Final = re.compile(  # newer releases, and older ones
+    r'(?:External data path does not exist: "|No such file or directory \[)([^"\]]*)["\]]'
+)
 
 # Each status code of the native library has an exception class of its own, without a common base.
 _NATIVE_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -274,7 +276,8 @@ def _fault(error: Exception, path: Path) -> str:
     """Return what is wrong with a file that cannot be loaded, with what the file itself tells of it."""
     reason = _reason(error, path)
     if missing := _MISSING_WEIGHTS.search(reason):
-        return f"its weights are in {missing[1]!r}, which is not there: put that file beside it"
+        name = missing[1].removeprefix(f"{path.parent}/")
+        return f"its weights are in {name!r}, which is not there: put that file beside it"
     is_whole = path.stat().st_size and not isinstance(error, native.InvalidProtobuf)
     return reason if is_whole else f"{reason.rstrip('.')}: {files.nature(path)}"
 
