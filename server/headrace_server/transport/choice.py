@@ -50,6 +50,10 @@ def make(
     procedures: Mapping[str, Procedure],
 ) -> TransportServer:
     """Return a server of that kind, which was `chosen`, for the running event loop."""
+    if reason := options.connections.why_fewer_connections():
+        _logger.warning(
+            "at most %d connections can be open: %s", options.connections.most_connections(), reason
+        )
     if kind is TransportKind.AIO:
         return AioServer(service, health, options, procedures=procedures)
     # Only where it was looked at before: it is made of names that may be missing.

@@ -17,7 +17,8 @@ CANCELLED, at random and whose ever it is; so this is for the memory's sake alon
 us, in words."""
 _HANDSHAKE_MS: Final = 20_000
 _FILES_BESIDE: Final = 256
-"""Open files that a server needs for other things than connections."""
+"""Open files that are kept for other things than connections: models, metrics, Consul, traces. Of less than
+twice as many, half."""
 
 
 class Compression(Enum):
@@ -46,11 +47,26 @@ class ConnectionOptions:
     compression: Compression = Compression.NONE
     channelz: bool = False
 
+    def most_connections(self) -> int:
+        """Return how many connections are taken: gRPC would use up the last file that may be open, too."""
+        files = _most_files()
+        return self.max_connections if files is None else min(self.max_connections, files - _beside(files))
+
+    def why_fewer_connections(self) -> str:
+        """Return how the files that may be open leave less than `max_connections`; "" where they do not."""
+        files = _most_files()
+        if files is None or files - _beside(files) >= self.max_connections:
+            return ""
+        return (
+            f"the limit on open files is {files} (ulimit -n), {_beside(files)} of which are kept for other "
+            f"things; --max-connections {self.max_connections} needs {self.max_connections + _FILES_BESIDE}"
+        )
+
     def channel_arguments(self) -> ChannelArguments:
         """Return the arguments for gRPC's core."""
         arguments = [
             ("grpc.so_reuseport", 0),  # a taken port is an error
-            ("grpc.max_allowed_incoming_connections", min(self.max_connections, _connections_with_files())),
+            ("grpc.max_allowed_incoming_connections", self.most_connections()),
             ("grpc.server.max_pending_requests", _MOST_UNSEEN_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MOST_UNSEEN_CALLS),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
@@ -78,7 +94,12 @@ class ConnectionOptions:
         return arguments + [(name, value) for name, value in optional if value]
 
 
-def _connections_with_files() -> int:
-    """Return for how many connections this process may open files: gRPC would take the last one too."""
+def _most_files() -> int | None:
+    """Return how many files this process may open; None if there is no limit."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 2**31 - 1 if files == resource.RLIM_INFINITY else max(files - _FILES_BESIDE, 1)
+    return None if files == resource.RLIM_INFINITY else files
+
+
+def _beside(files: int) -> int:
+    """Return how many of the files that may be open are no connections."""
+    return min(_FILES_BESIDE, files // 2)

@@ -18,6 +18,7 @@ from headrace_server.transport.aio.router import Handler, Router
 from headrace_server.transport.aio.streams import AioStreamCall
 from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.control import Procedure
+from headrace_server.transport.crowding import Crowding
 from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
 from headrace_server.transport.listening import Listening
@@ -51,6 +52,7 @@ class AioServer:
         self._listening = Listening(options.addresses, options.credentials)
         self._server = grpc.aio.server(options=options.channel_arguments())
         self._arrived: Arrived[AioCall] = Arrived(reactor, options)
+        self._crowding = Crowding(reactor, options.connections)
         handlers = {path: self._handler(route) for path, route in self._endpoint.routes.items()}
         self._router = Router(handlers)
         self._server.add_generic_rpc_handlers((self._router,))
@@ -63,6 +65,7 @@ class AioServer:
         bound = self._listening.open(self._bind)
         await self._server.start()
         self._arrived.watch()
+        self._crowding.watch()
         return bound
 
     @property
@@ -88,6 +91,7 @@ class AioServer:
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
         self._arrived.end()
+        self._crowding.end()
         self._endpoint.leave()
         self._endpoint.refuse()
         self._inference.finish()

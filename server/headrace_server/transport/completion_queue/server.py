@@ -18,6 +18,7 @@ from headrace_server.transport.completion_queue.calls import CoreCallBase
 from headrace_server.transport.completion_queue.queue import QueueThread
 from headrace_server.transport.completion_queue.stop import Stop
 from headrace_server.transport.control import Procedure
+from headrace_server.transport.crowding import Crowding
 from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
 from headrace_server.transport.listening import Listening
@@ -47,6 +48,7 @@ class CompletionQueueServer:
         self._server = core.server(options.channel_arguments())
         self._server.register_completion_queue(self._thread.queue)
         self._arrived: Arrived[CoreCallBase] = Arrived(self._thread, options)
+        self._crowding = Crowding(self._thread, options.connections)
         self._arrivals = Arrivals(self._server, self._thread.queue, self._endpoint.routes, self._arrived)
         self._stop: asyncio.Task[None] | None = None
         self._is_started = False
@@ -61,6 +63,7 @@ class CompletionQueueServer:
         self._arrivals.ask()
         self._thread.start()
         self._arrived.watch()
+        self._crowding.watch()
         self._is_started = True
         return bound
 
@@ -92,6 +95,7 @@ class CompletionQueueServer:
 
     async def _end(self, grace_seconds: float) -> None:
         self._arrived.end()
+        self._crowding.end()
         if self._is_started:
             stop = Stop(self._server, self._thread, self._arrivals, self._endpoint)
             await asyncio.to_thread(stop.run, grace_seconds)
