@@ -23,7 +23,7 @@ class Beside:
 
     def __init__(self) -> None:
         self.holdings = Holdings(100)
-        self.aside = Aside(DirectReactor(), self.holdings)
+        self.aside = Aside("large-request", 2, DirectReactor(), self.holdings)
         self.gate = threading.Event()
         self.done: list[object] = []
 

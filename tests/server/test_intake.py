@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -164,6 +165,28 @@ def large(count: int = 200_000, shape: tuple[int, ...] = ()) -> Any:
 
 def strings(count: int) -> Any:
     return infer_request("m", ("x", "BYTES", (1, count), b"\2\0\0\0hi" * count))
+
+
+def test_invariant_4_compressed_messages_count_until_they_are_inflated_though_their_callers_go() -> None:
+    packed = gzip.compress(rows(7).SerializeToString())
+    with entrance(most_bytes=12 * len(packed)) as it:
+
+        def take() -> Asked:
+            asked = Asked()
+            it.intake.take(packed, NO_DEADLINE, asked)
+            return asked
+
+        with it.inflation.inflated(packed), it.inflation.inflated(packed):
+            first = [take(), take()]  # both threads wait for their turn
+            gone = [take() for _ in range(10)]
+            for asked in gone:
+                asked.has_gone = True
+            assert it.holdings.size_bytes == 12 * len(packed)
+            assert isinstance(take().outcome.result(PATIENCE_SECONDS), Overloaded)
+            it.holdings.most_bytes = 1 << 20
+        assert [asked.outcome.result(PATIENCE_SECONDS) for asked in first] == [None, None]
+        eventually(lambda: it.holdings.size_bytes == 0, "nothing is held any more")
+        assert not any(asked.outcome.done() for asked in gone)
 
 
 def test_a_small_request_is_submitted_at_once() -> None:

@@ -1,14 +1,13 @@
-"""Does on other threads what would hold up a transport: reading and checking large requests.
+"""Does on other threads what would hold up a transport.
 
-Two threads do it, so that many large requests leave the transport its share of the interpreter. What waits
-for them counts as held until it has been done, even where its caller has gone meanwhile.
+What waits for them counts as held until it has been done, even where its caller has gone meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from headrace_server.errors import ShuttingDown
 from headrace_server.transport.holdings import Call, Holdings
@@ -16,16 +15,15 @@ from headrace_server.transport.seam import Reactor
 
 T = TypeVar("T")
 
-_THREADS: Final = 2
-
 
 class Aside:
     """A few threads, and what is held for them."""
 
-    def __init__(self, reactor: Reactor, holdings: Holdings) -> None:
+    def __init__(self, name: str, threads: int, reactor: Reactor, holdings: Holdings) -> None:
+        """`name` is that of the threads."""
         self._reactor = reactor
         self._holdings = holdings
-        self._threads = ThreadPoolExecutor(_THREADS, "large-request")
+        self._threads = ThreadPoolExecutor(threads, name)
 
     def run(
         self,
@@ -34,24 +32,26 @@ class Aside:
         function: Callable[[Call], T],
         then: Callable[[T | Exception], None],
         is_wanted: Callable[[], bool],
+        left: Callable[[], None] = lambda: None,
     ) -> None:
         """Pass what the function returns, or raises, to `then`, where calls may be touched.
 
         Nothing is done once it is not wanted any more. The function has `size_bytes` in hand, and is given
-        what they count to, should it make more; `own_bytes` are held for the same request already. Raises
-        Overloaded where too much is held.
+        what they count to, should it make more; `own_bytes` are held for the same request already. Once they
+        are in nobody's hand any more, done or not, `left` is called, by any thread. Raises Overloaded where
+        too much is held, and ShuttingDown after `close`.
         """
         held = Call()
         self._holdings.admit(held, size_bytes, own_bytes)
         try:
-            self._threads.submit(self._do, held, function, then, is_wanted)
+            self._threads.submit(self._do, held, function, then, is_wanted, left)
         except RuntimeError:
             self._holdings.release(held)
             raise ShuttingDown("the server is stopping") from None
 
     def close(self) -> None:
-        """Let the threads end once they have done what they are at."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let the threads end once they have done what is still wanted."""
+        self._threads.shutdown(wait=False)
 
     def _do(
         self,
@@ -59,6 +59,7 @@ class Aside:
         function: Callable[[Call], T],
         then: Callable[[T | Exception], None],
         is_wanted: Callable[[], bool],
+        left: Callable[[], None],
     ) -> None:
         result: T | Exception
         try:
@@ -69,5 +70,7 @@ class Aside:
             result = error
         finally:
             self._holdings.release(held)
-        self._reactor.run(then, result)
+            left()
+        if is_wanted():
+            self._reactor.run(then, result)
         del result  # an error knows this frame, and what it was about

@@ -24,6 +24,8 @@ from headrace_server.transport.inflation import Inflation, is_compressed
 from headrace_server.transport.seam import Reactor, Timer
 from headrace_server.transport.shared_memory import Regions
 
+_THREADS: Final = 2
+"""So that many large requests leave the transport its share of the interpreter."""
 _QUICK_BYTES: Final = 1 << 20
 """Of shared memory: as many are read in less time than another thread takes to begin."""
 _LENGTH_BYTES: Final = 4
@@ -112,7 +114,7 @@ class Intake:
         self._holdings = holdings
         self._regions = regions
         self._inflation = inflation
-        self._aside = Aside(reactor, holdings)
+        self._aside = Aside("large-request", _THREADS, reactor, holdings)
         self._gathering = Gathering(reactor)
 
     def take(self, message: bytes, limit: float, asker: Asker, *, takes_many: bool = False) -> None:
