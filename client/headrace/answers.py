@@ -7,6 +7,7 @@ remembered, and the arrays are views of the bytes that came.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -24,6 +25,9 @@ Arrays = dict[str, NDArray[Any]]
 
 FINAL_PARAMETER: Final = "triton_final_response"
 """Where a stream's answer says whether its request gets no other one."""
+
+ERROR_CODE_PARAMETER: Final = "error_code"
+"""Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
 
 _ID_TAG: Final = 0x1A
 _RAW_OUTPUT_TAG: Final = 0x32
@@ -58,10 +62,12 @@ class Head:
     """What an answer says beside its id and its tensors.
 
     `is_final`: whether its request gets no other one; None where the server does not tell.
+    `error_code`: the name of the status that it ended with, "" where the server says none.
     """
 
     outputs: tuple[Output, ...]
     is_final: bool | None
+    error_code: str
 
 
 @dataclass(slots=True)
@@ -99,6 +105,8 @@ def _part(message: bytes, start: int) -> Parted:
         if tag == _RAW_OUTPUT_TAG:
             raws.append((position, size))
         elif tag == _ID_TAG:
+            if request_id:  # the last one counts, and both must be text
+                raise ValueError("two ids")
             request_id = message[position : position + size]
         elif tag in _OTHER_TAGS:
             kept.append(message[begin : position + size])
@@ -130,6 +138,7 @@ def head_of(answer: Parted) -> Head:
 def _read(head: bytes) -> Head:
     response = ModelInferResponse.FromString(head)
     final = response.parameters.get(FINAL_PARAMETER)
+    code = response.parameters.get(ERROR_CODE_PARAMETER)
     outputs = tuple(
         Output(
             output.name,
@@ -141,7 +150,9 @@ def _read(head: bytes) -> Head:
         )
         for output in response.outputs
     )
-    return Head(outputs, None if final is None else final.bool_param)
+    return Head(
+        outputs, None if final is None else final.bool_param, "" if code is None else code.string_param
+    )
 
 
 _remembered = lru_cache(_MOST_HEADS)(_read)
@@ -175,7 +186,8 @@ def arrays_of(answer: Parted, head: Head) -> Arrays:
     for output in head.outputs:
         try:
             if output.contents is not None:
-                values = tensors.from_contents(output.contents, output.datatype)
+                count = math.prod(output.shape)
+                values = tensors.from_contents(output.contents, output.datatype, count)
                 arrays[output.name] = values.reshape(output.shape)
                 continue
             raw = next(raws, None)

@@ -10,17 +10,24 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from headrace.answers import FINAL_PARAMETER, Arrays, Parted, arrays_of, head_of, length, part
+from headrace.answers import (
+    ERROR_CODE_PARAMETER,
+    FINAL_PARAMETER,
+    Arrays,
+    Parted,
+    arrays_of,
+    head_of,
+    length,
+    part,
+)
 from headrace.errors import HeadraceError, RequestFailed
-from headrace.retry import Failure
+from headrace.retry import NO_REASON, Failure
 from headrace_proto.v1.inference_pb2 import (
     InferParameter,
+    ModelInferResponse,
     ModelMetadataResponse,
     ModelStreamInferResponse,
 )
-
-ERROR_CODE_PARAMETER: Final = "error_code"
-"""Where a stream's error answer carries the name of its gRPC status; other servers leave it out."""
 
 ERROR_REASON_PARAMETER: Final = "error_reason"
 """Where it carries the server's word for what the status alone does not say."""
@@ -78,7 +85,10 @@ def _plain_answer(message: bytes) -> StreamAnswer | None:
     """Return what an answer says that is a ModelInferResponse and nothing else; None if it is not."""
     if len(message) < 2 or message[0] != _ANSWER_TAG:
         return None
-    size, start = length(message, 1)
+    try:
+        size, start = length(message, 1)
+    except (IndexError, ValueError):  # protobuf says what is wrong
+        return None
     return _outputs_answer(part(message, start)) if start + size == len(message) else None
 
 
@@ -94,6 +104,9 @@ def _any_answer(response: ModelStreamInferResponse) -> StreamAnswer:
 def _outputs_answer(answer: Parted) -> StreamAnswer:
     head = head_of(answer)
     is_last = head.is_final is not False
+    if head.error_code and not head.outputs:  # a failure that nobody put into words
+        said = ModelInferResponse.FromString(answer.head).parameters
+        return StreamAnswer(answer.id, _stream_failure(NO_REASON, said), is_last)
     if head.is_final and not head.outputs:
         return StreamAnswer(answer.id, None)
     try:

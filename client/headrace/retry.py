@@ -22,6 +22,9 @@ from grpc import StatusCode
 from headrace.config import Retry
 from headrace.errors import MODEL_NOT_READY, HeadraceError, error_for
 
+NO_REASON: Final = "the server gave no reason"
+"""The text of a failure that came without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc import RpcError, StatusCode
 
 from headrace.handshake import explained
-from headrace.retry import Failure
+from headrace.retry import NO_REASON, Failure
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where gRPC carries a google.rpc.Status in the trailing metadata."""
@@ -38,7 +38,7 @@ def failure_of(error: RpcError, *, is_secure: bool) -> Failure:
     """Return the facts in what a gRPC call raised; `is_secure` says whether TLS was to be spoken."""
     ended = cast("_Ended", error)
     code = ended.code()
-    message = explained(ended.details() or "the server gave no reason", is_secure=is_secure)
+    message = explained(ended.details() or NO_REASON, is_secure=is_secure)
     if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
         return Failure(StatusCode.INVALID_ARGUMENT, message, too_large=True)
     if code is StatusCode.INTERNAL and message == CONNECTION_LOST:

@@ -143,8 +143,9 @@ def test_an_answer_that_contradicts_itself(response: pb.ModelInferResponse) -> N
     assert isinstance(in_a_stream, RequestFailed)
 
 
-def test_typed_contents_that_do_not_fit() -> None:
-    response = wrong("FP32", [3])
+@pytest.mark.parametrize("shape", [[3], [-1], [2, -1], [-1, -2], [0], []])
+def test_typed_contents_that_do_not_fit(shape: list[int]) -> None:
+    response = wrong("FP32", shape)
     response.outputs[0].contents.fp32_contents.extend([1, 2])
     with pytest.raises(RequestFailed, match="output 'y'"):
         decode_response(response.SerializeToString())
@@ -161,6 +162,24 @@ def test_typed_contents_that_do_not_fit() -> None:
 )
 def test_an_error_in_a_stream(name: str, code: StatusCode) -> None:
     assert said(refusal("7", "the reason", name)).result == Failure(code, "the reason")
+
+
+@pytest.mark.parametrize("text", ["", "full"])
+def test_an_error_in_a_stream_may_come_without_a_text(text: str) -> None:
+    response = refusal("7", text, "RESOURCE_EXHAUSTED", retry_after_seconds=1.5)
+    found = said(response)
+    expected = text or "the server gave no reason"
+    assert found == StreamAnswer("7", Failure(StatusCode.RESOURCE_EXHAUSTED, expected, 1.5))
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    assert said(response) == found
+    response.infer_response.parameters["triton_final_response"].bool_param = False
+    assert not said(response).is_last
+
+
+def test_outputs_that_came_with_an_error_code_and_no_text_are_outputs() -> None:
+    response = answer(encode_request("m", {"x": np.array([5])}))
+    response.infer_response.parameters["error_code"].string_param = "of the model's own"
+    assert isinstance(said(response).result, dict)
 
 
 @pytest.mark.parametrize(
