@@ -106,7 +106,7 @@ class AioStreamCall(Generic[Key]):
 
     async def _wait_for_news(self) -> None:
         """Wait until something came, or until the next `tick` is due."""
-        wake_at = self._exchange.wake_at
+        wake_at = self._exchange.next_look(self._now())
         if wake_at < self._alarm_at:
             if self._alarm is not None:
                 self._alarm.cancel()

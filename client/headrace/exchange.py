@@ -11,8 +11,8 @@ for each, and an error at the end if it fails. A request that had one of them is
 neither is one of a sequence.
 
 There is no I/O, no clock and no lock here. The owner feeds requests in and asks for the next one to
-send, hands over answers and the ends of legs, calls `tick` when `wake_at` has come, and passes the
-outcomes on.
+send, hands over answers and the ends of legs, calls `tick` when something came or `next_look` has,
+and passes the outcomes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from grpc import StatusCode
 
 from headrace.answers import Arrays
 from headrace.errors import HeadraceError, Unavailable
-from headrace.retry import Failure, Retries, error_of
+from headrace.retry import BESIDE_TOO_LARGE, Failure, Retries, error_of
 from headrace.stream_requests import Encoded
 
 logger = logging.getLogger(__name__)
@@ -267,15 +267,17 @@ class Exchange(Generic[Key]):
     def end_leg(self, leg: Leg[Key], failure: Failure, now: float, *, elsewhere: bool) -> None:
         """Take the end of a leg: what it left unanswered is sent again or fails with `failure`.
 
-        A leg costs the retry budget once, however many requests were on it.
+        A leg costs the retry budget once, however many of its requests are sent again.
         """
         leg.open = False
         if failure.too_large and leg.unanswered:
             self._blame_largest(leg, failure)
             return
-        paid = bool(leg.unanswered) and self._retries.budget.withdraw()
+        paid: bool | None = None
         for entry in tuple(leg.unanswered.values()):
             delay = self._retry_delay_seconds(entry, failure, now, elsewhere=elsewhere)
+            if delay is not None and paid is None:
+                paid = self._retries.budget.withdraw()
             if delay is None or not paid:
                 self._give_up(entry, failure)
             else:
@@ -318,6 +320,10 @@ class Exchange(Generic[Key]):
         deadline = math.inf if oldest is None else oldest.deadline
         return min(deadline, self._delayed[0][0]) if self._delayed else deadline
 
+    def next_look(self, now: float) -> float:
+        """Return when to `tick` again though nothing happens, whatever is admitted until then."""
+        return min(self.wake_at, now + self._timeout_seconds)
+
     def next_outcome(self) -> Outcome[Key] | None:
         """Return a request's key and what it ended with, which makes room for another one.
 
@@ -335,12 +341,17 @@ class Exchange(Generic[Key]):
         return self._source_over and not self._entries and not self._outcomes
 
     def _blame_largest(self, leg: Leg[Key], failure: Failure) -> None:
-        """Fail the request that ended a leg by its size; the others go again as if never sent."""
+        """Fail the request that ended a leg by its size; the others go again as if never sent.
+
+        Those that must not be sent again fail for no fault of their own.
+        """
         entries = list(leg.unanswered.values())
         largest = max(entries, key=lambda entry: len(entry.request.message))
         for entry in entries:
-            if entry is largest or entry.is_bound:
+            if entry is largest:
                 self._give_up(entry, failure)
+            elif entry.is_bound:
+                self._give_up(entry, BESIDE_TOO_LARGE)
             else:
                 self._detach(entry)
                 entry.tried.pop()

@@ -59,6 +59,12 @@ class Failure:
 CONNECTION_CLOSED: Final = Failure(StatusCode.CANCELLED, "the connection was closed: its server left")
 """When the client itself closed a connection that a call was on, or was about to use."""
 
+BESIDE_TOO_LARGE: Final = Failure(
+    StatusCode.UNAVAILABLE,
+    "the stream ended because another request was too large; this one must not be sent again",
+)
+"""What a request ends with whose stream another one ended, if sending it twice would do harm."""
+
 
 def error_of(failure: Failure, tried: Sequence[str]) -> HeadraceError:
     """Return the error that a caller gets for the last failure, after the servers `tried` were asked."""

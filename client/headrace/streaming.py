@@ -93,7 +93,7 @@ class StreamCall(Generic[Key]):
                 if self._exchange.finished:
                     return None
                 if not self._exchange.needs_leg:
-                    self._wait_for_news(self._exchange.wake_at - now)
+                    self._wait_for_news(self._exchange.next_look(now) - now)
                     continue
                 tried, deadline = tuple(self._exchange.tried), self._exchange.wake_at
             self._start_leg(tried, deadline)

@@ -160,6 +160,34 @@ async def test_each_request_has_its_own_deadline(serve: Any) -> None:
     assert all(is_right(key, outcomes[key]) for key in range(0, 10, 2))
 
 
+async def test_a_request_that_comes_while_nothing_is_on_the_way_has_its_deadline(
+    serve: Any, hang: Any
+) -> None:
+    """The caller waits for outcomes then, with no request whose time could wake it."""
+    over = threading.Event()
+
+    def answers_one(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        yield answer(next(requests))
+        over.wait(20)
+
+    async with AsyncClient(serve(hang, answers_one).address) as client:
+        assert await client.ready()
+
+        async def given() -> AsyncIterator[tuple[int, Any]]:
+            yield 0, inputs(0)
+            with pytest.raises(headrace.DeadlineExceeded):
+                await client.infer("m", inputs(0), timeout_seconds=1.5)
+            yield 1, inputs(1)
+            await asyncio.Event().wait()
+
+        async with aclosing(client.stream(given(), model="m", timeout_seconds=1.0)) as stream:
+            assert is_right(*await anext(stream))
+            key, error = await anext(stream)
+        over.set()
+    assert key == 1
+    assert isinstance(error, headrace.DeadlineExceeded)
+
+
 async def test_a_killed_server_costs_no_answer(serve: Any, holding: HoldingProcess) -> None:
     good = serve()
 

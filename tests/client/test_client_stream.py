@@ -251,6 +251,33 @@ def test_each_request_has_its_own_deadline(serve: Any) -> None:
     assert over.wait(5), "the stream that still owed answers was cancelled"
 
 
+def test_a_request_that_comes_while_nothing_is_on_the_way_has_its_deadline(serve: Any, hang: Any) -> None:
+    """The caller waits for outcomes then, with no request whose time could wake it."""
+    over = threading.Event()
+
+    def answers_one(requests: Requests, context: grpc.ServicerContext) -> Responses:
+        yield answer(next(requests))
+        over.wait(20)
+
+    server = serve(hang, answers_one)
+    with Client(server.address) as client:
+        assert client.ready()
+
+        def given() -> Iterator[tuple[int, Any]]:
+            yield 0, inputs(0)
+            with pytest.raises(headrace.DeadlineExceeded):
+                client.infer("m", inputs(0), timeout_seconds=1.5)
+            yield 1, inputs(1)
+            over.wait(20)
+
+        with closing(client.stream(given(), model="m", timeout_seconds=1.0)) as stream:
+            assert is_right(*next(stream))
+            key, error = next(stream)
+        over.set()
+    assert key == 1
+    assert isinstance(error, headrace.DeadlineExceeded)
+
+
 def test_streams_from_many_threads(serve: Any) -> None:
     with Client(f"{serve().address},{serve(stream=echo_stream).address}") as client:
 

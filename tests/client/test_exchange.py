@@ -184,3 +184,12 @@ def test_the_callers_own_error_is_kept_for_the_end() -> None:
     assert outcomes(stream) == {"a": ANSWER}
     assert stream.finished
     assert stream.source_error is mistake
+
+
+def test_a_request_that_comes_while_its_owner_waits_is_not_late() -> None:
+    stream = exchange(timeout_seconds=2.0)
+    assert stream.next_look(5.0) == 7.0
+    admit(stream, "a", now=6.0)
+    admit(stream, "b", now=6.5)
+    assert stream.next_look(7.0) == 8.0
+    assert exchange().next_look(5.0) == float("inf")

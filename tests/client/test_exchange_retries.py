@@ -95,6 +95,36 @@ def test_an_idle_leg_that_breaks_costs_nothing_and_starts_nothing() -> None:
     assert stream.needs_leg, "the budget was left for it"
 
 
+def test_a_broken_leg_costs_nothing_if_nothing_on_it_may_be_sent_again() -> None:
+    policy = Retry(attempts=2, budget_burst=1, budget_ratio=0)
+    stream = exchange(policy=policy)
+    stream.admit("turn", Encoded("id of turn", b"turn", is_of_a_sequence=True), 0.0)
+    leg = stream.start_leg("one")
+    sent(stream, leg)
+    stream.end_leg(leg, GONE, 0.0, elsewhere=True)
+    assert isinstance(outcomes(stream)["turn"], Unavailable)
+    admit(stream, "a")
+    leg = stream.start_leg("two")
+    sent(stream, leg)
+    stream.end_leg(leg, GONE, 0.0, elsewhere=True)
+    assert stream.needs_leg, "the budget was left for it"
+
+
+def test_a_message_that_broke_a_leg_by_its_size_is_not_what_others_are_blamed_for() -> None:
+    stream = exchange()
+    stream.admit("turn", Encoded("id of turn", b"turn", is_of_a_sequence=True), 0.0)
+    stream.admit("big", Encoded("id of big", bytes(999)), 0.0)
+    leg = stream.start_leg("one")
+    sent(stream, leg)
+    too_large = Failure(StatusCode.INVALID_ARGUMENT, "larger than max", too_large=True)
+    stream.end_leg(leg, too_large, 0.0, elsewhere=False)
+    found = outcomes(stream)
+    assert isinstance(found["big"], InvalidInput)
+    assert isinstance(found["turn"], Unavailable)
+    assert "another request was too large" in str(found["turn"])
+    assert found["turn"].endpoint == "one"
+
+
 def test_a_leg_that_a_message_broke_by_its_size_fails_that_one_alone() -> None:
     stream = exchange(policy=Retry(attempts=1))
     admit(stream, "a")
