@@ -138,6 +138,7 @@ class Server:
                 self._addresses["metrics"] = _address(metrics_host, self._metrics_port)
             _logger.info("listening on %s, loading %d models", ", ".join(map(str, bound)), len(wanted))
             await self._load(wanted)
+            self._changed.clear()  # what loading has changed is told now, and not as news
             garbage.freeze()
             if not self._stop.is_set():
                 await self._open_for_business(bound[0].port)
