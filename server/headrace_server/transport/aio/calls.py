@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -22,6 +22,7 @@ class AioCall:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._let_go: Callable[[AioCall], object] | None = None
         remaining = context.time_remaining()
         self.deadline = NO_DEADLINE if remaining is None else time.monotonic() + remaining
 
@@ -35,14 +36,11 @@ class AioCall:
         identity = {key: tuple(values) for key, values in self._context.auth_context().items()}
         return Peer(self._context.peer(), identity)
 
-    def when_over(self, function: Callable[[Self], object]) -> None:
+    def when_over(self, function: Callable[[AioCall], object]) -> None:
         """Have the function called with this call once what ends it has been sent."""
-
-        def over(_: Context) -> None:
-            function(self)
-
-        told: Any = over
-        self._context.add_done_callback(told)
+        self._let_go = function
+        over: Any = self._over
+        self._context.add_done_callback(over)
 
     def is_unsent(self) -> bool:
         """Whether the call needs a message, and has none yet."""
@@ -50,6 +48,10 @@ class AioCall:
 
     def give_up(self, status: Status) -> None:
         """End the call with this status, if it is unsent."""
+
+    def _over(self, _: Context) -> None:
+        if self._let_go is not None:
+            self._let_go(self)
 
     async def abort(self, status: Status) -> NoReturn:
         """End the call; nobody is told where the caller has gone."""
@@ -97,10 +99,6 @@ class AioUnaryCall(AioCall):
                 take(self, message)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             self.fail(status_of(error))
-        if self.on_end is not None:
-            # Only then has the answer been sent.
-            ended: Any = self._ended
-            self._context.add_done_callback(ended)
         outcome = await self._outcome
         if isinstance(outcome, bytes):
             return outcome
@@ -120,7 +118,8 @@ class AioUnaryCall(AioCall):
         self.fail(NO_MESSAGE)
         return None
 
-    def _ended(self, _: Any) -> None:
+    def _over(self, context: Context) -> None:
+        super()._over(context)
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
             on_end()
