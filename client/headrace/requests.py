@@ -8,7 +8,7 @@ that repeats itself needs no message objects: this is plain concatenation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,20 +70,23 @@ class RequestEncoder:
             raise InvalidInput(f"model: {type(model).__name__} came, its name expected")
         if not isinstance(inputs, Mapping):
             raise InvalidInput(f"inputs: {type(inputs).__name__} came, a mapping of names to arrays expected")
+        arrays: dict[str, NDArray[Any]] = {}
         kind: list[Any] = [model, version, None if outputs is None else _key_of(outputs)]
-        for name, array in inputs.items():
-            if not isinstance(array, np.ndarray):
-                raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
+        for name, given in inputs.items():
+            array = arrays[name] = given if type(given) is np.ndarray else _plain(name, given)
             kind += (name, array.dtype, array.shape)
         key = tuple(kind)
-        template = self._templates.get(key)
+        try:
+            template = self._templates.get(key)
+        except TypeError:  # what cannot be hashed is no name and no number: _template says which it is
+            template = None
         if template is None:
-            template = _template(model, inputs, version, outputs)
+            template = _template(model, arrays, version, outputs)
             if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
             self._templates[key] = template
         parts: list[Any] = [template.fields]
-        for prefix, (name, array) in zip(template.prefixes, inputs.items(), strict=True):
+        for prefix, (name, array) in zip(template.prefixes, arrays.items(), strict=True):
             if prefix is None or not array.flags.c_contiguous:
                 raw = _raw(name, array)
                 parts += (_prefix(len(raw)), raw)
@@ -93,12 +96,34 @@ class RequestEncoder:
         return b"".join(parts)
 
 
+def _plain(name: object, array: object) -> NDArray[Any]:
+    """Return an array without what a subclass adds; InvalidInput for what is no array."""
+    if not isinstance(array, np.ndarray):
+        raise InvalidInput(f"input {name!r}: {type(array).__name__} came, numpy.ndarray expected")
+    if isinstance(array, np.ma.MaskedArray):
+        raise InvalidInput(f"input {name!r}: a masked array came, which cannot be sent: fill it, by filled()")
+    return np.asarray(array)
+
+
 def _key_of(outputs: Outputs) -> tuple[Any, ...]:
     if isinstance(outputs, str):
         raise InvalidInput(f"outputs: {outputs!r} came, a sequence of names expected, such as [{outputs!r}]")
     if isinstance(outputs, Mapping):  # with the types, as True and 1.0 are equal to 1 and travel otherwise
         return tuple((name, type(count), count) for name, count in outputs.items())
+    if not isinstance(outputs, Collection):  # an iterator would be empty for the next request
+        raise InvalidInput(f"outputs: {type(outputs).__name__} came, a sequence of names expected")
     return tuple(outputs)
+
+
+def _text(what: str, value: object) -> str:
+    """Return a text that a message can carry; InvalidInput for anything else."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} is {type(value).__name__}, str expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{what} is no text: {error}") from error
+    return value
 
 
 def _raw(name: str, array: NDArray[Any]) -> bytes | memoryview:
@@ -125,25 +150,25 @@ def _varint(value: int) -> bytes:
 
 
 def _template(
-    model: str, inputs: Mapping[str, NDArray[Any]], version: str, outputs: Outputs | None
+    model: str, arrays: Mapping[str, NDArray[Any]], version: str, outputs: Outputs | None
 ) -> _Template:
-    if not inputs:
+    if not arrays:
         raise InvalidInput("inputs: none came, at least one expected")
-    request = ModelInferRequest(model_name=model, model_version=version)
-    for name, array in inputs.items():
-        if not isinstance(name, str):
-            raise InvalidInput(f"input {name!r}: its name is {type(name).__name__}, str expected")
+    request = ModelInferRequest(model_name=_text("model", model), model_version=_text("version", version))
+    for name, array in arrays.items():
         try:
             datatype = tensors.datatype_of(array.dtype)
         except ValueError as error:
             raise InvalidInput(f"input {name!r}: {error}") from error
-        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.inputs.add(
+            name=_text(f"input {name!r}: its name", name), datatype=datatype, shape=array.shape
+        )
     for name in outputs or ():
-        wanted = request.outputs.add(name=name)
-        if isinstance(outputs, Mapping) and outputs[name]:
+        wanted = request.outputs.add(name=_text(f"output {name!r}: its name", name))
+        if isinstance(outputs, Mapping) and outputs[name] != 0:
             _add_parameter(wanted.parameters, CLASSES_PARAMETER, outputs[name])
     prefixes = tuple(
-        _prefix(array.nbytes) if array.dtype in _AS_THEY_ARE else None for array in inputs.values()
+        _prefix(array.nbytes) if array.dtype in _AS_THEY_ARE else None for array in arrays.values()
     )
     return _Template(request.SerializeToString(), prefixes)
 
@@ -152,7 +177,9 @@ def encode_own(parameters: Parameters | None, request_id: str = "") -> bytes:
     """Return the fields of a request that say its parameters and its id; InvalidInput for wrong ones."""
     if not parameters and not request_id:
         return b""
-    request = ModelInferRequest(id=request_id)
+    request = ModelInferRequest(id=_text("request_id", request_id))
+    if not isinstance(parameters, Mapping | None):
+        raise InvalidInput(f"parameters: {type(parameters).__name__} came, a mapping of names expected")
     for name, value in (parameters or {}).items():
         _add_parameter(request.parameters, name, value)
     return request.SerializeToString()
@@ -161,8 +188,7 @@ def encode_own(parameters: Parameters | None, request_id: str = "") -> bytes:
 def _add_parameter(
     parameters: MutableMapping[str, InferParameter], name: str, value: bool | float | str
 ) -> None:
-    if not isinstance(name, str):
-        raise InvalidInput(f"parameter {name!r}: its name is {type(name).__name__}, str expected")
+    _text(f"parameter {name!r}: its name", name)
     try:
         match value:
             case bool():

@@ -87,6 +87,9 @@ def test_there_and_back(inputs: dict[str, Any]) -> None:
         ({"x": np.array([1j])}, "input 'x': dtype complex128"),
         ({"x": np.array([object()])}, "input 'x': BYTES element 0 is object"),
         ({"x": np.array(["2026"], "datetime64[D]")}, "input 'x': dtype datetime64"),
+        ({"x": np.ma.array([1.0, 2.0], mask=[True, False])}, "input 'x': a masked array came"),
+        ({"\ud800": np.zeros(1)}, r"input '\\ud800': its name is no text"),
+        ({"x": np.array(["\ud800"])}, "input 'x': .* surrogates not allowed"),
     ],
 )
 def test_what_cannot_be_sent(inputs: Any, text: str) -> None:
@@ -95,11 +98,39 @@ def test_what_cannot_be_sent(inputs: Any, text: str) -> None:
     assert caught.value.attempts == 0
 
 
-def test_names_that_are_none() -> None:
-    with pytest.raises(InvalidInput, match="model: int came"):
-        encode_request(3, {"x": np.zeros(1)})  # type: ignore[arg-type]  # the mistake that is tested
-    with pytest.raises(InvalidInput, match=r"such as \['scores'\]"):
-        encode_request("m", {"x": np.zeros(1)}, outputs="scores")
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ({"model": 3}, "model: int came"),
+        ({"model": "\ud800"}, "model is no text"),
+        ({"version": 1}, "version is int, str expected"),
+        ({"version": ["1"]}, "version is list, str expected"),
+        ({"version": "\ud800"}, "version is no text"),
+        ({"outputs": "scores"}, r"such as \['scores'\]"),
+        ({"outputs": 5}, "outputs: int came"),
+        ({"outputs": iter(["scores"])}, "outputs: list_iterator came"),
+        ({"outputs": [1]}, "output 1: its name is int"),
+        ({"outputs": [["scores"]]}, r"output \['scores'\]: its name is list"),
+        ({"outputs": ["\ud800"]}, r"output '\\ud800': its name is no text"),
+        ({"outputs": {1: 1}}, "output 1: its name is int"),
+        ({"outputs": {"y": [1]}}, "'classification': list came"),
+        ({"outputs": {"y": []}}, "'classification': list came"),
+    ],
+)
+def test_what_cannot_be_asked_for(wanted: Any, text: str) -> None:
+    encoder = RequestEncoder()
+    for _ in range(2):  # a mistake is none that a template remembers
+        with pytest.raises(InvalidInput, match=text):
+            encoder.encode(**{"model": "m", "inputs": {"x": np.zeros(1)}, **wanted})
+
+
+@pytest.mark.parametrize("outputs", [{"y": 0, "z": 0}, {"y", "z"}, {"y": 0, "z": 0}.keys(), ("y", "z")])
+def test_outputs_are_named_by_any_collection(outputs: Any) -> None:
+    encoder = RequestEncoder()
+    for _ in range(2):
+        request = pb.ModelInferRequest.FromString(encoder.encode("m", {"x": np.zeros(1)}, outputs=outputs))
+        assert {output.name for output in request.outputs} == {"y", "z"}
+        assert not any(output.parameters for output in request.outputs)
 
 
 def test_the_request_holds_a_copy() -> None:
