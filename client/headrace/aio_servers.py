@@ -53,7 +53,7 @@ class AioServers:
             await self._wait_for_first_set(deadline)
         slot = self._pool.pick(_now(), tried)
         if slot is None:
-            raise nobody(self._name, self._pool.listed)
+            raise nobody(self._name, self._pool.listed, self._source)
         return slot
 
     async def _wait_for_first_set(self, deadline: float) -> None:
@@ -68,7 +68,7 @@ class AioServers:
             async with asyncio.timeout_at(None if deadline == math.inf else deadline):
                 await self._known.wait()
         except TimeoutError:
-            raise unanswered(self._name) from None
+            raise unanswered(self._name, self._source) from None
         if self._closed.is_set():
             raise ClientClosed("the client was closed during the call")
 

@@ -41,6 +41,15 @@ class ConsulLookup:
         self._base_url = base_url(settings, target.agent)
         self._tls = _tls(settings) if self._base_url.startswith("https:") else None
         self._filter = filter_expression(target.tags, target.model)
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with Consul's answers at the moment; "" while all is well."""
+        return self._told(self._problem) if self._problem else ""
+
+    def _told(self, problem: str) -> str:
+        return f"Consul at {self._base_url}: {problem}"
 
     async def watch(self) -> AsyncIterator[tuple[Endpoint, ...]]:
         """Yield the complete set as soon as it is known and whenever it changes, until cancelled."""
@@ -52,6 +61,7 @@ class ConsulLookup:
                 decision = await self._step(connection, watch)
                 self._log(watch, decision)
                 watch = decision.watch
+                self._problem = watch.problem
                 if decision.changed and watch.endpoints is not None:
                     yield watch.endpoints
                 delay_seconds = decision.backoff_seconds * random.uniform(0.5, 1.0)
@@ -63,7 +73,7 @@ class ConsulLookup:
             decision = await self._step(connection, Watch())
         self._log(Watch(), decision)
         if decision.watch.endpoints is None:
-            raise ConnectionError(f"Consul at {self._base_url}: {decision.watch.problem}")
+            raise ConnectionError(self._told(decision.watch.problem))
         return decision.watch.endpoints
 
     async def _step(self, connection: httpx.AsyncClient, watch: Watch) -> Decision:
@@ -132,6 +142,14 @@ def _tls(settings: ConsulSettings) -> ssl.SSLContext:
 
 def _reason(error: BaseException) -> str:
     """Return what the operating system said, without the layers of libraries around it."""
-    while error.__context__ is not None and str(error.__context__):
-        error = error.__context__
+    while (inner := _inner(error)) is not None and str(inner):
+        error = inner
+    if isinstance(error, ConnectionRefusedError):  # whose own text says no more than that a call failed
+        return "connection refused"
     return str(error) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):  # of one name's addresses, all in vain
+        return error.exceptions[0]
+    return error.__cause__ or error.__context__

@@ -10,7 +10,7 @@ import logging
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace.config import ConsulSettings
 from headrace.endpoint import Endpoint, Status, joined
@@ -36,6 +36,15 @@ class Lookup(Protocol):
 
         Ends only by being cancelled or closed; never raises because a registry is away.
         """
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A look-up that can tell why it has found nothing out."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong at the moment, whom it asked included; "" while all is well."""
 
 
 class StaticLookup:
@@ -72,6 +81,12 @@ class DnsLookup:
         self._port = port
         self._interval_seconds = interval_seconds
         self._resolve = resolve
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the name has no addresses at the moment; "" while it has some."""
+        return self._problem
 
     async def watch(self) -> AsyncIterator[tuple[Endpoint, ...]]:
         """Yield the addresses whenever they are others than before; a name that fails changes nothing."""
@@ -81,12 +96,14 @@ class DnsLookup:
             try:
                 addresses = await self._resolve(self._host, self._port)
             except OSError as error:
+                self._problem = f"{self._host} cannot be resolved: {error}"
                 if not failures:
-                    logger.warning("%s cannot be resolved: %s", self._host, error)
+                    logger.warning("%s", self._problem)
                 delay_seconds = FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30)
                 failures += 1
             else:
                 failures = 0
+                self._problem = ""
                 delay_seconds = self._interval_seconds
                 found = tuple(Endpoint(address, name=self._host) for address in sorted(set(addresses)))
                 if found != known:

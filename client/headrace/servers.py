@@ -18,7 +18,7 @@ from headrace.channels import Connection, read_credentials
 from headrace.config import Settings, consul_settings
 from headrace.endpoint import Endpoint
 from headrace.errors import ClientClosed, Unavailable
-from headrace.lookup import Lookup, parse_target
+from headrace.lookup import Explained, Lookup, parse_target
 from headrace.pool import RETIREMENT_SECONDS, Pool, Slot
 from headrace.targets import StaticTarget, parse
 
@@ -40,16 +40,23 @@ def source_of(target: str | Lookup) -> Source:
             return parse_target(target, consul_settings())
 
 
-def nobody(name: str, listed: int) -> Unavailable:
+def nobody(name: str, listed: int, source: Source) -> Unavailable:
     """Return the error for a target without a usable server."""
     if listed:
         return Unavailable(f"there is no server to ask: all {listed} that {name} lists are in maintenance")
-    return Unavailable(f"there is no server to ask: {name} lists none")
+    return Unavailable(f"there is no server to ask: {name} lists none{_problem_of(source)}")
 
 
-def unanswered(name: str) -> Unavailable:
+def unanswered(name: str, source: Source) -> Unavailable:
     """Return the error for a look-up that found nothing out while a call's time lasted."""
-    return Unavailable(f"there is no server to ask: the look-up of {name} has not answered yet")
+    why = _problem_of(source)
+    return Unavailable(f"there is no server to ask: the look-up of {name} has not answered yet{why}")
+
+
+def _problem_of(source: Source) -> str:
+    """Return what a look-up says is wrong, to end a sentence with."""
+    problem = source.problem if isinstance(source, Explained) else ""
+    return f" ({problem})" if problem else ""
 
 
 class Servers:
@@ -85,7 +92,7 @@ class Servers:
                 self._wait_for_first_set(deadline)
             slot = self._pool.pick(monotonic(), tried)
             if slot is None:
-                raise nobody(self._name, self._pool.listed)
+                raise nobody(self._name, self._pool.listed, self._source)
             return slot
 
     def _wait_for_first_set(self, deadline: float) -> None:
@@ -97,7 +104,7 @@ class Servers:
         if self._closed:
             raise ClientClosed("the client is closed")
         if not self._pool.known:
-            raise unanswered(self._name)
+            raise unanswered(self._name, self._source)
 
     def _start(self) -> None:
         if isinstance(self._source, tuple):

@@ -15,6 +15,7 @@ from scripted_lookup import Script
 import headrace
 from headrace import AsyncClient, Retry
 from headrace.endpoint import Endpoint, Status
+from headrace.lookup import DnsLookup
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -181,6 +182,17 @@ async def test_a_look_up_that_knows_nothing_yet() -> None:
         outcomes = [outcome async for outcome in client.stream(requests(3), model="m")]
     assert [key for key, _ in outcomes] == [0, 1, 2]
     assert all(isinstance(result, headrace.Unavailable) for _, result in outcomes)
+
+
+async def test_a_look_up_tells_why_it_knows_nothing() -> None:
+    async def refused(host: str, port: int) -> tuple[str, ...]:
+        raise OSError("no name server")
+
+    lookup = DnsLookup("inference.example", 8001, resolve=refused)
+    async with AsyncClient(lookup) as client:
+        with pytest.raises(headrace.Unavailable) as caught:
+            await client.infer("m", {"x": X}, timeout_seconds=0.2)
+    assert "has not answered yet (inference.example cannot be resolved: no name server)" in str(caught.value)
 
 
 async def test_a_look_up_that_breaks_is_logged_and_ends_the_wait(caplog: pytest.LogCaptureFixture) -> None:

@@ -152,10 +152,19 @@ def test_a_name_is_resolved(serve: Any) -> None:
 
 
 def test_consul_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONSUL_HTTP_ADDR", free_address())
+    address = free_address()
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", address)
     with Client("consul:///inference") as client:
-        with pytest.raises(headrace.Unavailable, match="consul:///inference has not answered yet"):
-            client.infer("m", {"x": X}, timeout_seconds=0.2)
+
+        def told() -> str:
+            with pytest.raises(
+                headrace.Unavailable, match="consul:///inference has not answered yet"
+            ) as caught:
+                client.infer("m", {"x": X}, timeout_seconds=0.2)
+            return str(caught.value)
+
+        why = f"(Consul at http://{address}: the agent cannot be reached (connection refused))"
+        _until(lambda: why in told(), seconds=20.0)
         outcomes = list(client.stream([(7, {"x": X})], model="m", timeout_seconds=0.2))
     assert [key for key, _ in outcomes] == [7]
     assert isinstance(outcomes[0][1], headrace.Unavailable | headrace.DeadlineExceeded)

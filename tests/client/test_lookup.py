@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from headrace.consul_watch import ConsulLookup
-from headrace.lookup import DnsLookup, Endpoint, Lookup, StaticLookup, parse_target
+from headrace.lookup import DnsLookup, Endpoint, Explained, Lookup, StaticLookup, parse_target
 
 
 async def next_set(watch: AsyncIterator[tuple[Endpoint, ...]]) -> list[str]:
@@ -57,8 +57,11 @@ async def test_a_name_is_followed_and_its_last_addresses_outlive_a_failure() -> 
             raise answer
         return answer
 
-    watch = DnsLookup("name", 1, interval_seconds=0.001, resolve=resolve).watch()
+    lookup = DnsLookup("name", 1, interval_seconds=0.001, resolve=resolve)
+    assert isinstance(lookup, Explained)
+    watch = lookup.watch()
     assert await next_set(watch) == ["a:1", "b:1"]
+    assert lookup.problem == ""
     assert await next_set(watch) == []
     assert await next_set(watch) == ["c:1"]
     assert asked == [("name", 1)] * 6

@@ -24,12 +24,12 @@ class Watching:
 
     def __init__(self, lookup: ConsulLookup) -> None:
         self.seen: list[Endpoints] = []
-        self._lookup = lookup
+        self.lookup = lookup
         self._news = asyncio.Condition()
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async for found in self._lookup.watch():
+        async for found in self.lookup.watch():
             async with self._news:
                 self.seen.append(found)
                 self._news.notify_all()
@@ -153,9 +153,12 @@ async def test_a_token_that_sees_nothing_is_doubted(
     blind = own_agent.call("PUT", "acl/token", {})["SecretID"]
     async with watching(own_agent.address, "guarded", token=blind) as watch:
         await watch.until(lambda found: found == ())
+        assert watch.lookup.problem.startswith(f"Consul at http://{own_agent.address}: ")
+        assert "service:read" in watch.lookup.problem
     assert "service:read" in caplog.text
     async with watching(own_agent.address, "guarded", token=own_agent.token) as watch:
         await watch.until(lambda found: ports(found) == ["1"])
+        assert watch.lookup.problem == ""
 
 
 async def test_an_agent_is_asked_with_certificates(secure_agent: SecureAgent) -> None:

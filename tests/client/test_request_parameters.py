@@ -47,9 +47,19 @@ def test_what_is_no_parameter_is_named(value: Any) -> None:
         encode_own({"p": value})
 
 
-def test_a_parameters_name_is_text() -> None:
-    with pytest.raises(InvalidInput, match="parameter 3: its name is int"):
-        encode_own({3: 1})  # type: ignore[dict-item]  # the mistake that is tested
+@pytest.mark.parametrize(
+    ("parameters", "request_id", "text"),
+    [
+        ({3: 1}, "", "parameter 3: its name is int"),
+        ({"\ud800": 1}, "", "its name is no text"),
+        ([("p", 1)], "", "parameters: list came"),
+        ({}, 5, "request_id is int, str expected"),
+        (None, "\ud800", "request_id is no text"),
+    ],
+)
+def test_what_cannot_be_said_of_a_request(parameters: Any, request_id: Any, text: str) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        encode_own(parameters, request_id)
 
 
 def test_outputs_as_classes() -> None:
