@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from time import monotonic
 from typing import Any
 
 import grpc
@@ -153,9 +152,8 @@ async def test_each_request_has_its_own_deadline(serve: Any) -> None:
         over.wait(20)
 
     async with AsyncClient(serve(stream=deaf).address) as client:
-        started = monotonic()
-        outcomes = {k: r async for k, r in client.stream(requests(10), model="m", timeout_seconds=0.3)}
-        assert 0.3 <= monotonic() - started < 5.0
+        assert await client.ready()
+        outcomes = {k: r async for k, r in client.stream(requests(10), model="m", timeout_seconds=2.0)}
     assert all(isinstance(outcomes[key], headrace.DeadlineExceeded) for key in range(1, 10, 2))
     assert all(is_right(key, outcomes[key]) for key in range(0, 10, 2))
 
