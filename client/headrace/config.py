@@ -43,6 +43,8 @@ class Retry:
 
 DEFAULT_RETRY: Final = Retry()
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+LONGEST_TIMEOUT_SECONDS: Final = 365 * 24 * 3600.0
+"""What is longer is no limit: gRPC takes a time that it cannot count for one that is over."""
 DEFAULT_KEEPALIVE_SECONDS: Final = 2.0
 
 
@@ -88,12 +90,16 @@ class Settings:
             raise TypeError(f"tls: {type(self.tls).__name__} came, headrace.Tls or None expected")
 
     def timeout_of_call(self, timeout_seconds: float | None) -> float | None:
-        """Return the time one call has, given what its caller asked for: None takes the client's."""
-        if timeout_seconds is None:
-            return self.timeout_seconds
-        if not timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds: {timeout_seconds} came, a positive number expected")
-        return timeout_seconds
+        """Return the time one call has, given what its caller asked for: None takes the client's.
+
+        What is returned is None where there is no limit.
+        """
+        asked = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        if asked is None:
+            return None
+        if not asked > 0:
+            raise ValueError(f"timeout_seconds: {asked} came, a positive number expected")
+        return asked if asked <= LONGEST_TIMEOUT_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from headrace import Client
 from headrace.config import ConsulSettings, Retry, Settings, Tls, consul_settings
 
 
@@ -59,6 +61,16 @@ def test_a_call_may_have_its_own_time() -> None:
     assert Settings().timeout_of_call(None) == 30.0
     assert Settings(timeout_seconds=None).timeout_of_call(None) is None
     assert Settings(timeout_seconds=None).timeout_of_call(2.0) == 2.0
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 1e12])
+def test_a_time_longer_than_anybody_can_count_is_no_limit(serve: Any, seconds: float) -> None:
+    inputs = {"x": np.zeros(1)}
+    with Client(serve().address, timeout_seconds=seconds) as client:
+        assert client.ready()
+        assert client.infer("m", inputs)["x"].tolist() == [0.0]
+        ((_, outputs),) = client.stream([(0, inputs)], model="m", timeout_seconds=seconds)
+    assert isinstance(outputs, dict)
 
 
 @pytest.mark.parametrize("files", [{"certificate_file": "c"}, {"key_file": "k"}])
