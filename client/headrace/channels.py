@@ -28,6 +28,9 @@ _STREAM: Final = f"/{INFERENCE_SERVICE}/ModelStreamInfer"
 
 KEEPALIVE_TIMEOUT_MS: Final = 1000
 
+_NEVER_MS: Final = 2**31 - 1
+"""The largest number that an option of gRPC's takes, which means never."""
+
 CONNECT_TIMEOUT_MS: Final = 1000
 """How long an attempt to connect may take: a host that is gone answers nothing at all, and gRPC would
 wait 20 s for it."""
@@ -93,7 +96,7 @@ def channel_options(endpoint: Endpoint, settings: Settings) -> Options:
     ]
     if settings.keepalive_seconds is not None:
         options += [
-            ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
+            ("grpc.keepalive_time_ms", int(min(settings.keepalive_seconds * 1000, _NEVER_MS))),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # without it a ping has a minute
             ("grpc.keepalive_permit_without_calls", 1),

@@ -24,6 +24,12 @@ def test_no_proxy_on_this_machine(address: str, proxied: bool) -> None:
     assert options.get("grpc.enable_http_proxy", 1) == int(proxied)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_a_silence_longer_than_grpc_can_count_has_no_end(seconds: float) -> None:
+    options = dict(channel_options(Endpoint("h:1"), Settings(keepalive_seconds=seconds)))
+    assert options["grpc.keepalive_time_ms"] == 2**31 - 1
+
+
 def test_pings_are_a_choice() -> None:
     assert (
         dict(channel_options(Endpoint("h:1"), Settings(keepalive_seconds=0.5)))["grpc.keepalive_time_ms"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from exchanges import ANSWER, admit, exchange, outcomes
+from exchanges import ANSWER, exchange, outcomes
 from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from headrace.errors import (
 )
 from headrace.exchange import Leg
 from headrace.retry import Failure
+from headrace.stream_requests import Encoded
 
 CODES = st.sampled_from(
     [
@@ -31,7 +32,7 @@ CODES = st.sampled_from(
 REASONS = st.sampled_from(["", "MODEL_NOT_READY"])
 STEPS = st.lists(
     st.one_of(
-        st.just(("admit",)),
+        st.tuples(st.just("admit"), st.booleans()),
         st.just(("send",)),
         st.tuples(st.just("answer"), st.integers(0, 20)),
         st.tuples(st.just("fail"), st.integers(0, 20), CODES, st.booleans(), REASONS),
@@ -55,17 +56,20 @@ def test_every_request_has_exactly_one_outcome(
     admitted = 0
     now = 0.0
     found: Counter[str] = Counter()
+    sent: Counter[bytes] = Counter()
+    bound: set[bytes] = set()
     for kind, *rest in [*steps, *_until_the_end()]:
         if kind == "end":
             stream.end_source()
         elif kind == "admit" and stream.has_room:
-            admit(stream, str(admitted), now=now)
+            key = str(admitted)
+            stream.admit(key, Encoded(f"id of {key}", key.encode(), is_of_a_sequence=rest[0]), now)
+            bound |= {key.encode()} if rest[0] else set()
             admitted += 1
         elif kind == "send":
             if stream.needs_leg:
                 legs.append(stream.start_leg(f"server{len(legs) % 3}"))
-            for leg in legs:
-                stream.take(leg, now)
+            sent.update(message for leg in legs if (message := stream.take(leg, now)) is not None)
         elif kind == "wait":
             now += rest[0]
         elif kind == "retire" and legs:
@@ -92,6 +96,7 @@ def test_every_request_has_exactly_one_outcome(
         if kind != "admit":
             found.update(outcomes(stream).keys())
     assert found == Counter(str(number) for number in range(admitted))
+    assert all(sent[message] <= 1 for message in bound), "one of a sequence is never sent again"
     assert stream.finished
     assert not any(leg.unanswered for leg in legs)
     assert stream.wake_at == math.inf
