@@ -5,7 +5,8 @@ An engine with fixed input sizes owns `slots` staging buffers. Its owner fills t
 allows it, several slots are in flight. Models whose rows differ in size (variable dimensions,
 strings) or that have no batch axis are executed with arrays of their own instead (`run`).
 
-An engine belongs to one thread at a time. It copies nothing that it is not asked to copy.
+An engine belongs to one thread at a time, and may pass from one to another between two batches if it
+`computes_on_caller`. It copies nothing that it is not asked to copy.
 """
 
 from __future__ import annotations

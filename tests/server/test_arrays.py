@@ -44,3 +44,12 @@ def test_strings_are_what_admission_made_of_them() -> None:
     strings = np.array([b"a", b"b", b"c", b"d"], object)
     array = array_of(work_with(2, (strings,), ((2, 2),)), 0, STRINGS)
     assert array.tolist() == [[b"a", b"b"], [b"c", b"d"]]
+
+
+@pytest.mark.parametrize("offset", range(9))
+def test_a_part_of_a_message_becomes_an_aligned_array(offset: int) -> None:
+    message = bytes(offset) + np.arange(6, dtype=np.int16).tobytes()
+    array = array_of(work_with(2, (memoryview(message)[offset:],), None), 0, FIXED)
+    assert array.flags.aligned
+    assert not array.flags.writeable
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from collections.abc import Callable
 import pytest
 from scripted_engines import (
     PATIENCE_SECONDS,
+    RAGGED,
     ROWS,
+    WITHOUT_BATCH,
     Arrays,
     ScriptedEngine,
     Served,
@@ -21,6 +24,7 @@ from scripted_engines import (
 from headrace_engines.errors import DeviceError
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.model import Limits
+from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.settings import ModelSettings
 from headrace_server.errors import DeviceLost
 
@@ -98,6 +102,38 @@ def test_an_engine_of_several_is_not_lent(slots: int) -> None:
             ask(served, number, number)
         used = {thread for one in (engine, *more) for thread in one.threads}
         assert threading.get_ident() not in used
+
+
+def test_a_batch_larger_than_those_that_were_quick_is_its_own_thread_s() -> None:
+    def many_take_long(inputs: Arrays) -> None:
+        if len(inputs[0]) > 4:
+            keep_busy(inputs)
+
+    with serving(QuickEngine(before=many_take_long)) as served:
+        for round_ in range(50):
+            assert is_lent(served), "requests of a row are"
+            ask(served, f"large {round_}", *range(8))
+            assert isinstance(served.engine, QuickEngine)
+            assert served.engine.threads[-1] != threading.get_ident()
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [(RAGGED, (1, 3)), (WITHOUT_BATCH, (2,)), (rows_spec(dims=(1 << 13,)), (1, 1 << 13))],
+    ids=["rows of any size", "no rows", "large rows"],
+)
+def test_an_engine_whose_next_batch_may_cost_anything_keeps_to_its_thread(
+    spec: ModelSpec, shape: tuple[int, ...]
+) -> None:
+    used: set[int] = set()
+    with serving(QuickEngine(spec, before=lambda _: used.add(threading.get_ident()))) as served:
+        for number in range(100):
+            inputs = [InputTensor("x", "INT64", shape, bytes(8 * math.prod(shape)))]
+            request = Request("m", "", str(number), inputs)
+            served.service.infer(request, NO_DEADLINE, served.answers, number, time.monotonic_ns(), hold=True)
+            served.model.release()
+            served.answers.wait_for(number)
+    assert threading.get_ident() not in used
 
 
 def test_what_comes_while_the_engine_is_lent_is_executed_by_its_thread() -> None:

@@ -15,8 +15,11 @@ STRING_BYTES: Final = 64
 
 
 def array_of(work: Work, position: int, spec: TensorSpec) -> NDArray[Any]:
-    """Return one input that came with the work, in its whole shape: a view of what came."""
+    """Return one input that came with the work, in its whole shape: a view of what came, where aligned."""
     data: Any = work.data[position]
     shape: Any = work.shapes[position] if work.shapes is not None else (work.rows, *spec.dims)
     array = data if isinstance(data, np.ndarray) else np.frombuffer(data, spec.dtype)
+    if not array.flags.aligned:  # a part of a larger message
+        array = array.copy()
+        array.setflags(write=False)
     return array.reshape(shape)

@@ -84,7 +84,8 @@ class Model:
         self._idle = 0
         """Instances that wait for work."""
         self._released = False
-        self._execute: Callable[[], None] | None = None
+        self._execute: Callable[[list[Work]], None] | None = None
+        self._most_lent_rows = 0
         self._is_lent = False
         """Whether somebody uses the only instance while its thread waits."""
         self._closing = False
@@ -165,20 +166,29 @@ class Model:
         self._ledger.refused(error)
         return error
 
-    def lend(self, execute: Callable[[], None] | None) -> None:
-        """Have `release` call this, which executes a batch, while the only instance waits; None ends that."""
+    def lend(self, execute: Callable[[list[Work]], None], most_rows: int) -> None:
+        """Have `release` execute what waits: at most so many rows, while the only instance is idle."""
         self._execute = execute
+        self._most_lent_rows = most_rows
 
     def release(self) -> None:
-        """Let the engine have what was submitted to be held, or execute some of it here if that is quick."""
+        """Let the engine have what was submitted to be held, or execute it here if that is quick."""
         with self._lock:
             execute = self._execute
-            if execute is None or self._is_lent or not self._idle:
+            is_quick = 0 < self._queue.rows <= self._most_lent_rows
+            if execute is None or not is_quick or self._is_lent or not self._idle:
                 self._release()
                 return
-            self._released = self._is_lent = True
+            self._released = True
+            taken = self._next(wait=False, instance=0)
+            if taken is None or not (taken.batch or taken.missed):  # more should be waited for
+                self._release()
+                return
+            self._is_lent = True
         try:
-            execute()
+            self._tell_missed(taken)
+            if taken.batch:
+                execute(taken.batch)
         finally:
             with self._lock:
                 self._is_lent = False
@@ -227,11 +237,14 @@ class Model:
                 taken = self._next(wait, instance)
             if taken is None:
                 return None
-            if taken.missed:
-                self.fail(taken.missed, self._missed())
-                self._refuse(taken.orphans)
+            self._tell_missed(taken)
             if taken.batch or not wait:
                 return taken.batch
+
+    def _tell_missed(self, taken: Taken) -> None:
+        if taken.missed:
+            self.fail(taken.missed, self._missed())
+            self._refuse(taken.orphans)
 
     def _next(self, wait: bool, instance: int) -> Taken | None:
         """Return what the queue gives as soon as it gives something; the lock is held."""
@@ -243,7 +256,7 @@ class Model:
                 )
                 self._released = self._queue.requests > 0
                 if taken.batch or taken.missed:
-                    if self._idle and not self._is_lent:
+                    if self._idle:
                         self._wake_others()
                     return taken
                 again_at = taken.again_at

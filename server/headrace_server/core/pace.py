@@ -1,4 +1,4 @@
-"""Whether an engine is so quick that handing a batch to its thread would cost more than computing it."""
+"""How large a batch may be that is quick: handing it to another thread would cost more than computing it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,70 @@ from typing import Final
 
 _QUICK_NS: Final = 100_000
 """Waking another thread and being woken by it costs two threads about that much."""
-_UNKNOWN_NS: Final = 10 * _QUICK_NS
-_KEPT: Final = 0.9
+_LONG_NS: Final = 10 * _QUICK_NS
+"""Whoever computes that long where others wait is noticed by them."""
+_ENOUGH: Final = 16
+_FORGIVEN: Final = 64
+
+
+class _Size:
+    """Batches of about one size: how many in succession were quick, and how many have to be."""
+
+    __slots__ = ("has_failed", "needed", "streak")
+
+    def __init__(self) -> None:
+        self.streak = 0
+        self.needed = _ENOUGH
+        self.has_failed = False
+        """Whether one was not quick, and too few have been since."""
+
+    @property
+    def is_quick(self) -> bool:
+        return self.streak >= self.needed
+
+    def took(self, busy_ns: int) -> None:
+        if busy_ns <= _QUICK_NS:
+            self.streak += 1
+            if self.is_quick:
+                self.has_failed = False
+            if self.needed > _ENOUGH and self.streak >= _FORGIVEN * self.needed:
+                self.needed //= 2
+            return
+        self.streak = 0
+        self.has_failed = True
+        if busy_ns > _LONG_NS:
+            self.needed *= 2
 
 
 class Pace:
-    """Follows how long executions keep a thread busy: up at once, and down a tenth at a time.
+    """Follows how long batches keep the thread busy that computes them, for each power of two of rows.
 
-    So an engine is quick after a few dozen quick executions, and for a while after a slow one it is not.
+    It is for rows of one shape, whose number says what a batch costs: as much as an earlier one. Where it
+    does not, because an operator repeats itself as often as its input says, each long batch doubles how many
+    quick ones are to come in succession before the next is trusted.
     """
 
     def __init__(self) -> None:
-        self._bound_ns: float = _UNKNOWN_NS
-        self.is_quick = False
+        self.quick_rows = 0
+        """Batches of up to so many rows are quick."""
+        self._sizes: dict[int, _Size] = {}
 
-    def took(self, busy_ns: int) -> None:
-        """Take in one execution, by the time that its thread was busy."""
-        self._bound_ns = max(busy_ns, self._bound_ns * _KEPT)
-        self.is_quick = self._bound_ns <= _QUICK_NS
+    def took(self, rows: int, busy_ns: int) -> None:
+        """Take in one execution."""
+        bits = rows.bit_length()
+        size = self._sizes.get(bits)
+        if size is None:
+            size = self._sizes[bits] = _Size()
+        before = size.is_quick, size.has_failed
+        size.took(busy_ns)
+        if (size.is_quick, size.has_failed) != before:
+            self.quick_rows = self._quick_rows()
+
+    def _quick_rows(self) -> int:
+        quick_bits = 0
+        for bits, size in sorted(self._sizes.items()):
+            if size.is_quick:
+                quick_bits = bits
+            elif size.has_failed:
+                break
+        return (1 << quick_bits) - 1

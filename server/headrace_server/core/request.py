@@ -217,8 +217,8 @@ class Sink(Protocol):
 
         Once the response has been written to the wire, or was dropped because the caller has gone, the
         sink calls `work.window.written(len(answer))`: the engine's thread waits while too much is on
-        its way. Called from the engine's thread; must not block.
+        its way. Called from the thread that executes; must not block.
         """
 
     def deliver(self, answers: Sequence[tuple[Work, bytes | InferenceError]]) -> None:
-        """Take the answers of a batch. Called from the engine's thread, once a batch; must not block."""
+        """Take the answers of a batch. Called from the thread that executes, once a batch; must not block."""

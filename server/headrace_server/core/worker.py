@@ -4,16 +4,17 @@ An engine with several slots has several batches in flight: while one computes, 
 With one slot the same loop takes, executes and answers in turn. Rows are copied once on the way in,
 from the request's bytes into the staging buffer, and once on the way out, when a sink encodes them.
 
-A quick engine is lent to whoever brings work while its thread waits: waking that costs more than computing.
+An engine is lent for quick batches to whoever brings work while its thread waits: waking that costs more.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ from headrace_server.errors import InferenceError
 
 _logger = logging.getLogger(__name__)
 _Arrays = tuple[NDArray[Any], ...]
+
+_MOST_LENT_BYTES: Final = 1 << 16
+"""Of inputs and outputs together: copying and encoding as many is quick as well."""
 
 
 class _Flight:
@@ -68,8 +72,8 @@ class Worker:
         self._answered_ns = 0
         """When the last execution had computed."""
         self._thread = EngineThread(model, engine, instance, self._serve, self._give_up, self._look)
-        is_alone = model.facts.settings.instances == 1
-        self._pace = Pace() if is_alone and engine.computes_on_caller and engine.slots == 1 else None
+        self._most_lent_rows = _most_lent_rows(model, engine)
+        self._pace = Pace() if self._most_lent_rows else None
 
     def start(self) -> None:
         """Begin to execute."""
@@ -168,26 +172,24 @@ class Worker:
         return self._engine.wait(slot) if slot >= 0 else self._engine.run(flight.inputs)
 
     def _timed_outputs(self, flight: _Flight, pace: Pace) -> _Arrays:
-        """Collect, and let other threads execute here from the moment at which that costs them little."""
-        was_quick = pace.is_quick
+        """Collect, and let other threads execute batches here of which it is known that they are quick."""
+        before = pace.quick_rows
         begun_ns = time.thread_time_ns()
         try:
             return self._outputs(flight)
         finally:
-            pace.took(time.thread_time_ns() - begun_ns)
-            if pace.is_quick is not was_quick:
-                self._model.lend(self._lent if pace.is_quick else None)
+            pace.took(flight.rows, time.thread_time_ns() - begun_ns)
+            if pace.quick_rows != before:
+                self._model.lend(self._execute_here, min(pace.quick_rows, self._most_lent_rows))
 
-    def _lent(self) -> None:
+    def _execute_here(self, works: list[Work]) -> None:
         """Execute a batch on the calling thread, while the engine's own one waits for work."""
-        self._thread.execute(self._serve_one)
+        self._thread.execute(functools.partial(self._serve_one, works))
 
-    def _serve_one(self) -> None:
-        taken = self._model.take(wait=False, instance=self._instance)
-        if taken:
-            self._launch(taken)
-            if self._flights:
-                self._land()
+    def _serve_one(self, works: list[Work]) -> None:
+        self._launch(works)
+        if self._flights:
+            self._land()
 
     def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
         computed_ns = self._answered_ns = time.monotonic_ns()
@@ -248,6 +250,17 @@ class Worker:
 
     def _fail(self, works: list[Work], error: Exception) -> None:
         self._model.fail(works, report_execution(self._model.facts.name, error))
+
+
+def _most_lent_rows(model: Model, engine: Engine) -> int:
+    """Return how many rows others may execute on their threads, if that is quick; 0 if none at all."""
+    spec, is_alone = engine.spec, model.facts.settings.instances == 1
+    if not (is_alone and engine.computes_on_caller and engine.slots == 1 and spec.is_staged):
+        return 0
+    if not all(tensor.is_fixed for tensor in spec.outputs):
+        return 0
+    row_bytes = sum(tensor.row_bytes for tensor in (*spec.inputs, *spec.outputs))
+    return _MOST_LENT_BYTES // max(row_bytes, 1)
 
 
 def _staging(engine: Engine) -> list[list[memoryview]]:

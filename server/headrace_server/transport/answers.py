@@ -43,7 +43,7 @@ class _Template(NamedTuple):
 
 
 class Encoder:
-    """Makes ModelInferResponses. Only the engine threads use it, and a template made twice does no harm."""
+    """Makes ModelInferResponses. Threads that execute use it, and a template made twice does no harm."""
 
     def __init__(self) -> None:
         self._templates: dict[tuple[Any, ...], _Template] = {}

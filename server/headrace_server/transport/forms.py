@@ -11,7 +11,6 @@ All but the id and the data has to be equal byte for byte, so that protobuf woul
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -120,22 +119,15 @@ class Forms:
             self._look_at(message, built, request)
 
     def _look_at(self, message: bytes, built: pb.ModelInferRequest, request: Request) -> None:
-        raw = list(built.raw_input_contents)
-        if (
-            not raw
-            or len(raw) != len(request.inputs)
-            or any(_is_looked_through(tensor) for tensor in request.inputs)
-        ):
+        inputs = request.inputs
+        if not inputs or len(built.raw_input_contents) != len(inputs) or any(map(_is_looked_through, inputs)):
             return
         head = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
         head_bytes = head.SerializeToString()
         id_bytes = pb.ModelInferRequest(id=request.id).SerializeToString()
-        parts = _parts(built, request, raw)
-        data = itertools.chain.from_iterable(zip([part.mark for part in parts], raw, strict=True))
-        if message != b"".join((head_bytes, id_bytes, *data)):
-            return
-        form_bytes = len(message) - len(id_bytes) - sum(map(len, raw))
-        if form_bytes > _MOST_FORM_BYTES:
+        parts = _parts(built, inputs)
+        form_bytes = len(head_bytes) + sum(len(part.mark) for part in parts)
+        if form_bytes > _MOST_FORM_BYTES or not _consists_of(message, (head_bytes, id_bytes), parts):
             return
         known = _Known(
             Form(), request.model, request.version, parts, tuple(request.outputs), dict(request.parameters)
@@ -150,13 +142,28 @@ def _is_looked_through(tensor: InputTensor) -> bool:
     return tensor.datatype == "BYTES" or (tensor.datatype == "BOOL" and len(tensor.data) >= _LARGE_BYTES)
 
 
-def _parts(built: pb.ModelInferRequest, request: Request, raw: Sequence[bytes]) -> tuple[_Part, ...]:
+def _consists_of(message: bytes, beginning: Sequence[bytes], parts: Sequence[_Part]) -> bool:
+    """Whether the message is these bytes, then each part's mark and as many bytes as its data has."""
+    at = 0
+    for expected in beginning:
+        if not message.startswith(expected, at):
+            return False
+        at += len(expected)
+    for part in parts:
+        if not message.startswith(part.mark, at):
+            return False
+        at += len(part.mark) + part.size_bytes
+    return at == len(message)
+
+
+def _parts(built: pb.ModelInferRequest, inputs: Sequence[InputTensor]) -> tuple[_Part, ...]:
     for field in ("model_name", "model_version", "id", "raw_input_contents"):
         built.ClearField(field)
     before = built.SerializeToString()
     parts = []
-    for tensor, data in zip(request.inputs, raw, strict=True):
-        mark = b"".join((before, _RAW_INPUT_TAG, varint(len(data))))
-        parts.append(_Part(mark, len(data), tensor.name, tensor.datatype, tensor.shape))
+    for tensor in inputs:
+        size_bytes = len(tensor.data)
+        mark = b"".join((before, _RAW_INPUT_TAG, varint(size_bytes)))
+        parts.append(_Part(mark, size_bytes, tensor.name, tensor.datatype, tensor.shape))
         before = b""
     return tuple(parts)

@@ -1,7 +1,7 @@
 """The thread that polls the completion queue and runs what its events are tagged with.
 
-It also reads the sockets while it polls, so nothing that it runs may block. What asks to be run `soon` is
-run once there is no further event: messages that have come together are so found together.
+It also reads the sockets while it polls, so nothing that it runs may block or compute for long. What asks to
+be run `soon` is run once there is no further event: messages that have come together are so found together.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, TypeVarTuple
 
 from headrace_server.transport.completion_queue import core
+from headrace_server.transport.completion_queue.core import Queue
 from headrace_server.transport.completion_queue.timers import DueTimer, Timers
 
 _logger = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ Ts = TypeVarTuple("Ts")
 
 _AT_ONCE: Final = 0.0
 """A moment that has passed."""
+_SOON_SECONDS: Final = 0.002
+"""Soon is not later than that, though events go on coming."""
 
 
 class QueueThread:
@@ -29,8 +33,9 @@ class QueueThread:
     quiet_turns = 1
     """What is run soon is run when no event is left."""
 
-    def __init__(self) -> None:
-        self.queue = core.queue()
+    def __init__(self, queue: Queue | None = None) -> None:
+        self.queue = queue or core.queue()
+        self._soon_by = 0.0
         self._soon: list[Callable[[], object]] = []
         self._timers = Timers()
         self._thread = threading.Thread(target=self._serve, name="grpc", daemon=True)
@@ -50,7 +55,9 @@ class QueueThread:
         function(*arguments)
 
     def soon(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
-        """Run it when no event is left."""
+        """Run it when no event is left. For this thread."""
+        if not self._soon:
+            self._soon_by = time.monotonic() + _SOON_SECONDS
         self._soon.append(functools.partial(function, *arguments))
 
     def later(self, seconds: float, function: Callable[[*Ts], object], *arguments: *Ts) -> DueTimer:
@@ -71,10 +78,15 @@ class QueueThread:
                     return
             except Exception:
                 _logger.exception("what an event led to has failed")
+            if self._soon and time.monotonic() >= self._soon_by:
+                self._run_soon()
             # An event that is kept keeps its call, and so its connection.
             del event, tag
 
     def _run_soon(self) -> None:
         soon, self._soon = self._soon, []
         for function in soon:
-            function()
+            try:
+                function()
+            except Exception:  # the others are to have their turn
+                _logger.exception("what was to be done soon has failed")
