@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace_server.core.pace import Pace
 
-QUICK_NS, SLOW_NS, LONG_NS = 50_000, 500_000, 2_000_000_000
+QUICK_NS, SLOW_NS, LONG_NS = 50_000, 900_000, 2_000_000_000
 Batches = Sequence[tuple[int, int]]
 """Rows, and how long they kept the thread busy."""
 

@@ -6,8 +6,10 @@ from typing import Final
 
 _QUICK_NS: Final = 100_000
 """Waking another thread and being woken by it costs two threads about that much."""
-_LONG_NS: Final = 10 * _QUICK_NS
-"""Whoever computes that long where others wait is noticed by them."""
+_QUICK_NS_A_ROW: Final = 4_000
+"""Where rows come one by one, reading and answering each takes several times as long."""
+_LONG: Final = 10
+"""Whoever computes so many times as long where others wait is noticed by them."""
 _ENOUGH: Final = 16
 _FORGIVEN: Final = 64
 
@@ -27,8 +29,8 @@ class _Size:
     def is_quick(self) -> bool:
         return self.streak >= self.needed
 
-    def took(self, busy_ns: int) -> None:
-        if busy_ns <= _QUICK_NS:
+    def took(self, busy_ns: int, quick_ns: int) -> None:
+        if busy_ns <= quick_ns:
             self.streak += 1
             if self.is_quick:
                 self.has_failed = False
@@ -37,7 +39,7 @@ class _Size:
             return
         self.streak = 0
         self.has_failed = True
-        if busy_ns > _LONG_NS:
+        if busy_ns > _LONG * quick_ns:
             self.needed *= 2
 
 
@@ -61,7 +63,7 @@ class Pace:
         if size is None:
             size = self._sizes[bits] = _Size()
         before = size.is_quick, size.has_failed
-        size.took(busy_ns)
+        size.took(busy_ns, _QUICK_NS + rows * _QUICK_NS_A_ROW)
         if (size.is_quick, size.has_failed) != before:
             self.quick_rows = self._quick_rows()
 
