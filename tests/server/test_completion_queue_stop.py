@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
-from gated_server import gated, rows
-from hosted_server import connected
-from scripted_engines import PATIENCE_SECONDS, Gate
+from gated_server import Gated, gated, rows
+from hosted_server import connected, eventually
+from scripted_engines import PATIENCE_SECONDS, Gate, ScriptedEngine, serving
 from transports import needs_completion_queue
 
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
@@ -75,6 +75,30 @@ def test_invariant_5_a_stop_cancels_no_call_of_clients_with_many_in_flight(attem
         clients.join()
         assert set(clients.outcomes) == {"OK", "UNAVAILABLE"}, clients.outcomes
         assert clients.outcomes["OK"] == it.served.model.statistics.success.count
+
+
+def test_invariant_5_what_is_accepted_while_a_stream_lasts_is_answered() -> None:
+    lasting = Gate()
+    with serving(ScriptedEngine(before=lasting), name="lasting") as other, gated(transport=QUEUE) as it:
+        it.served.shelf.put(other.model)
+        stream = it.stub.ModelStreamInfer(iter([rows(1, model="lasting")]))
+        lasting.arrival()
+        accepted = [it.occupy()]
+        stop = it.server.begin_stop(grace_seconds=4.0)
+        while waits(it, call := it.stub.ModelInfer.future(rows(1)), len(accepted)):
+            accepted.append(call)
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        it.gate.open()
+        assert {call.code() for call in accepted} == {grpc.StatusCode.OK}
+        lasting.open()
+        assert len(list(stream)) == 1
+        stop.result(PATIENCE_SECONDS)
+
+
+def waits(it: Gated, call: Any, count: int) -> bool:
+    """Return whether the call becomes one of so many that wait, or is refused."""
+    eventually(lambda: call.done() or it.served.model.waiting == count, "the call waits, or is refused")
+    return not call.done()
 
 
 LATE = """

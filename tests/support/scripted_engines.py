@@ -278,12 +278,13 @@ class Served:
 def serving(
     engine: ScriptedEngine,
     limits: Limits | None = None,
+    name: str = "m",
     *,
     settings: ModelSettings = DEFAULT_SETTINGS,
     more: Sequence[ScriptedEngine] = (),
 ) -> Iterator[Served]:
     """Serve the engines until the block ends; whatever holds them must be open by then."""
-    served = Served(engine, limits or Limits(), settings=settings, more=more)
+    served = Served(engine, limits or Limits(), name, settings=settings, more=more)
     for worker in served.workers:
         worker.start()
     try:

@@ -63,6 +63,11 @@ class Endpoint:
         self._health.end()
         self._reflection.end()
 
+    def cut_watches(self) -> None:
+        """End those of them whose clients do not take what was sent. Any thread."""
+        self._health.cut()
+        self._reflection.cut()
+
     def close(self) -> None:
         """Let go of the threads; nothing comes any more."""
         self.inference.close()

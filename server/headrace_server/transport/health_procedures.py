@@ -22,6 +22,7 @@ SERVICE: Final = "grpc.health.v1.Health"
 
 _MOST_WATCHERS: Final = 512
 _MOST_CHARACTERS: Final = 100
+_STOPPING: Final = Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
 
 class HealthProcedures:
@@ -59,6 +60,13 @@ class HealthProcedures:
             watchers = tuple(self._watchers)
         for watcher in watchers:
             self._reactor.run(watcher.tell)
+
+    def cut(self) -> None:
+        """End the watches that have not taken what they were told. Any thread."""
+        with self._lock:
+            watchers = tuple(self._watchers)
+        for watcher in watchers:
+            self._reactor.run(watcher.cut)
 
     def state(self, name: str) -> int:
         """Return the state of a name to be watched."""
@@ -145,7 +153,13 @@ class _Watcher:
                 return
             is_over = self._health.is_over
         if is_over:
-            self._finish(Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
+            self._finish(_STOPPING)
+
+    def cut(self) -> None:
+        """End the call though what was told has not left."""
+        with self._lock:
+            self._has_ended = True
+            self._call.cut(_STOPPING)
 
     def _finish(self, status: Status) -> None:
         with self._lock:

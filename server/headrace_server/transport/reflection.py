@@ -29,6 +29,8 @@ _HEALTH: Final = "grpc.health.v1.Health"
 _CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 _MOST_READERS: Final = 64
 """Streams of questions at once; they are few, short and for people."""
+_TOLD: Final = "the server is stopping"
+_STOPPING: Final = status_of(ShuttingDown(_TOLD))
 
 
 class ReflectionProcedures:
@@ -55,6 +57,13 @@ class ReflectionProcedures:
         for reader in readers:
             self._reactor.run(reader.stop)
 
+    def cut(self) -> None:
+        """End the streams that have not taken their answers. Any thread."""
+        with self._lock:
+            readers = tuple(self._readers)
+        for reader in readers:
+            self._reactor.run(reader.cut)
+
     def leave(self, reader: _Reader) -> None:
         """Forget a reader."""
         with self._lock:
@@ -64,7 +73,7 @@ class ReflectionProcedures:
         reader = _Reader(call, self._servicer, self)
         with self._lock:
             if self._is_over:
-                raise ShuttingDown("the server is stopping")
+                raise ShuttingDown(_TOLD)
             if len(self._readers) >= _MOST_READERS:
                 told = f"{_MOST_READERS} streams of reflection are open, which is the limit"
                 raise Overloaded(told)
@@ -100,7 +109,11 @@ class _Reader:
 
     def stop(self) -> None:
         """End the stream."""
-        self._call.finish(status_of(ShuttingDown("the server is stopping")))
+        self._call.finish(_STOPPING)
+
+    def cut(self) -> None:
+        """End the stream though an answer has not left."""
+        self._call.cut(_STOPPING)
 
 
 class _Servicer(reflection.ReflectionServicer):  # type: ignore[misc]  # the package has no types

@@ -37,9 +37,11 @@ class Arrivals:
         self._opened = arrived
         self._open = arrived.calls
         self._lock = threading.Lock()
-        self._streams = 0
-        self._no_stream = threading.Event()
-        self._no_stream.set()
+        self._streams: set[CoreCallBase] = set()
+        """Without those that were given up."""
+        self.no_stream = threading.Event()
+        """Whether there is none."""
+        self.no_stream.set()
         self._is_holding = False
         self._last_change = 0.0
         self._held: list[CoreCallBase] = []
@@ -55,13 +57,9 @@ class Arrivals:
             self._last_change = time.monotonic()
             self._is_holding = True
 
-    def quiet_since(self) -> float:
-        """Return when a call came or ended last, or holding began."""
-        return self._last_change
-
-    def await_streams(self, timeout_seconds: float) -> bool:
-        """Wait until no stream is open; return whether that is so."""
-        return self._no_stream.wait(timeout_seconds)
+    def quiet_for(self) -> float:
+        """Return for how many seconds no call has come or ended, since holding began."""
+        return time.monotonic() - self._last_change
 
     def let_go(self) -> None:
         """Begin those that wait, and hold no more. Any thread."""
@@ -80,11 +78,16 @@ class Arrivals:
         """Let go of a call that is over."""
         self._open.pop(call, None)
         if isinstance(call, CoreStreamCall):
-            self._streams -= 1
-            if not self._streams:
-                self._no_stream.set()
+            self.gave_up(call)
         if self._is_holding:
             self._last_change = time.monotonic()
+
+    def gave_up(self, call: CoreCallBase) -> None:
+        """Wait for a stream no more. Any thread."""
+        with self._lock:
+            self._streams.discard(call)
+            if not self._streams:
+                self.no_stream.set()
 
     def _arrived(self, event: Event) -> None:
         if not event.success:  # handed back by the server's shutdown
@@ -94,8 +97,9 @@ class Arrivals:
         call = self._made(event)
         self._open[call] = self._opened.looks
         if isinstance(call, CoreStreamCall):
-            self._streams += 1
-            self._no_stream.clear()
+            with self._lock:
+                self._streams.add(call)
+                self.no_stream.clear()
         elif self._is_holding:
             with self._lock:
                 if self._is_holding:

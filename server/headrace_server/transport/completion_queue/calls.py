@@ -37,6 +37,9 @@ class Keeper(Protocol):
     def closed(self, call: CoreCallBase) -> None:
         """Let go of a call that is over."""
 
+    def gave_up(self, call: CoreCallBase) -> None:
+        """Expect no end of a stream: its client takes nothing, and so does not hear of it. Any thread."""
+
 
 class CoreCallBase:
     """What all calls have in common."""

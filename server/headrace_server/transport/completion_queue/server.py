@@ -15,6 +15,7 @@ from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.completion_queue import core
 from headrace_server.transport.completion_queue.arrivals import Arrivals
 from headrace_server.transport.completion_queue.calls import CoreCallBase
+from headrace_server.transport.completion_queue.grace import Grace
 from headrace_server.transport.completion_queue.queue import QueueThread
 from headrace_server.transport.completion_queue.stop import Stop
 from headrace_server.transport.control import Procedure
@@ -98,7 +99,7 @@ class CompletionQueueServer:
         self._crowding.end()
         if self._is_started:
             stop = Stop(self._server, self._thread, self._arrivals, self._endpoint)
-            await asyncio.to_thread(stop.run, grace_seconds)
+            await asyncio.to_thread(stop.run, Grace(grace_seconds))
         self._listening.close()
         self._endpoint.close()
 

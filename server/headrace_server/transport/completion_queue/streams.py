@@ -65,6 +65,7 @@ class CoreStreamCall(CoreCallBase):
                 self._is_over = True
                 first = () if self._has_sent else (core.send_initial_metadata(_NO_METADATA, 0),)
                 self._batch((*first, status_operation(status)), None)
+        self._keeper.gave_up(self)
 
     def _begin(self) -> None:
         try:
