@@ -96,8 +96,9 @@ class StreamRequest:
     def give_up(self) -> None:
         """Let go of the work, once it has been submitted: nobody waits for it."""
         self._is_given_up = True
-        if self._is_submitted and self._work is not None:
-            self._stream.intake.abandon(self._work)
+        work = self._work  # its answer may come on another thread at any moment
+        if self._is_submitted and work is not None:
+            self._stream.intake.abandon(work)
 
     def make_room(self, size_bytes: int) -> None:
         """Hold so much more for an answer."""
