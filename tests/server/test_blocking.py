@@ -67,3 +67,21 @@ def test_at_the_end_everybody_is_told_and_what_was_not_begun_never_is() -> None:
     eventually(lambda: holdings.size_bytes == 0, "nothing is held any more")
     assert not has_begun.acquire(blocking=False)
     assert [call.outcomes.qsize() for call in asked] == [0, 0, 0]
+
+
+def test_what_finds_room_may_call_while_a_call_asks_for_it() -> None:
+    """Room is found by ending others, whose threads may begin and end calls meanwhile."""
+    first, other, full = Asked(), Asked(), Call()
+
+    def find_room() -> None:
+        thread = threading.Thread(target=calls.run, args=(other, lambda *_: b"other", 0), daemon=True)
+        thread.start()
+        assert other.outcomes.get(timeout=PATIENCE_SECONDS) == b"other"
+        holdings.release(full)
+
+    holdings = Holdings(10, find_room)
+    holdings.admit(full, 10)
+    calls = BlockingCalls("looks", 1, DirectReactor(), holdings)
+    calls.run(first, lambda *_: b"first", 5)
+    assert first.outcomes.get(timeout=PATIENCE_SECONDS) == b"first"
+    calls.end()
