@@ -15,10 +15,22 @@ import numpy as np
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes
 from hosted_server import HostedServer, connected, hosted, infer_request
-from raw_http2 import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawConnection
+from raw_http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    RawConnection,
+    header_block,
+)
 from scripted_engines import ScriptedEngine, rows_spec, serving
+from transports import needs_completion_queue
 
 from headrace_proto.v1 import inference_pb2 as pb
+from headrace_server.transport.choice import TransportKind
 from headrace_server.transport.connections import Compression
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -230,3 +242,12 @@ def test_a_client_that_pings_more_than_is_allowed_is_cut_off() -> None:
     with server(min_ping_interval_ms=0) as it, RawConnection(it.address) as client:
         for _ in range(4):
             client.synchronise()
+
+
+@needs_completion_queue
+def test_a_client_that_has_accepted_no_settings_cannot_send_more_metadata_than_is_allowed() -> None:
+    block = header_block(INFER, one="1" * (9 << 10), other="2" * (9 << 10))
+    with server(transport=TransportKind.COMPLETION_QUEUE) as it, RawConnection(it.address) as client:
+        client.send(HEADERS, 0, 1, block[:FRAME_BYTES])
+        client.send(CONTINUATION, END_HEADERS, 1, block[FRAME_BYTES:])
+        assert b"--max-metadata-bytes" in client.await_frame(HEADERS, 1).payload

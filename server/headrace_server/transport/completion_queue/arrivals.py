@@ -17,21 +17,32 @@ from headrace_server.transport.arrived import Arrived
 from headrace_server.transport.completion_queue.calls import CoreCallBase, CoreUnaryCall, RefusedCall
 from headrace_server.transport.completion_queue.core import CoreServer, Event, Queue
 from headrace_server.transport.completion_queue.streams import CoreStreamCall
-from headrace_server.transport.seam import Route, Routes, Unary
+from headrace_server.transport.seam import Metadata, Route, Routes, Unary
 from headrace_server.transport.status import Status
 
 _ASKED_AHEAD: Final = 256
 """Calls that may arrive while the queue's thread is busy; the core lets further ones wait."""
 _NO_METHOD: Final = Status(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+_TOO_MUCH_METADATA: Final = Status(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "the call's metadata is larger than --max-metadata-bytes allows"
+)
+_ENTRY_BYTES: Final = 32
+"""What HTTP/2 counts for an entry beside its name and value."""
 
 
 class Arrivals:
     """The calls of one server. Events come on the queue's thread."""
 
     def __init__(
-        self, server: CoreServer, queue: Queue, routes: Routes, arrived: Arrived[CoreCallBase]
+        self,
+        server: CoreServer,
+        queue: Queue,
+        routes: Routes,
+        arrived: Arrived[CoreCallBase],
+        most_metadata_bytes: int,
     ) -> None:
         self._server = server
+        self._most_metadata_bytes = most_metadata_bytes
         self._queue = queue
         self._routes: dict[bytes, Route] = {path.encode(): route for path, route in routes.items()}
         self._opened = arrived
@@ -114,6 +125,16 @@ class Arrivals:
             return RefusedCall(event, self, _NO_METHOD)
         if len(self._open) >= self._opened.most_calls:
             return RefusedCall(event, self, self._opened.refusal())
+        # gRPC's core leaves this to the client until that has acknowledged its settings.
+        if _size_bytes(event.invocation_metadata) > self._most_metadata_bytes:
+            return RefusedCall(event, self, _TOO_MUCH_METADATA)
         if isinstance(route, Unary):
             return CoreUnaryCall(event, self, route.take)
         return CoreStreamCall(event, self, route.open)
+
+
+def _size_bytes(metadata: Metadata) -> int:
+    size_bytes = 0
+    for key, value in metadata:
+        size_bytes += len(key) + len(value) + _ENTRY_BYTES
+    return size_bytes

@@ -170,6 +170,7 @@ class RefusedCall(CoreCallBase):
     def __init__(self, event: Event, keeper: Keeper, status: Status) -> None:
         super().__init__(event, keeper)
         self._status = status
+        self.metadata = _NO_METADATA  # nobody reads it, and it may be what the call is refused for
 
     def _begin(self) -> None:
         with self._lock:

@@ -50,7 +50,13 @@ class CompletionQueueServer:
         self._server.register_completion_queue(self._thread.queue)
         self._arrived: Arrived[CoreCallBase] = Arrived(self._thread, options)
         self._crowding = Crowding(self._thread, options.connections)
-        self._arrivals = Arrivals(self._server, self._thread.queue, self._endpoint.routes, self._arrived)
+        self._arrivals = Arrivals(
+            self._server,
+            self._thread.queue,
+            self._endpoint.routes,
+            self._arrived,
+            options.connections.max_metadata_bytes,
+        )
         self._stop: asyncio.Task[None] | None = None
         self._is_started = False
 
