@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from headrace_engines.printable import printable
+from headrace_server.telemetry.repeats import Repeats
 
 _QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
 """Libraries that would fill the log with lines about each of their calls."""
 _CALLER_LEFT: Final = ("grpc._cython.cygrpc", "ExecuteBatchError raised in core")
 """Where and how gRPC complains, with a traceback, of an answer that its caller did not wait for."""
+_REPEATING: Final = ("grpc.", "headrace_server.transport.aio.renewal")
+"""Whose lines any caller can bring about, as often as it likes."""
 
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
 _NOTHING: Final = logging.CRITICAL + 1
@@ -95,6 +98,7 @@ class Log:
         self.is_json = is_json
         """Whether lines are objects, whose times are ISO 8601 whatever the settings say."""
         self.settings = settings
+        self._repeats = Repeats()
         self._handler = Handler(sys.stderr)
         self._handler.addFilter(self._admits)
 
@@ -115,7 +119,9 @@ class Log:
         name, beginning = _CALLER_LEFT
         if record.name == name and record.getMessage().startswith(beginning):
             return False
-        return self.settings.admits(record.levelno)
+        if not self.settings.admits(record.levelno):
+            return False
+        return not record.name.startswith(_REPEATING) or self._repeats.admits(record)
 
 
 def set_up(level: str, form: str) -> Log:
