@@ -125,7 +125,7 @@ def header_block(path: str, **headers: str) -> bytes:
 
 def _text(text: str) -> bytes:
     """Return a string of HPACK, without Huffman's code."""
-    data = text.encode()
+    data = text.encode(errors="surrogateescape")
     if len(data) < 127:
         return bytes((len(data),)) + data
     size, rest = b"\x7f", len(data) - 127

@@ -17,6 +17,7 @@ import grpc
 
 from headrace_server.errors import ShuttingDown
 from headrace_server.transport.aio.calls import AioCall, Context
+from headrace_server.transport.aio.renewal import RenewedServer
 from headrace_server.transport.status import status_of
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -45,7 +46,7 @@ class Router(grpc.GenericRpcHandler):
             return self._held
         return self._procedures.get(handler_call_details.method)
 
-    async def close(self, server: grpc.aio.Server, grace_seconds: float) -> None:
+    async def close(self, server: RenewedServer, grace_seconds: float) -> None:
         """Stop the server, and refuse what still comes; what is open has this time left to end."""
         self._is_holding = True
         await self._quiet()

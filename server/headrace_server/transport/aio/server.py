@@ -14,6 +14,7 @@ from headrace_server.core.service import Service
 from headrace_server.listen_address import ListenAddress
 from headrace_server.transport.aio.calls import AioCall, AioUnaryCall, Context
 from headrace_server.transport.aio.reactor import LoopReactor
+from headrace_server.transport.aio.renewal import RenewedServer
 from headrace_server.transport.aio.router import Handler, Router
 from headrace_server.transport.aio.streams import AioStreamCall
 from headrace_server.transport.arrived import Arrived
@@ -21,7 +22,6 @@ from headrace_server.transport.control import Procedure
 from headrace_server.transport.crowding import Crowding
 from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
-from headrace_server.transport.listening import Listening
 from headrace_server.transport.options import TransportOptions
 from headrace_server.transport.seam import Route, Streaming, Unary
 
@@ -49,21 +49,18 @@ class AioServer:
         reactor = LoopReactor(self._loop)
         self._endpoint = Endpoint(service, health, options, reactor, procedures)
         self._inference = self._endpoint.inference
-        self._listening = Listening(options.addresses, options.credentials)
-        self._server = grpc.aio.server(options=options.channel_arguments())
         self._arrived: Arrived[AioCall] = Arrived(reactor, options)
         self._crowding = Crowding(reactor, options.connections)
         handlers = {path: self._handler(route) for path, route in self._endpoint.routes.items()}
         self._router = Router(handlers)
-        self._server.add_generic_rpc_handlers((self._router,))
+        self._server = RenewedServer(options, self._router)
 
     async def start(self) -> tuple[ListenAddress, ...]:
         """Listen, and return the addresses with the ports that they got.
 
         Raises PortError, and what making the credentials raises.
         """
-        bound = self._listening.open(self._bind)
-        await self._server.start()
+        bound = await self._server.start()
         self._arrived.watch()
         self._crowding.watch()
         return bound
@@ -99,7 +96,6 @@ class AioServer:
             _logger.warning("%d calls were cut off after %.1f s", self.open_calls, grace_seconds)
         self._endpoint.end_watches()
         await self._router.close(self._server, _FAREWELL_SECONDS)
-        self._listening.close()
         self._endpoint.close()
 
     async def _finished(self, timeout_seconds: float) -> bool:
@@ -112,14 +108,6 @@ class AioServer:
         except TimeoutError:
             return False
         return True
-
-    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
-        try:
-            if credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, credentials)
-        except RuntimeError:
-            return 0
 
     def _handler(self, route: Route) -> Handler:
         if isinstance(route, Unary):
