@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-_QUICK_NS: Final = 100_000
-"""Waking another thread and being woken by it costs two threads about that much."""
+_QUICK_NS: Final = 200_000
+"""Waking another thread and being woken by it costs half as much, and what has lain idle computes slowly."""
 _QUICK_NS_A_ROW: Final = 4_000
 """Where rows come one by one, reading and answering each takes several times as long."""
-_LONG: Final = 10
+_LONG: Final = 5
 """Whoever computes so many times as long where others wait is noticed by them."""
 _ENOUGH: Final = 16
 _FORGIVEN: Final = 64
@@ -17,13 +17,11 @@ _FORGIVEN: Final = 64
 class _Size:
     """Batches of about one size: how many in succession were quick, and how many have to be."""
 
-    __slots__ = ("has_failed", "needed", "streak")
+    __slots__ = ("needed", "streak")
 
     def __init__(self) -> None:
         self.streak = 0
         self.needed = _ENOUGH
-        self.has_failed = False
-        """Whether one was not quick, and too few have been since."""
 
     @property
     def is_quick(self) -> bool:
@@ -32,13 +30,10 @@ class _Size:
     def took(self, busy_ns: int, quick_ns: int) -> None:
         if busy_ns <= quick_ns:
             self.streak += 1
-            if self.is_quick:
-                self.has_failed = False
             if self.needed > _ENOUGH and self.streak >= _FORGIVEN * self.needed:
                 self.needed //= 2
             return
         self.streak = 0
-        self.has_failed = True
         if busy_ns > _LONG * quick_ns:
             self.needed *= 2
 
@@ -62,9 +57,9 @@ class Pace:
         size = self._sizes.get(bits)
         if size is None:
             size = self._sizes[bits] = _Size()
-        before = size.is_quick, size.has_failed
+        before = size.is_quick, size.needed
         size.took(busy_ns, _QUICK_NS + rows * _QUICK_NS_A_ROW)
-        if (size.is_quick, size.has_failed) != before:
+        if (size.is_quick, size.needed) != before:
             self.quick_rows = self._quick_rows()
 
     def _quick_rows(self) -> int:
@@ -72,6 +67,6 @@ class Pace:
         for bits, size in sorted(self._sizes.items()):
             if size.is_quick:
                 quick_bits = bits
-            elif size.has_failed:
+            elif size.needed > _ENOUGH:  # it has been long
                 break
         return (1 << quick_bits) - 1
