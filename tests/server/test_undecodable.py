@@ -99,4 +99,4 @@ def test_bytes_for_text_do_not_fill_the_log(kind: TransportKind, models: Models,
         assert server.exit_code() == 0
         assert len([line for line in server.log if "Invalid encoding on" in line]) == 1
         lost = [line for line in server.log if "grpc.aio takes no calls in any more" in line]
-        assert len(lost) == (kind is TransportKind.AIO)
+        assert len(lost) <= (kind is TransportKind.AIO)  # grpcio 1.76 has not the fault
