@@ -24,6 +24,7 @@ from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
 from headrace_server.transport.options import TransportOptions
 from headrace_server.transport.seam import Route, Streaming, Unary
+from headrace_server.transport.server import TransportServer
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _FAREWELL_SECONDS: Final = 0.5
 """Longest wait for clients to leave: connections that are cut at once may lose answers on their way."""
 
 
-class AioServer:
+class AioServer(TransportServer):
     """Serves with grpc.aio."""
 
     name = "aio"
@@ -48,8 +49,7 @@ class AioServer:
         self._loop = asyncio.get_running_loop()
         reactor = LoopReactor(self._loop)
         self._endpoint = Endpoint(service, health, options, reactor, procedures)
-        self._inference = self._endpoint.inference
-        self._arrived: Arrived[AioCall] = Arrived(reactor, options)
+        super().__init__(self._endpoint.inference, Arrived[AioCall](reactor, options))
         self._crowding = Crowding(reactor, options.connections)
         handlers = {path: self._handler(route) for path, route in self._endpoint.routes.items()}
         self._router = Router(handlers)
@@ -64,26 +64,6 @@ class AioServer:
         self._arrived.watch()
         self._crowding.watch()
         return bound
-
-    @property
-    def open_calls(self) -> int:
-        """Calls and streams that are being answered."""
-        return self._inference.open_calls.calls
-
-    @property
-    def unsent_calls(self) -> int:
-        """Calls whose message has not come."""
-        return self._arrived.unsent
-
-    @property
-    def open_streams(self) -> int:
-        """Streams alone."""
-        return self._inference.open_streams
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Bytes of requests that are being answered, and of their answers."""
-        return self._inference.holdings.size_bytes
 
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""

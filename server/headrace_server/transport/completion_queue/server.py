@@ -24,11 +24,12 @@ from headrace_server.transport.endpoint import Endpoint
 from headrace_server.transport.health import Health
 from headrace_server.transport.listening import Listening
 from headrace_server.transport.options import TransportOptions
+from headrace_server.transport.server import TransportServer
 
 _logger = logging.getLogger(__name__)
 
 
-class CompletionQueueServer:
+class CompletionQueueServer(TransportServer):
     """Serves with gRPC's C core."""
 
     name = "completion-queue"
@@ -44,17 +45,17 @@ class CompletionQueueServer:
         """`procedures` are those that somebody else answers."""
         self._thread = QueueThread()
         self._endpoint = Endpoint(service, health, options, self._thread, procedures)
-        self._inference = self._endpoint.inference
+        arrived = Arrived[CoreCallBase](self._thread, options)
+        super().__init__(self._endpoint.inference, arrived)
         self._listening = Listening(options.addresses, options.credentials)
         self._server = core.server(options.channel_arguments())
         self._server.register_completion_queue(self._thread.queue)
-        self._arrived: Arrived[CoreCallBase] = Arrived(self._thread, options)
         self._crowding = Crowding(self._thread, options.connections)
         self._arrivals = Arrivals(
             self._server,
             self._thread.queue,
             self._endpoint.routes,
-            self._arrived,
+            arrived,
             options.connections.max_metadata_bytes,
         )
         self._stop: asyncio.Task[None] | None = None
@@ -73,26 +74,6 @@ class CompletionQueueServer:
         self._crowding.watch()
         self._is_started = True
         return bound
-
-    @property
-    def open_calls(self) -> int:
-        """Calls and streams that are being answered."""
-        return self._inference.open_calls.calls
-
-    @property
-    def unsent_calls(self) -> int:
-        """Calls whose message has not come."""
-        return self._arrived.unsent
-
-    @property
-    def open_streams(self) -> int:
-        """Streams alone."""
-        return self._inference.open_streams
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Bytes of requests that are being answered, and of their answers."""
-        return self._inference.holdings.size_bytes
 
     async def stop(self, grace_seconds: float) -> None:
         """Answer what was accepted, refuse the rest, close; cut off what is left after `grace_seconds`."""
