@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.manifest import Recipe
-from headrace_engines.source import Prepared, Source, data_hash
+from headrace_engines.rows import data_hash
+from headrace_engines.source import Prepared, Source
 
 INPUT = "image"
 OUTPUT = "probabilities"

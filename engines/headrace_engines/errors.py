@@ -62,3 +62,7 @@ class InputError(ExecutionError):
 
 class DeviceError(EngineError):
     """The device is gone or cannot be trusted any more: this engine will not answer again."""
+
+
+class DataError(EngineError):
+    """Rows to build with cannot be read, or do not fit the model; the text names file, column and line."""

@@ -21,8 +21,9 @@ from headrace_engines.gates import Speed
 from headrace_engines.manifest import FP32, Artefact, Manifest, Recipe, artefact_of
 from headrace_engines.progress import Progress
 from headrace_engines.report import Comparison, Report
+from headrace_engines.rows import Rows
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
-from headrace_engines.source import Prepared, Rows, Source
+from headrace_engines.source import Prepared, Source
 
 BATCH_SIZES = (1, 8, 32, 64)
 """Sizes at which speed is compared."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.manifest import Recipe
-
-Rows = Mapping[str, NDArray[Any]]
-"""One array per input of the model, by its name; axis 0 counts rows."""
+from headrace_engines.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +41,3 @@ class Source:
     recipe: Recipe
     tools: tuple[str, ...]
     prepare: Callable[[], Prepared]
-
-
-def data_hash(*arrays: NDArray[Any]) -> str:
-    """Return the SHA-256 of a split: shapes, dtypes and little-endian contents of its arrays."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

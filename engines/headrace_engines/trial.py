@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
 from headrace_engines.gates import Speed
-from headrace_engines.source import Rows
+from headrace_engines.rows import Rows
 
 # Shorter than a time slice, so that on a busy machine most rounds are undisturbed and the median is.
 _ROUND_SECONDS = 0.001

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from headrace_engines import digits
-from headrace_engines.source import data_hash
+from headrace_engines.rows import data_hash
 
 
 def test_every_scan_is_in_one_split() -> None:

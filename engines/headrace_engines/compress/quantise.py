@@ -23,7 +23,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from headrace_engines.compress.recipes import Quantisation
-from headrace_engines.source import Rows
+from headrace_engines.rows import Rows
 
 _CALIBRATION_BATCH = 64
 

@@ -1,0 +1,1 @@
+"""Rows to calibrate and to judge a model with: from files, pictures, a function, or made up."""
