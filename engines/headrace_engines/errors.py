@@ -66,3 +66,7 @@ class DeviceError(EngineError):
 
 class DataError(EngineError):
     """Rows to build with cannot be read, or do not fit the model; the text names file, column and line."""
+
+
+class UntrustedSource(EngineError):
+    """Opening the source can execute code that its author put in it, and nobody said that it may."""

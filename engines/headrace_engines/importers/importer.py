@@ -1,0 +1,59 @@
+"""What an importer is: the reader of one framework's files, run in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from headrace_engines.documents import Scalar
+from headrace_engines.rows import Rows
+
+OPSET = 17
+"""The version of ONNX's operators that is written unless told: both runtimes know all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What a source's file does not tell by itself.
+
+    `factory` names the function that returns a PyTorch module for a file that holds weights alone:
+    "file.py:function" or "package.module:function". `input_shapes` are the dims of one row, by the
+    input's name; `input_dtypes` NumPy's names of the inputs' dtypes. `is_trusted` says that code inside
+    the source may be executed: an importer never does so without.
+    """
+
+    factory: str = ""
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_dtypes: Mapping[str, str] = field(default_factory=dict)
+    opset: int = OPSET
+    is_trusted: bool = False
+
+
+class Importer(Protocol):
+    """A source that was opened in its own framework.
+
+    Its module has `open_source(path: Path, options: ImportOptions) -> Importer`, which raises
+    ModelFileError for a file that is damaged, and UnsupportedModelError for one that is whole and cannot
+    be converted; either text says what to do.
+    """
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """What the manifest tells of the source: its class, its framework's version, its parameters.
+
+        The same file and framework give the same facts.
+        """
+
+    def convert(self, path: Path) -> None:
+        """Write the model in FP32 as ONNX.
+
+        The first axis of every input and output is dynamic and named "batch"; their names are the
+        source's. Weights lie in files beside `path` where they come to more than 2 GB.
+        """
+
+    def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
+        """Return what the source's own framework answers: one array per output of the ONNX, in its order."""
