@@ -31,7 +31,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='...' goes to the command."
 
@@ -46,7 +46,11 @@ run: $(RUN_STAMP) ## Build, check, serve and stream a real model (ARGS=--exit st
 
 .PHONY: test
 test: $(DEV_STAMP) ## Run the tests, but for the slow ones (ARGS goes to pytest)
-	$(BIN)/pytest -q -m "not slow" $(ARGS)
+	$(BIN)/pytest -q -m "not slow and not frameworks" $(ARGS)
+
+.PHONY: test-frameworks
+test-frameworks: .venv-frameworks/.installed ## Run the tests that import models from their own frameworks
+	.venv-frameworks/bin/pytest -q -m frameworks $(ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP) ## Check style, formatting and which room imports which
@@ -96,6 +100,11 @@ $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
 
 .venv-oldest/.installed: pyproject.toml tools/floors.py $(RUN_STAMP)
 	@tools/venv.sh .venv-oldest $@ -e ".[dev]" $$($(BIN)/python tools/floors.py server fast cpu build)
+
+# pip takes a CPU build of this release where it knows one, as the newer of two; what PyPI has for Linux brings CUDA.
+TORCH := torch==2.13.0
+.venv-frameworks/.installed: pyproject.toml Makefile
+	@tools/venv.sh .venv-frameworks $@ -e ".[dev,torch,keras,boost,pmml,report]" $(TORCH)
 
 # All else is looked up in .venv, which takes less time than installing it again.
 .venv-between/.installed: Makefile $(DEV_STAMP)

@@ -67,9 +67,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_make_target_that_is_told_of_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
         told = set(
-            re.findall(r"`make ([a-z]+)|^\$ make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+            re.findall(r"`make ([a-z-]+)|^\$ make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
         )
         assert {first or second for first, second in told} <= targets
