@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines import gates, manifest, report, trial
-from headrace_engines.compress.quantise import quantise
-from headrace_engines.compress.recipes import RECIPES, Quantisation
+from headrace_engines.compress.make import compress
+from headrace_engines.compress.recipes import RECIPES, Compression
 from headrace_engines.engine import Engine
 from headrace_engines.errors import GateError
 from headrace_engines.gates import Speed
@@ -28,6 +28,7 @@ from headrace_engines.source import Prepared, Source
 BATCH_SIZES = (1, 8, 32, 64)
 """Sizes at which speed is compared."""
 
+_MADE = (RECIPES["int8-cpu"],)
 _MODEL = "model.onnx"
 _IMPORT_TOLERANCE = 1e-5
 """Probabilities of the converted model may be this far from those of its source."""
@@ -49,11 +50,11 @@ def make(source: Source, tools: Mapping[str, str], folder: Path, progress: Progr
             expected = trial.answers(reference, prepared.held_out)
             gates.check_same(_MODEL, float(np.abs(expected - prepared.expected).max()), _IMPORT_TOLERANCE)
         fp32 = artefact_of(model, FP32, "cpu", "the model as it was trained")
-        made = [_compress(how, prepared, expected, reference, model, steps) for how in RECIPES]
+        made = [_compress(how, prepared, expected, reference, model, steps) for how in _MADE]
         spec = reference.spec
     described = Manifest(
         source=source.recipe,
-        recipes=(Recipe(FP32, {}), *(how.recipe for how in RECIPES)),
+        recipes=(Recipe(FP32, {}), *(how.recipe for how in _MADE)),
         data=prepared.data,
         tools=tools,
         inputs=spec.inputs,
@@ -81,7 +82,7 @@ class _Steps:
 
 
 def _compress(
-    how: Quantisation,
+    how: Compression,
     prepared: Prepared,
     expected: NDArray[Any],
     reference: Engine,
@@ -91,7 +92,7 @@ def _compress(
     """Make one compressed artefact beside the model and take it through the gates."""
     path = model.with_name(f"model.{how.name}.onnx")
     with steps(f"quantising to {how.name}", 0.55):
-        quantise(model, path, how, prepared.calibration)
+        compress(how, model, path, prepared.calibration)
     with closing(OnnxRuntimeEngine(path, max_batch_size=max(BATCH_SIZES))) as candidate:
         with steps(f"checking the accuracy of {how.name}", 0.65):
             answers = trial.answers(candidate, prepared.held_out)

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from headrace_engines import digits
-from headrace_engines.compress.quantise import quantise
-from headrace_engines.compress.recipes import INT8_CPU
+from headrace_engines.compress.make import compress
+from headrace_engines.compress.recipes import RECIPES
 
 from .conftest import BuiltDigits
 
@@ -21,14 +21,14 @@ def quantised(built_digits: BuiltDigits) -> onnx.ModelProto:
 
 def test_the_same_rows_give_the_same_bytes(built_digits: BuiltDigits, tmp_path: Path) -> None:
     rows = {digits.INPUT: digits.splits().calibration.images}
-    quantise(built_digits.result.folder / "model.onnx", tmp_path / "again.onnx", INT8_CPU, rows)
+    compress(RECIPES["int8-cpu"], built_digits.result.folder / "model.onnx", tmp_path / "again.onnx", rows)
     built = built_digits.result.folder / "model.int8-cpu.onnx"
     assert (tmp_path / "again.onnx").read_bytes() == built.read_bytes()
 
 
 def test_other_rows_give_other_scales(built_digits: BuiltDigits, tmp_path: Path) -> None:
     rows = {digits.INPUT: digits.splits().calibration.images / 2}
-    quantise(built_digits.result.folder / "model.onnx", tmp_path / "other.onnx", INT8_CPU, rows)
+    compress(RECIPES["int8-cpu"], built_digits.result.folder / "model.onnx", tmp_path / "other.onnx", rows)
     built = built_digits.result.folder / "model.int8-cpu.onnx"
     assert (tmp_path / "other.onnx").read_bytes() != built.read_bytes()
 
@@ -42,7 +42,7 @@ def test_nothing_is_said_and_the_source_is_untouched(
     model = built_digits.result.folder / "model.onnx"
     before = model.read_bytes()
     rows = {digits.INPUT: digits.splits().calibration.images}
-    quantise(model, tmp_path / "again.onnx", INT8_CPU, rows)
+    compress(RECIPES["int8-cpu"], model, tmp_path / "again.onnx", rows)
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
     assert model.read_bytes() == before

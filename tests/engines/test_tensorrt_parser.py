@@ -11,20 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from headrace_engines import digits
-from headrace_engines.compress.quantise import quantise
-from headrace_engines.compress.recipes import Quantisation
+from headrace_engines.compress.make import compress
+from headrace_engines.compress.recipes import RECIPES
 
 from .conftest import BuiltDigits
-
-_MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
-_INT8_TENSORRT = Quantisation(
-    name="int8-tensorrt",
-    target="cuda",
-    unsigned_activations=False,
-    quantised_bias=False,
-    only=_MATRIX_OPERATORS,
-    float_outputs=_MATRIX_OPERATORS,
-)
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
@@ -35,7 +25,7 @@ def model(
     if request.param == "fp32":
         return fp32
     int8 = tmp_path_factory.mktemp("tensorrt") / "model.int8-tensorrt.onnx"
-    quantise(fp32, int8, _INT8_TENSORRT, {digits.INPUT: digits.splits().calibration.images})
+    compress(RECIPES["int8-tensorrt"], fp32, int8, {digits.INPUT: digits.splits().calibration.images})
     return int8
 
 

@@ -1,76 +1,134 @@
-"""INT8 by static quantisation: scales are fixed beforehand, from rows that the model is shown.
+"""INT8 and FP8: static quantisation by scales fixed beforehand, from rows that the model is shown.
 
-Scales that are computed from each batch (dynamic quantisation) would let one row change the answers
-of its neighbours, so they are never used here.
+Scales that are computed from each batch (dynamic quantisation) let one row change the answers of its
+neighbours, so that is for artefacts which are served one row at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from headrace_engines.compress.recipes import Quantisation
+from headrace_engines.compress import graph
+from headrace_engines.compress.steps import Calibration, Numbers, Quantise, QuantiseDynamically
+from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.rows import Rows
 
-_CALIBRATION_BATCH = 64
+MIN_WEIGHTS: Final = 1024
+"""With fewer weights in all its matrix operators, a model has nothing to gain from 8-bit numbers."""
+
+_TYPES: Final = {
+    Numbers.INT8: QuantType.QInt8,
+    Numbers.UINT8: QuantType.QUInt8,
+    Numbers.FLOAT8: QuantType.QFLOAT8E4M3FN,
+}
+_METHODS: Final = {
+    Calibration.MIN_MAX: CalibrationMethod.MinMax,
+    Calibration.PERCENTILE: CalibrationMethod.Percentile,
+    Calibration.ENTROPY: CalibrationMethod.Entropy,
+    Calibration.DISTRIBUTION: CalibrationMethod.Distribution,
+}
 
 
-def quantise(model: Path, quantised: Path, how: Quantisation, calibration: Rows) -> None:
-    """Write the model of the file `model` in INT8 to the file `quantised`.
+def quantise(
+    model: onnx.ModelProto, how: Quantise, calibration: Rows, keep: Collection[str]
+) -> onnx.ModelProto:
+    """Return a prepared model with quantise and dequantise nodes; nodes in `keep` stay in FP32.
 
-    The same model, rows and versions of the libraries give the same bytes.
+    Raises UnsupportedModelError if that leaves nothing to quantise.
     """
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(model, prepared)
+    _check(model, keep)
+    with _files(model) as (source, result), contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
-            prepared,
-            quantised,
-            _CalibrationRows(calibration),
+            source,
+            result,
+            _CalibrationRows(graph.batches(calibration, model.graph)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_operators(how),
-            per_channel=True,
-            activation_type=QuantType.QUInt8 if how.unsigned_activations else QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=sorted(keep),
+            per_channel=how.per_channel,
+            activation_type=_TYPES[how.activations],
+            weight_type=_TYPES[how.weights],
+            calibrate_method=_METHODS[how.calibration],
             extra_options={
-                "ActivationSymmetric": not how.unsigned_activations,
+                "ActivationSymmetric": how.activations is not Numbers.UINT8,
                 "WeightSymmetric": True,
                 "QuantizeBias": how.quantised_bias,
                 "OpTypesToExcludeOutputQuantization": list(how.float_outputs),
+                "CalibStridedMinMax": 1,  # a batch at a time, or all activations were kept in memory
             },
+        )
+        return onnx.load(result)
+
+
+def quantise_dynamically(
+    model: onnx.ModelProto, how: QuantiseDynamically, keep: Collection[str]
+) -> onnx.ModelProto:
+    """Return a prepared model with INT8 weights, whose activations get their scales from each batch."""
+    _check(model, keep)
+    with _files(model) as (source, result):
+        quantize_dynamic(
+            source,
+            result,
+            op_types_to_quantize=list(how.only),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(keep),
+        )
+        return onnx.load(result)
+
+
+def _check(model: onnx.ModelProto, keep: Collection[str]) -> None:
+    weights = sum(weights.size for node, weights in graph.layers(model.graph) if node.name not in keep)
+    if weights < MIN_WEIGHTS:
+        raise UnsupportedModelError(
+            f"nothing to quantise: {', '.join(graph.MATRIX)} operators hold {weights} weights, "
+            f"and less than {MIN_WEIGHTS} gain nothing"
         )
 
 
-def _operators(how: Quantisation) -> list[str]:
+def _operators(how: Quantise) -> list[str]:
     known = how.only or {*QDQRegistry, *QLinearOpsRegistry}
     return sorted(set(known) - set(how.never))
 
 
-class _CalibrationRows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Rows in the way that the library asks for them: a batch at each call, None at the end."""
+@contextlib.contextmanager
+def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
+    """Yield the paths of a file with the model and of one for the result."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        source = Path(folder) / "prepared.onnx"
+        onnx.save(model, source)
+        yield source, Path(folder) / "quantised.onnx"
 
-    def __init__(self, rows: Rows) -> None:
-        self._batches = _batches(rows)
+
+class _CalibrationRows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Rows in the way that the library asks for them: a batch at each call, None at a range's end."""
+
+    def __init__(self, batches: list[dict[str, NDArray[Any]]]) -> None:
+        self._batches = batches
+        self._rest = iter(batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._rest = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        return next(self._batches, None)
-
-
-def _batches(rows: Rows) -> Iterator[dict[str, NDArray[Any]]]:
-    count = len(next(iter(rows.values())))
-    for start in range(0, count, _CALIBRATION_BATCH):
-        yield {name: array[start : start + _CALIBRATION_BATCH] for name, array in rows.items()}
+        return next(self._rest, None)

@@ -1,54 +1,161 @@
-"""How artefacts are compressed: descriptions alone, which cost nothing to import."""
+"""How artefacts are compressed: descriptions alone, which cost nothing to import.
+
+A recipe is a name, a target and a few steps. Recipes that do one thing can be joined by `+`: steps
+are taken from left to right, and the last part says for which target the result is made, so
+`prune-structured+int8-cpu` removes hidden units and then quantises what is left.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, Literal
 
+from headrace_engines.compress.steps import (
+    Calibration,
+    Clip,
+    Half,
+    Numbers,
+    PruneMagnitude,
+    PruneStructured,
+    PruneTwoOfFour,
+    Quantise,
+    QuantiseDynamically,
+    Step,
+    is_last,
+)
+from headrace_engines.documents import Scalar
 from headrace_engines.manifest import Recipe
+
+CPU: Final = "cpu"
+TENSORRT: Final = "tensorrt"
+
+_MATRIX: Final = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
-class Quantisation:
-    """Where quantise and dequantise nodes are placed, which every target wants otherwise.
+class Compression:
+    """What is done to a model, and for which kind of machine.
 
-    Weights are symmetric INT8 with a scale for each channel. `only` are the operators to quantise
-    (empty: all that are known), less `never`; outputs of those in `float_outputs` stay FP32.
+    `max_rows` is the largest batch whose rows do not change each other's answers; None: any.
     """
 
     name: str
     target: str
-    unsigned_activations: bool
-    quantised_bias: bool
-    only: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-    float_outputs: tuple[str, ...] = ()
+    steps: tuple[Step, ...]
+    max_rows: int | None = None
 
     @property
     def recipe(self) -> Recipe:
-        """The same as it stands in a manifest."""
-        return Recipe(
-            name=self.name,
-            settings={
-                "weights": "symmetric INT8, a scale for each channel",
-                "activations": "asymmetric UINT8" if self.unsigned_activations else "symmetric INT8",
-                "quantised_bias": self.quantised_bias,
-                "calibration": "smallest and largest value",
-                "only": ",".join(self.only),
-                "never": ",".join(self.never),
-                "float_outputs": ",".join(self.float_outputs),
-            },
-        )
+        """The same as it stands in a manifest: every setting of every step."""
+        settings: dict[str, Scalar] = {"steps": ", ".join(step.verb for step in self.steps)}
+        for step in self.steps:
+            settings |= {f"{step.verb}.{name}": value for name, value in _settings(step)}
+        if self.max_rows is not None:
+            settings["max_rows"] = self.max_rows
+        return Recipe(self.name, settings)
 
 
-INT8_CPU = Quantisation(
-    name="int8-cpu",
-    target="cpu",
-    unsigned_activations=True,
-    quantised_bias=True,
-    # It would round every probability to 1/256, and is no faster.
-    never=("Softmax",),
+def _settings(step: Step) -> Iterator[tuple[str, Scalar]]:
+    for field in fields(step):
+        value = getattr(step, field.name)
+        match value:
+            case Enum():
+                yield field.name, str(value.value)
+            case tuple():
+                yield field.name, ",".join(value)
+            case _:
+                yield field.name, value
+
+
+def _cpu(calibration: Calibration) -> Quantise:
+    """Return the placement for ONNX Runtime's kernels, which multiply UINT8 activations by INT8 weights."""
+    return Quantise(
+        activations=Numbers.UINT8,
+        weights=Numbers.INT8,
+        per_channel=True,
+        quantised_bias=True,
+        calibration=calibration,
+        # It would round every probability to 1/256, and is no faster.
+        never=("Softmax",),
+    )
+
+
+def _tensorrt(numbers: Numbers, calibration: Calibration) -> Quantise:
+    """Return the placement that TensorRT fuses: symmetric, before matrix operators alone."""
+    return Quantise(
+        activations=numbers,
+        weights=numbers,
+        per_channel=numbers is Numbers.INT8,
+        quantised_bias=False,
+        calibration=calibration,
+        only=_MATRIX,
+        float_outputs=_MATRIX,
+    )
+
+
+_ALL: Final = (
+    Compression("int8-cpu", CPU, (_cpu(Calibration.MIN_MAX),)),
+    Compression("int8-cpu-percentile", CPU, (_cpu(Calibration.PERCENTILE),)),
+    Compression("dynamic", CPU, (QuantiseDynamically(only=("Gemm", "MatMul")),), max_rows=1),
+    Compression("int8-tensorrt", TENSORRT, (_tensorrt(Numbers.INT8, Calibration.MIN_MAX),)),
+    Compression("int8-tensorrt-entropy", TENSORRT, (_tensorrt(Numbers.INT8, Calibration.ENTROPY),)),
+    Compression("fp8", TENSORRT, (_tensorrt(Numbers.FLOAT8, Calibration.DISTRIBUTION),)),
+    Compression("fp16", TENSORRT, (Half(),)),
+    Compression("clip", CPU, (Clip(),)),
+    Compression("prune-magnitude", CPU, (PruneMagnitude(),)),
+    Compression("prune-2of4", TENSORRT, (PruneTwoOfFour(),)),
+    Compression("prune-structured", CPU, (PruneStructured(),)),
 )
-"""For ONNX Runtime's integer kernels on a CPU, which multiply UINT8 activations by INT8 weights."""
 
-RECIPES = (INT8_CPU,)
-"""What every build makes beside the FP32 model."""
+RECIPES: Final[Mapping[str, Compression]] = MappingProxyType({how.name: how for how in _ALL})
+"""Every recipe that does one thing, by its name."""
+
+AUTO: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        CPU: ("int8-cpu", "prune-structured", "prune-structured+int8-cpu"),
+        TENSORRT: ("fp16", "int8-tensorrt", "fp8"),
+    }
+)
+"""What is tried for a target where nobody said what to try."""
+
+
+def chosen(names: Sequence[str] | Literal["auto"], targets: Collection[str]) -> tuple[Compression, ...]:
+    """Return the recipes of these names, each once; `auto` stands for the sensible ones of the targets.
+
+    Raises ValueError naming what there is if one is unknown, cannot be joined so, or is for none of
+    the targets.
+    """
+    unknown = sorted(set(targets) - AUTO.keys())
+    if unknown:
+        raise ValueError(f"unknown target {unknown[0]!r}; expected {' or '.join(AUTO)}")
+    automatic = [name for target in AUTO if target in targets for name in AUTO[target]]
+    found: dict[str, Compression] = {}
+    for name in ["auto"] if isinstance(names, str) else names:
+        for single in automatic if name == "auto" else [name]:
+            found[single] = _named(single)
+    for how in found.values():
+        if how.target not in targets:
+            raise ValueError(
+                f"recipe {how.name!r} is for {how.target}, and the build for {', '.join(targets)}"
+            )
+    return tuple(found.values())
+
+
+def _named(name: str) -> Compression:
+    parts = name.split("+")
+    for part in parts:
+        if part not in RECIPES:
+            raise ValueError(f"no recipe {part!r}; there are: {', '.join(RECIPES)}, joined by + if wanted")
+    *first, last = (RECIPES[part] for part in parts)
+    for how in first:
+        if is_last(how.steps[-1]):
+            raise ValueError(
+                f"recipe {name!r}: nothing can follow {how.name}, which changes the number format"
+            )
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"recipe {name!r}: the same is done twice")
+    steps = tuple(step for how in (*first, last) for step in how.steps)
+    return Compression(name, last.target, steps, last.max_rows)
