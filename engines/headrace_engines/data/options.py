@@ -48,12 +48,15 @@ class DataOptions:
 class Found:
     """Arrays as a source holds them, by names of its own; axis 0 of each counts rows.
 
-    `labels` are numbers, one a row. `name` is what complaints call the source.
+    `name` is what complaints call the source. The arrays of a table are its columns, and `lines` are
+    the numbers of its rows in the file, where it has such.
     """
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
     labels: NDArray[Any] | None = None
+    is_table: bool = False
+    lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,201 @@
+"""Brings arrays as a source holds them to the inputs of a model; complaints name input, column and row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.data.options import Found
+from headrace_engines.errors import DataError
+from headrace_engines.near import near
+from headrace_engines.rows import Rows
+from headrace_engines.samples import is_floating
+from headrace_engines.spec import ANY, TensorSpec
+
+_MOST_NAMES = 12
+
+
+def fitted(found: Found, inputs: Sequence[TensorSpec], columns: Mapping[str, Sequence[str]]) -> Rows:
+    """Return an array for each input, of its dtype and dims, all of as many rows.
+
+    Raises DataError where names, sizes or values do not fit.
+    """
+    named = _from_table(found, inputs, columns) if found.is_table else _by_name(found, inputs)
+    rows = {tensor.name: _Fit(found, tensor).array(named[tensor.name]) for tensor in inputs}
+    counts = {name: len(array) for name, array in rows.items()}
+    if found.labels is not None:
+        counts["labels"] = len(found.labels)
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"{found.name}: the numbers of rows differ: {told}")
+    if not min(counts.values()):
+        raise DataError(f"{found.name}: there is no row in it")
+    return rows
+
+
+def fitted_labels(found: Found) -> NDArray[Any] | None:
+    """Return one number a row; texts are numbered in their order, as scikit-learn numbers classes.
+
+    Raises DataError where there is not one a row, or a number is missing.
+    """
+    if found.labels is None:
+        return None
+    labels = found.labels[:, 0] if found.labels.shape[1:] == (1,) else found.labels
+    if labels.ndim != 1:
+        raise DataError(
+            f"{found.name}: labels are of shape {list(labels.shape)}, and one a row is expected; of a column "
+            "for each class take the class, numpy.argmax(labels, axis=1)"
+        )
+    if labels.dtype.kind in "OSU":
+        return np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+    if labels.dtype.kind not in "biuf":
+        raise DataError(f"{found.name}: labels are of type {labels.dtype}: expected numbers or text")
+    if labels.dtype.kind != "f":
+        return labels.astype(np.int64)
+    missing = np.flatnonzero(~np.isfinite(labels))
+    if len(missing):
+        raise DataError(f"{found.name}: {_row(found, missing[0])}: there is no label")
+    whole = np.array_equal(labels, np.round(labels))
+    return labels.astype(np.int64) if whole and found.is_table else labels
+
+
+def _by_name(found: Found, inputs: Sequence[TensorSpec]) -> Mapping[str, NDArray[Any]]:
+    if len(inputs) == len(found.arrays) == 1:
+        return {inputs[0].name: next(iter(found.arrays.values()))}
+    for tensor in inputs:
+        if tensor.name not in found.arrays:
+            meant = "".join(f"; did you mean {name!r}?" for name in near(tensor.name, found.arrays))
+            raise DataError(
+                f"{found.name}: there is no array for input {tensor.name!r}; "
+                f"it holds {listed(found.arrays)}{meant}"
+            )
+    return found.arrays
+
+
+def _from_table(
+    found: Found, inputs: Sequence[TensorSpec], columns: Mapping[str, Sequence[str]]
+) -> dict[str, NDArray[Any]]:
+    """Return each input's columns: those that were named, the one of its name, or all that are left."""
+    taken: dict[str, Sequence[str]] = {}
+    for tensor in inputs:
+        if tensor.name in columns:
+            taken[tensor.name] = columns[tensor.name]
+        elif tensor.name in found.arrays and (_is_single(tensor) or found.arrays[tensor.name].ndim > 1):
+            taken[tensor.name] = (tensor.name,)
+    used = {name for names in taken.values() for name in names}
+    left = tuple(name for name in found.arrays if name not in used)
+    open_inputs = [tensor for tensor in inputs if tensor.name not in taken]
+    if len(open_inputs) > 1:
+        names = ", ".join(repr(tensor.name) for tensor in open_inputs)
+        raise DataError(
+            f"{found.name}: which columns do the inputs {names} take? Give them as --columns INPUT=COLUMN,…; "
+            f"there are {listed(found.arrays)}"
+        )
+    taken |= {tensor.name: left for tensor in open_inputs}
+    return {tensor.name: _stacked(found, tensor, taken[tensor.name]) for tensor in inputs}
+
+
+def _is_single(tensor: TensorSpec) -> bool:
+    return math.prod(tensor.dims) in (1, ANY)
+
+
+def _stacked(found: Found, tensor: TensorSpec, names: Sequence[str]) -> NDArray[Any]:
+    unknown = [name for name in names if name not in found.arrays]
+    if unknown:
+        raise DataError(f"{found.name}: there is no column {unknown[0]!r}; there are {listed(found.arrays)}")
+    wanted = math.prod(tensor.dims)
+    are_plain = all(found.arrays[name].ndim == 1 for name in names)
+    if are_plain and ANY not in tensor.dims and len(names) != wanted:
+        raise DataError(
+            f"{found.name}: input {tensor.name!r} takes {wanted} columns, and there are {len(names)} for it: "
+            f"{listed(names)}; --labels names the column of what is right, --columns those of an input"
+        )
+    if tensor.dtype != np.dtype(object):
+        for name in names:
+            _check_numbers(found, name)
+    columns = [found.arrays[name] for name in names]
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+
+
+def _check_numbers(found: Found, name: str) -> None:
+    """Raise DataError naming the first cell of a column that is no number."""
+    if found.arrays[name].dtype.kind not in "OSU":
+        return
+    for at, cell in enumerate(found.arrays[name]):
+        try:
+            float(cell)
+        except (TypeError, ValueError) as error:
+            text = str(cell)[:40]
+            raise DataError(
+                f"{found.name}: {_row(found, at)}, column {name!r}: {text!r} is no number"
+            ) from error
+
+
+class _Fit:
+    """One array on its way to one input."""
+
+    def __init__(self, found: Found, tensor: TensorSpec) -> None:
+        self._found = found
+        self._tensor = tensor
+
+    def array(self, given: NDArray[Any]) -> NDArray[Any]:
+        shaped = self._shaped(given)
+        if self._tensor.dtype == np.dtype(object):
+            return self._texts(shaped)
+        return np.ascontiguousarray(self._numbers(shaped))
+
+    def _shaped(self, given: NDArray[Any]) -> NDArray[Any]:
+        dims = self._tensor.dims
+        if given.shape[1:] != dims and ANY not in dims and given.ndim <= 2 and len(given):
+            columns = given.size // len(given)
+            if columns == math.prod(dims):  # flattened, as tables and scikit-learn have it
+                return given.reshape(len(given), *dims)
+        fits = given.ndim == len(dims) + 1 and all(
+            dim in (ANY, size) for dim, size in zip(dims, given.shape[1:], strict=True)
+        )
+        if not fits:
+            raise self._wrong(f"rows of shape {list(given.shape[1:])} came, {list(dims)} is expected")
+        return given
+
+    def _numbers(self, given: NDArray[Any]) -> NDArray[Any]:
+        """Return the values in the input's dtype; raises DataError naming the first that it cannot hold."""
+        if given.dtype.kind in "OSU":
+            raise self._wrong(f"{self._first_text(given)} is no number")
+        if given.dtype.kind not in "biuf" and given.dtype != np.dtype(ml_dtypes.bfloat16):
+            raise self._wrong(f"values of type {given.dtype} came, numbers are expected")
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = given.astype(self._tensor.dtype)
+            # What is rounded may be missing, and stays so; what is counted has to be the same number.
+            wrong = np.isinf(cast) & np.isfinite(given) if is_floating(cast.dtype) else cast != given
+        if wrong.any():
+            at = tuple(np.argwhere(wrong)[0])
+            raise self._wrong(f"{_row(self._found, at[0])}: {given[at]} is no {self._tensor.dtype}")
+        return cast
+
+    def _texts(self, given: NDArray[Any]) -> NDArray[Any]:
+        if given.dtype.kind in "OSU":
+            return given.astype(object)
+        raise self._wrong(f"values of type {given.dtype} came, texts are expected")
+
+    def _first_text(self, given: NDArray[Any]) -> str:
+        at = next(at for at, value in np.ndenumerate(given) if not isinstance(value, float | int))
+        return f"{_row(self._found, at[0])}: {str(given[at])[:40]!r}"
+
+    def _wrong(self, what: str) -> DataError:
+        return DataError(f"{self._found.name}: input {self._tensor.name!r}: {what}")
+
+
+def _row(found: Found, at: int) -> str:
+    return f"line {found.lines[at]}" if found.lines else f"row {at}"
+
+
+def listed(names: Mapping[str, object] | Sequence[str]) -> str:
+    """Return some of the names, for a complaint."""
+    told = [repr(name) for name in names]
+    rest = len(told) - _MOST_NAMES
+    return ", ".join(told[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

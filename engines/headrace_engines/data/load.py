@@ -1,0 +1,148 @@
+"""From what a person said about their data to rows that fit a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.data import arrays, fitting, functions, made_up, pictures, tables
+from headrace_engines.data.options import Data, DataOptions, Found, Split
+from headrace_engines.documents import Scalar
+from headrace_engines.errors import DataError
+from headrace_engines.rows import Rows, data_hash
+from headrace_engines.samples import Execute
+from headrace_engines.spec import TensorSpec
+
+_CALIBRATION_SHARE = 0.3
+_MOST_CALIBRATION_ROWS = 512
+"""More of them move no scale any more, and judging is what rows are short for."""
+_FEWEST_ROWS = 4
+_KINDS = "a .npz, .npy, .csv, .tsv or .parquet file, a folder of pictures, or file.py:function"
+
+
+def load(options: DataOptions, inputs: Sequence[TensorSpec], execute: Execute) -> Data:
+    """Return the rows that `options` tell of; made-up ones, which `execute` takes, without a source.
+
+    Raises DataError naming file, column and row if they cannot be read or do not fit the inputs.
+    """
+    if options.source is None:
+        if options.labels is not None:
+            raise DataError(f"labels {options.labels!r} were given without the data that they belong to")
+        rows = made_up.rows(inputs, execute, options.seed)
+        return _data(rows, None, {"source": "made up", "seed": options.seed}, is_made_up=True)
+    found = _limited(_labelled(_found(options, inputs), options.labels), options)
+    rows = fitting.fitted(found, inputs, options.columns)
+    labels = fitting.fitted_labels(found)
+    count = len(next(iter(rows.values())))
+    if count < _FEWEST_ROWS:
+        raise DataError(f"{found.name}: {count} rows are too few to calibrate and to judge a model with")
+    return _data(rows, labels, {"rows": count, "seed": options.seed}, is_made_up=False)
+
+
+def split(data: Data, seed: int) -> Split:
+    """Divide rows at random, the same way each time, into those for calibration and those for judging."""
+    count = len(next(iter(data.rows.values())))
+    held = min(max(1, int(count * _CALIBRATION_SHARE)), _MOST_CALIBRATION_ROWS)
+    order = np.random.default_rng(seed).permutation(count)
+    first, second = np.sort(order[:held]), np.sort(order[held:])
+    return Split(
+        calibration=_chosen(data.rows, first),
+        held_out=_chosen(data.rows, second),
+        labels=None if data.labels is None else data.labels[second],
+    )
+
+
+def fingerprint(options: DataOptions) -> str:
+    """Return the SHA-256 of all that decides the rows, without a model; a function is called for it.
+
+    Raises DataError if there is no such source.
+    """
+    digest = hashlib.sha256(repr(replace(options, columns=dict(sorted(options.columns.items())))).encode())
+    for source in (options.source, options.labels):
+        if source is None:
+            continue
+        path = Path(source)
+        if path.is_dir():
+            for entry in sorted(path.rglob("*")):
+                if entry.is_file():
+                    digest.update(f"{entry.relative_to(path)}\0".encode(errors="surrogateescape"))
+                    digest.update(_file_hash(entry))
+        elif path.is_file():
+            digest.update(_file_hash(path))
+        elif functions.is_function(source):
+            found = functions.read(source)
+            digest.update("\0".join(found.arrays).encode())
+            held = (*found.arrays.values(), *(() if found.labels is None else (found.labels,)))
+            digest.update(data_hash(*held).encode())
+    return digest.hexdigest()
+
+
+def _found(options: DataOptions, inputs: Sequence[TensorSpec]) -> Found:
+    source = options.source or ""
+    path = Path(source)
+    if functions.is_function(source):
+        return functions.read(source)
+    if path.is_dir():
+        if len(inputs) != 1:
+            raise DataError(f"{path}: pictures are for a model of one input, and this one has {len(inputs)}")
+        return pictures.read(path, inputs[0], options.pixels, options.most_rows, options.seed)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected {_KINDS}")
+    match path.suffix.lower():
+        case ".npz" | ".npy":
+            return arrays.read(path)
+        case ".csv" | ".tsv" | ".txt":
+            return tables.read_csv(path, options.most_rows, options.seed)
+        case ".parquet" | ".pq":
+            return tables.read_parquet(path, options.most_rows, options.seed)
+    raise DataError(f"{path}: no data that can be read; expected {_KINDS}")
+
+
+def _labelled(found: Found, labels: str | None) -> Found:
+    """Return the source with its labels apart: an array or a column of it, or a .npy file beside it."""
+    if labels is None:
+        return found
+    arrays_left = dict(found.arrays)
+    if labels in arrays_left and len(arrays_left) > 1:
+        return replace(found, labels=arrays_left.pop(labels), arrays=arrays_left)
+    if not labels.endswith(".npy"):
+        kind = "column" if found.is_table else "array"
+        raise DataError(
+            f"{found.name}: there is no {kind} {labels!r} of labels in it; "
+            f"it has {fitting.listed(arrays_left)}"
+        )
+    return replace(found, labels=arrays.read(Path(labels)).arrays[""])
+
+
+def _limited(found: Found, options: DataOptions) -> Found:
+    """Draw as many rows as are wanted from a source that holds more, and is read whole."""
+    count = len(next(iter(found.arrays.values())))
+    even = all(len(array) == count for array in found.arrays.values())
+    if count <= options.most_rows or not even:  # uneven ones are refused where they are named
+        return found
+    random = np.random.default_rng(options.seed)
+    kept = np.sort(random.choice(count, options.most_rows, replace=False))
+    labels = found.labels if found.labels is None or len(found.labels) != count else found.labels[kept]
+    return replace(found, arrays=_chosen(found.arrays, kept), labels=labels)
+
+
+def _chosen(rows: Rows, kept: NDArray[np.int64]) -> Rows:
+    return {name: array[kept] for name, array in rows.items()}
+
+
+def _data(
+    rows: Rows, labels: NDArray[Any] | None, described: Mapping[str, Scalar], *, is_made_up: bool
+) -> Data:
+    held = (*rows.values(), *(() if labels is None else (labels,)))
+    return Data(rows, labels, is_made_up, data_hash(*held), described)
+
+
+def _file_hash(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,34 @@
+"""Rows of noise, for a model that comes without data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from headrace_engines.errors import DataError, ExecutionError
+from headrace_engines.rows import Rows
+from headrace_engines.samples import Execute, accepted_recipe
+from headrace_engines.spec import TensorSpec
+
+_ROWS: Final = 512
+_FEWEST_ROWS: Final = 32
+_MOST_BYTES: Final = 256 << 20
+_TRIED_ROWS: Final = 2
+
+
+def rows(inputs: Sequence[TensorSpec], execute: Execute, seed: int) -> Rows:
+    """Return some hundred rows that the model executes, fewer where rows are large.
+
+    Raises DataError with what the model said if it executes no made-up rows.
+    """
+    try:
+        recipe = accepted_recipe(inputs, _TRIED_ROWS, execute)
+    except ExecutionError as error:
+        raise DataError(f"the model executes no made-up rows, so that it needs data: {error}") from error
+    one = recipe.rows(inputs, 1, np.random.default_rng(seed))
+    fitting = _MOST_BYTES // max(1, sum(array.nbytes for array in one))
+    count = max(_FEWEST_ROWS, min(_ROWS, fitting))
+    drawn = recipe.rows(inputs, count, np.random.default_rng(seed))
+    return {tensor.name: array for tensor, array in zip(inputs, drawn, strict=True)}
