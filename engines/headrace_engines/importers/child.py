@@ -1,0 +1,105 @@
+"""The process in which a source is opened: `python -m headrace_engines.importers.child PARENT`.
+
+It gives up the network before it opens anything. It is asked over its standard input and answers over
+its standard output, both of which are taken away before anything else runs: frameworks print as they
+like, into the log. It stays for every question, so that a framework is loaded once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
+from headrace_engines.importers import messages, sandbox
+from headrace_engines.importers.importer import Importer, ImportOptions
+from headrace_engines.importers.missing import missing
+
+
+def main() -> None:
+    """Answer until the parent closes its end."""
+    network = sandbox.leave_network()
+    sandbox.end_with(int(sys.argv[1]))
+    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(2, 1)
+        _serve(questions, answers, _Opened(network))
+
+
+class _Opened:
+    """One source, once it is opened; each method answers one kind of question."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+
+    def answer(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do what is asked."""
+        match question["do"]:
+            case "open":
+                return self._open(question)
+            case "convert":
+                self._importer.convert(Path(question["into"]))
+                return {}
+            case "answers":
+                return self._answers(question)
+            case unknown:
+                raise ValueError(f"asked to {unknown!r}")
+
+    def _open(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        options = ImportOptions(
+            factory=question["factory"],
+            input_shapes={name: tuple(dims) for name, dims in question["input_shapes"].items()},
+            input_dtypes=question["input_dtypes"],
+            opset=question["opset"],
+            is_trusted=question["is_trusted"],
+        )
+        if options.is_trusted or options.factory:
+            sys.path.append(str(Path.cwd()))  # code that a pickle or a factory names; last, to hide nothing
+        module = importlib.import_module(question["module"])
+        self._importer: Importer = module.open_source(Path(question["path"]), options)
+        return {"facts": dict(self._importer.facts), "network": self._network}
+
+    def _answers(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        rows = messages.read_arrays(Path(question["rows"]), question["described"])
+        named = {str(position): array for position, array in enumerate(self._importer.answers(rows))}
+        return {"described": messages.write_arrays(Path(question["into"]), named)}
+
+
+def _serve(questions: IO[bytes], answers: IO[bytes], opened: _Opened) -> None:
+    while True:
+        try:
+            question = messages.receive(questions)
+        except EOFError:
+            return
+        try:
+            answer = opened.answer(question)
+        except EngineError as error:
+            answer = _failure(type(error).__name__, str(error))
+        except ModuleNotFoundError as error:
+            traceback.print_exc()
+            answer = _failure(UnsupportedModelError.__name__, str(missing(error)))
+        except MemoryError:
+            answer = _failure(ModelFileError.__name__, "there is not enough memory for this model")
+        except Exception as error:  # whatever a framework says of a file; raised again where it was asked for
+            traceback.print_exc()
+            answer = _failure("", _first_line(error))
+        messages.send(answers, answer)
+
+
+def _failure(kind: str, text: str) -> Mapping[str, Any]:
+    return {"error": kind, "text": text}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

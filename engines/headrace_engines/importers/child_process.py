@@ -1,0 +1,116 @@
+"""The process that opens a source, seen from the one that asked for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import headrace_engines
+from headrace_engines.errors import EngineError
+from headrace_engines.importers import messages
+
+_INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+_THREADS: Final = 4
+_LOG_LINES: Final = 3
+_EXIT_SECONDS: Final = 10.0
+
+
+class ChildEnded(EngineError):
+    """The process ended instead of answering; the text says how, with the last that it wrote."""
+
+
+class ChildProcess:
+    """Runs while the context lasts; what it starts in turn is ended with it.
+
+    None of the caller's environment reaches it but what finds programs, modules and a language. The
+    system ends it with the thread that enters the context.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is private to the process and its caller: it holds what is written, and its home."""
+        self.folder = folder
+        self._log = folder / "log"
+        home = folder / "home"
+        home.mkdir()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(home),
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):  # what was left to write has nobody to read it
+            self._process.__exit__(None, None, None)
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to a question; ChildEnded if there is none."""
+        asked, answered = self._process.stdin, self._process.stdout
+        if asked is None or answered is None:
+            raise ValueError("the process was started without pipes")
+        try:
+            messages.send(asked, question)
+            return messages.receive(answered)
+        except (OSError, EOFError, ValueError) as error:
+            raise ChildEnded(self._end()) from error
+
+    def log(self) -> str:
+        """Return the last lines that the process wrote."""
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines()]
+        return " / ".join([line for line in lines if line][-_LOG_LINES:])
+
+    def _end(self) -> str:
+        """Say how the process ended; one that does not, because it talks nonsense, is ended here."""
+        try:
+            code = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it did not keep to its way of answering"
+        last = self.log()
+        return f"{_ending(code)}{f'; the last that it wrote: {last}' if last else ''}"
+
+
+def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "it was killed, as the system does where memory runs out"
+    if code < 0:
+        return f"it crashed with {signal.Signals(-code).name}"
+    return f"it left with exit code {code}"
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return all of the environment that the process sees: no tokens, no settings of the caller's."""
+    own = os.environ  # noqa: TID251  passed on by name, and not read as configuration
+    inherited = {name: own[name] for name in _INHERITED if name in own}
+    package = str(Path(headrace_engines.__file__).parents[1])
+    paths = [package, *filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep))]
+    threads = str(min(_THREADS, os.cpu_count() or 1))
+    return inherited | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",  # a GPU may be serving, and answers would depend on it
+    }

@@ -1,0 +1,124 @@
+"""Opens a source in a process of its own, converts it there, and asks it for answers.
+
+Some formats are programs: opening a pickle executes what its author put in it. So nothing is opened in
+the caller's process: a child does it, without network rights where the system allows that, without the
+caller's environment, and it is gone with the session. A framework's memory and crashes stay apart, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from headrace_engines import errors
+from headrace_engines.documents import Scalar
+from headrace_engines.errors import EngineError, ModelFileError, UntrustedSource
+from headrace_engines.importers import messages
+from headrace_engines.importers.child_process import ChildEnded, ChildProcess
+from headrace_engines.importers.formats import Format, Kind
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.rows import Rows
+
+_logger = logging.getLogger(__name__)
+
+_SAFER: Final = {
+    Kind.SCIKIT_LEARN: "skops.io.dump",
+    Kind.TORCH: "torch.save of a state_dict, or safetensors,",
+    Kind.KERAS: "model.save('model.keras') without Lambda layers",
+    Kind.XGBOOST: "save_model('model.json')",
+    Kind.LIGHTGBM: "booster_.save_model('model.txt')",
+}
+
+
+@contextmanager
+def import_session(
+    path: Path, source_format: Format, options: ImportOptions, *, is_trusted: bool
+) -> Iterator[ImportSession]:
+    """Open the source; on any way out of the block its process is gone, and its temporary files are.
+
+    Raises UntrustedSource if opening can execute code and nobody allowed it, ModelFileError if the
+    source is damaged or its process died of it, UnsupportedModelError if it cannot be converted.
+    """
+    if source_format.runs_code and not is_trusted:
+        raise UntrustedSource(_warning(path, source_format))
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True) as folder,
+        ChildProcess(Path(folder)) as child,
+    ):
+        session = ImportSession(path, source_format, child)
+        session.open(options, is_trusted=is_trusted)
+        yield session
+
+
+class ImportSession:
+    """A source that is open in its own framework, in a process of its own."""
+
+    def __init__(self, path: Path, source_format: Format, child: ChildProcess) -> None:
+        self._path = path
+        self._format = source_format
+        self._child = child
+        self.facts: Mapping[str, Scalar] = {}
+        """What the manifest tells of the source."""
+
+    def open(self, options: ImportOptions, *, is_trusted: bool) -> None:
+        """Open the source, once."""
+        question = {
+            "do": "open",
+            "module": self._format.module,
+            "path": str(self._path.absolute()),
+            "factory": options.factory,
+            "input_shapes": {name: list(dims) for name, dims in options.input_shapes.items()},
+            "input_dtypes": dict(options.input_dtypes),
+            "opset": options.opset,
+            "is_trusted": is_trusted,
+        }
+        answer = self._ask("opening it", question)
+        if self._format.runs_code and answer["network"]:
+            _logger.warning(
+                "%s was opened with network rights, as the system lets no process lay them down: %s",
+                self._path.name,
+                answer["network"],
+            )
+        self.facts = answer["facts"]
+
+    def convert(self, into: Path) -> None:
+        """Write the model to this file as ONNX; weights of more than 2 GB lie in files beside it."""
+        self._ask("converting it", {"do": "convert", "into": str(into.absolute())})
+
+    def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
+        """Return what the source's own framework answers: an array per output of the ONNX, in its order."""
+        came, answered = self._child.folder / "rows.npz", self._child.folder / "answers.npz"
+        described = messages.write_arrays(came, rows)
+        question = {"do": "answers", "rows": str(came), "described": described, "into": str(answered)}
+        answer = self._ask("answering rows", question)
+        return tuple(messages.read_arrays(answered, answer["described"]).values())
+
+    def _ask(self, doing: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the child's answer; raises what it raised, as the same class with the same text."""
+        try:
+            answer = self._child.ask(question)
+        except ChildEnded as error:
+            raise ModelFileError(f"{self._path.name}: {doing} ended its process: {error}") from error
+        if "error" not in answer:
+            return answer
+        kind = vars(errors).get(str(answer["error"]))
+        if isinstance(kind, type) and issubclass(kind, EngineError):
+            raise kind(str(answer["text"]))
+        _logger.debug("%s: %s: %s", self._path, doing, self._child.log())
+        raise ModelFileError(f"{self._path.name}: {doing} ({self._format.label}) failed: {answer['text']}")
+
+
+def _warning(path: Path, source_format: Format) -> str:
+    """Say what trusting the source would mean, how to do it, and what would make that needless."""
+    safer = _SAFER.get(source_format.kind)
+    text = (
+        f"{path.name} ({source_format.label}): opening it can execute whatever its author put in it; "
+        "allow that with --trust if you know where it comes from"
+    )
+    return f"{text} ({safer} writes a file that needs no trust)" if safer else text

@@ -1,0 +1,254 @@
+"""Sessions with real processes: the importer here opens pickles, as those of pickling frameworks do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError, UntrustedSource
+from headrace_engines.importers import sandbox
+from headrace_engines.importers.formats import Format, Kind
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.session import ImportSession, import_session
+
+_IMPORTER = """
+import os, pickle
+from headrace_engines import errors
+
+class Opened:
+    def __init__(self, path, options):
+        self.facts = {"found": str(pickle.loads(path.read_bytes())), "process": os.getpid(),
+                      "trusted": options.is_trusted, "shapes": str(options.input_shapes)}
+    def convert(self, path):
+        path.write_text("converted")
+    def answers(self, rows):
+        if "refused" in rows:
+            raise errors.ExecutionError("these rows are refused")
+        return tuple(rows.values())
+
+def open_source(path, options):
+    return Opened(path, options)
+"""
+_FORMAT = Format(Kind.SCIKIT_LEARN, "pickle", "pickling_importer", True, "build", ())
+_OPTIONS = ImportOptions()
+
+Sessions = Callable[..., Any]
+
+
+class _Code:
+    """Pickles to code that is executed where it is opened."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (self._code,)
+
+
+@pytest.fixture
+def opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    """A function that opens a session on a pickle that executes this code."""
+    (tmp_path / "pickling_importer.py").write_text(_IMPORTER)
+    monkeypatch.chdir(tmp_path)
+
+    def opens(code: str, *, is_trusted: bool = True, options: ImportOptions = _OPTIONS) -> Any:
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(_Code(code)))
+        return import_session(tmp_path / "model.pkl", _FORMAT, options, is_trusted=is_trusted)
+
+    return opens
+
+
+def _refusal(session: Any) -> EngineError:
+    with pytest.raises(EngineError) as refused, session:
+        pass
+    return refused.value
+
+
+def test_what_can_execute_code_is_not_opened_untold(opening: Sessions, tmp_path: Path) -> None:
+    refused = _refusal(opening("open('executed', 'w')", is_trusted=False))
+    assert type(refused) is UntrustedSource
+    assert str(refused) == (
+        "model.pkl (pickle): opening it can execute whatever its author put in it; allow that with --trust "
+        "if you know where it comes from (skops.io.dump writes a file that needs no trust)"
+    )
+    assert not (tmp_path / "executed").exists()
+
+
+def test_one_process_opens_converts_and_answers(opening: Sessions, tmp_path: Path) -> None:
+    options = ImportOptions(input_shapes={"x": (3, 4)})
+    rows = {
+        "floats": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "halves": np.ones((2, 1), ml_dtypes.bfloat16),
+        "texts": np.array([["a", b"\xc3\xa9"], ["", "longer"]], object),
+        "none": np.zeros((0, 3), np.int8),
+    }
+    with opening("40 + 2", options=options) as session:
+        assert session.facts["found"] == "42"
+        assert session.facts["trusted"] is True
+        assert session.facts["shapes"] == "{'x': (3, 4)}"
+        assert session.facts["process"] != os.getpid()
+        session.convert(tmp_path / "model.onnx")
+        answers = session.answers(rows)
+        again = session.answers({"floats": rows["floats"]})
+    assert (tmp_path / "model.onnx").read_text() == "converted"
+    assert [answer.dtype for answer in answers] == [array.dtype for array in rows.values()]
+    np.testing.assert_array_equal(answers[0], rows["floats"])
+    np.testing.assert_array_equal(answers[1], rows["halves"])
+    assert answers[2].tolist() == [["a", "é"], ["", "longer"]]
+    assert answers[3].shape == (0, 3)
+    np.testing.assert_array_equal(again[0], rows["floats"])
+    assert not Path(f"/proc/{session.facts['process']}").exists()
+
+
+@pytest.mark.parametrize("reason", [ValueError("left"), KeyboardInterrupt()])
+def test_the_process_and_what_it_started_end_with_the_block(opening: Sessions, reason: BaseException) -> None:
+    code = "str(__import__('subprocess').Popen(['sleep', '60']).pid)"
+
+    def leave(session: ImportSession) -> None:
+        seen.extend((int(str(session.facts["process"])), int(str(session.facts["found"]))))
+        raise reason
+
+    seen: list[int] = []
+    with pytest.raises(type(reason)), opening(code) as session:
+        leave(session)
+    child, started = (Path(f"/proc/{process}/stat") for process in seen)
+    assert not child.exists()
+    # Whoever adopts it may not have taken note of its end yet.
+    assert not started.exists() or started.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_what_the_source_prints_is_no_answer(opening: Sessions) -> None:
+    with opening("print('{\"facts\": {}}', flush=True)") as session:
+        assert session.facts["found"] == "None"
+    with opening("__import__('os').write(1, b'nonsense') and input") as session:
+        assert session.facts["found"].startswith("<built-in")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("__import__('os')._exit(3)", "it left with exit code 3"),
+        ("__import__('os').abort()", "it crashed with SIGABRT"),
+        (
+            "__import__('os').kill(__import__('os').getpid(), 9)",
+            "it was killed, as the system does where memory runs out",
+        ),
+        (
+            "__import__('sys').exit('too old')",
+            "it left with exit code 1; the last that it wrote: too old",
+        ),
+    ],
+)
+def test_a_process_that_dies_is_told(opening: Sessions, code: str, told: str) -> None:
+    refused = _refusal(opening(code))
+    assert type(refused) is ModelFileError
+    assert str(refused) == f"model.pkl: opening it ended its process: {told}"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "told"),
+    [
+        (
+            "1 / 0",
+            ModelFileError,
+            "model.pkl: opening it (pickle) failed: ZeroDivisionError: division by zero",
+        ),
+        ("(_ for _ in ()).throw(MemoryError())", ModelFileError, "there is not enough memory for this model"),
+        (
+            "__import__('of_their_own.layers')",
+            UnsupportedModelError,
+            "the model needs the module 'of_their_own', which is not installed here: install what it was "
+            "made with, or build it in the folder where that module lies",
+        ),
+    ],
+)
+def test_what_the_source_raises_is_told(
+    opening: Sessions, code: str, kind: type[EngineError], told: str
+) -> None:
+    refused = _refusal(opening(code))
+    assert type(refused) is kind
+    assert str(refused) == told
+
+
+def test_errors_of_the_child_keep_their_class_and_text_and_the_session(opening: Sessions) -> None:
+    rows = np.ones((1, 1), np.float32)
+    with opening("1") as session:
+        with pytest.raises(EngineError, match=r"^these rows are refused$") as refused:
+            session.answers({"refused": rows})
+        assert type(refused.value).__name__ == "ExecutionError"
+        assert len(session.answers({"x": rows})) == 1
+
+
+def test_the_environment_stays_with_the_caller(opening: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", "hidden")
+    with opening("sorted(__import__('os').environ.values())") as session:
+        assert "hidden" not in session.facts["found"]
+        assert str(Path.home()) not in session.facts["found"].split("'")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_a_pickle_reaches_no_network(
+    opening: Sessions, listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = listener.getsockname()[1]
+    code = f"__import__('socket').create_connection(('127.0.0.1', {port}))"
+    with caplog.at_level(logging.WARNING), opening("1"):
+        pass
+    if caplog.records:
+        assert "was opened with network rights" in caplog.text
+        pytest.skip(caplog.messages[0])
+    assert "Network is unreachable" in str(_refusal(opening(code)))
+
+
+def test_a_pickle_cannot_read_its_parents_environment(
+    opening: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), opening("1"):
+        pass
+    if caplog.records:
+        pytest.skip(caplog.messages[0])
+    refused = _refusal(opening(f"open('/proc/{os.getpid()}/environ').read()"))
+    assert "PermissionError" in str(refused)
+
+
+_AS_NOBODY = """
+import ctypes, os, socket, sys
+from pathlib import Path
+from headrace_engines.importers import sandbox
+os.chdir("/")
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+print(sandbox.leave_network() or (os.getuid(), os.getgid(), socket.if_nameindex()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_without_rights_leaves_the_network_and_stays_who_it_is() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", _AS_NOBODY],
+        env={"PYTHONPATH": str(Path(sandbox.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    if not found.startswith("("):
+        pytest.skip(f"a user cannot leave the network here: {found}")
+    assert found.strip() == "(65534, 65534, [(1, 'lo')])"
