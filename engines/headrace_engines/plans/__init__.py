@@ -1,0 +1,1 @@
+"""TensorRT plans: built from an ONNX file, ahead of serving."""

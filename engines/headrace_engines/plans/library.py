@@ -1,0 +1,94 @@
+"""Which of NVIDIA's libraries builds plans here: TensorRT, or TensorRT for RTX, which needs no GPU for it.
+
+Both have the same interface, as far as it is used, so that one code path serves them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
+from typing import Any, Final
+
+from headrace_engines.errors import UnsupportedModelError
+
+TENSORRT: Final = "tensorrt"
+RTX: Final = "tensorrt_rtx"
+ANY_ARCHITECTURE: Final = "any"
+"""Plans of TensorRT for RTX carry code that each GPU's driver finishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """An installed library, by its module's name and exact version, which alone loads what it built."""
+
+    name: str
+    version: str
+
+    @property
+    def short_name(self) -> str:
+        """What stands in the names of plans: "trt10.13.2" or "rtx1.7.1"."""
+        return f"{'rtx' if self.name == RTX else 'trt'}{self.version}"
+
+    def module(self) -> ModuleType:
+        """Import it, which takes hundreds of megabytes; raises UnsupportedModelError if that fails."""
+        try:
+            return importlib.import_module(self.name)
+        except (ImportError, OSError) as error:
+            raise UnsupportedModelError(
+                f"{self.name} {self.version} is installed and cannot be imported: {error}"
+            ) from error
+
+
+def installed() -> Library | None:
+    """Return the library that builds plans here, TensorRT itself first; None without either."""
+    for name in (TENSORRT, RTX):
+        try:
+            return Library(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def needed() -> Library:
+    """Return the library; raises UnsupportedModelError naming the extras if there is none."""
+    library = installed()
+    if library is None:
+        raise UnsupportedModelError(
+            "building TensorRT plans needs tensorrt, or tensorrt_rtx where there is no GPU: in a clone of "
+            "Headrace, pip install '.[tensorrt]' or pip install '.[rtx]'"
+        )
+    return library
+
+
+def architecture(library: Library) -> str:
+    """Return for which GPUs a plan built here is: "sm90" for TensorRT's, which are for this machine's GPU.
+
+    Raises UnsupportedModelError if TensorRT finds no GPU: it builds on the GPU that will run the plan.
+    """
+    if library.name == RTX:
+        return ANY_ARCHITECTURE
+    major, minor = _compute_capability()
+    return f"sm{major}{minor}"
+
+
+def _compute_capability() -> tuple[int, int]:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise UnsupportedModelError(
+            "TensorRT builds for the GPU of this machine, and cuda-python, which tells which that is, is not "
+            "installed: in a clone of Headrace, pip install '.[cuda]'"
+        ) from error
+    found: list[int] = []
+    for attribute in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor"):
+        number: Any = getattr(runtime.cudaDeviceAttr, attribute)
+        status, value = runtime.cudaDeviceGetAttribute(number, 0)
+        if int(status):
+            raise UnsupportedModelError(
+                f"TensorRT builds on a GPU, and this machine shows none (CUDA says {status.name}); "
+                "tensorrt_rtx builds without one: pip install '.[rtx]', and uninstall tensorrt"
+            )
+        found.append(int(value))
+    return found[0], found[1]
