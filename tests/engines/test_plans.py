@@ -98,17 +98,17 @@ def test_what_tensorrt_refuses_is_told_by_node(tmp_path: Path) -> None:
     [
         (
             ParserComplaint("dq", "DequantizeLinear", (
-                "Invalid Node - dq\nITensor::getDimensions: Error Code 4: API Usage Error (dq: input has type "
-                "Int32 but must have type FP8, FP4, Int4, Int8, or UInt8. In checkType at "
+                "Invalid Node - dq\nITensor::getDimensions: Error Code 4: API Usage Error (dq: input has "
+                "type Int32 but must have type FP8, FP4, Int4, Int8, or UInt8. In checkType at "
                 "/_src/optimizer/common/nodeBase.cpp:456)\nError Code 1: Cuda Runtime (In catchCudaError at "
-                "/_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is insufficient "
-                "for CUDA runtime version))"
+                "/_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is "
+                "insufficient for CUDA runtime version))"
             )),
             "node 'dq' (DequantizeLinear): dq: input has type Int32 but must have type FP8, FP4, Int4, Int8, "
             "or UInt8; leave biases unquantised",
         ),
         (
-            ParserComplaint("odd", "Odd", 'creator && "Plugin not found, are the plugin name, version, right?"'),
+            ParserComplaint("odd", "Odd", 'creator && "Plugin not found, are the plugin name right?"'),
             "node 'odd' (Odd): TensorRT does not know this operator; replace the operator",
         ),
         (

@@ -19,7 +19,8 @@ _HINTS: Final = (
 _UNKNOWN: Final = re.compile(r'.*"?Plugin not found.*')
 _NOISE: Final = re.compile(
     r"^\[\w+\] "  # [E]
-    r"|Invalid Node - \S+ |\w+::\w+: |Error Code \d+: |API Usage Error \(|Assertion failed: (?:[^ :]|::| \w| [&|=<>!])+: "
+    r"|Invalid Node - \S+ |\w+::\w+: |Error Code \d+: |API Usage Error \("
+    r"|Assertion failed: (?:[^ :]|::| \w| [&|=<>!])+: "
     r"|\(?In \w+ at /\S+\)?"  # the library's own source
     r"|Cuda Runtime \(.*insufficient for CUDA runtime version\)*"  # it looks for a GPU, and goes on without
 )
