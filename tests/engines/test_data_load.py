@@ -62,10 +62,14 @@ def test_a_table_whose_columns_are_one_input(table: Path) -> None:
     assert data.rows["input"][1].tolist() == [1.5, 21.0]
 
 
-def test_labels_that_are_texts_are_numbered_in_their_order(table: Path) -> None:
+def test_labels_may_be_texts_and_several_a_row(table: Path, tmp_path: Path) -> None:
     data = _load(table, _tensor("input", 3), labels="town")
     assert data.labels is not None
-    assert data.labels.tolist()[:3] == [1, 0, 1]
+    assert data.labels.tolist()[:3] == ["south", "north", "south"]
+    np.savez(tmp_path / "rows.npz", x=_ROWS, y=_ROWS[:, :2])
+    data = _load(tmp_path / "rows.npz", _tensor("x", 4), labels="y")
+    assert data.labels is not None
+    assert data.labels.tolist() == _ROWS[:, :2].tolist()
 
 
 def test_a_table_without_names(tmp_path: Path) -> None:
@@ -188,7 +192,6 @@ def test_objects_in_an_array_are_not_opened(tmp_path: Path) -> None:
         ({"ones": _ROWS, "y": _ROWS}, [_tensor("one", 4)], {}, "did you mean 'ones'?"),
         ({"x": _ROWS, "z": _ROWS[1:]}, [_tensor("x", 4), _tensor("z", 4)], {}, "differ: x 6, z 5"),
         ({"x": _ROWS, "y": np.ones(3)}, [_tensor("x", 4)], {"labels": "y"}, "differ: x 6, labels 3"),
-        ({"x": _ROWS, "y": _ROWS}, [_tensor("x", 4)], {"labels": "y"}, "one a row is expected"),
         ({"x": _ROWS}, [_tensor("x", 4)], {"labels": "y"}, "there is no array 'y' of labels in it"),
         ({"x": _ROWS[:0]}, [_tensor("x", 4)], {}, "there is no row in it"),
         ({"x": _ROWS[:2]}, [_tensor("x", 4)], {}, "2 rows are too few"),

@@ -39,29 +39,29 @@ def fitted(found: Found, inputs: Sequence[TensorSpec], columns: Mapping[str, Seq
 
 
 def fitted_labels(found: Found) -> NDArray[Any] | None:
-    """Return one number a row; texts are numbered in their order, as scikit-learn numbers classes.
+    """Return what is right, a value or several a row: INT64, FP64, or texts in an object array.
 
-    Raises DataError where there is not one a row, or a number is missing.
+    Raises DataError where one is missing, or of another kind.
     """
     if found.labels is None:
         return None
     labels = found.labels[:, 0] if found.labels.shape[1:] == (1,) else found.labels
-    if labels.ndim != 1:
-        raise DataError(
-            f"{found.name}: labels are of shape {list(labels.shape)}, and one a row is expected; of a column "
-            "for each class take the class, numpy.argmax(labels, axis=1)"
-        )
     if labels.dtype.kind in "OSU":
-        return np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+        return np.array([_text(label) for label in labels.ravel()], dtype=object).reshape(labels.shape)
     if labels.dtype.kind not in "biuf":
         raise DataError(f"{found.name}: labels are of type {labels.dtype}: expected numbers or text")
     if labels.dtype.kind != "f":
         return labels.astype(np.int64)
-    missing = np.flatnonzero(~np.isfinite(labels))
+    missing = np.argwhere(~np.isfinite(labels))
     if len(missing):
-        raise DataError(f"{found.name}: {_row(found, missing[0])}: there is no label")
-    whole = np.array_equal(labels, np.round(labels))
-    return labels.astype(np.int64) if whole and found.is_table else labels
+        raise DataError(f"{found.name}: {_row(found, missing[0][0])}: there is no label")
+    # A table does not tell whole numbers from others by their type.
+    whole = found.is_table and np.array_equal(labels, np.round(labels))
+    return labels.astype(np.int64 if whole else np.float64)
+
+
+def _text(label: object) -> str:
+    return label.decode() if isinstance(label, bytes) else str(label)
 
 
 def _by_name(found: Found, inputs: Sequence[TensorSpec]) -> Mapping[str, NDArray[Any]]:

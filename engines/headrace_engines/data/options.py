@@ -63,7 +63,8 @@ class Found:
 class Data:
     """Rows that fit a model's inputs.
 
-    `sha256` is that of the arrays; `described` goes into the manifest.
+    `labels` are one value a row, or several: numbers, or texts in an object array. `sha256` is that of
+    the arrays; `described` goes into the manifest.
     """
 
     rows: Rows
