@@ -7,25 +7,53 @@ machine; after that a build is a copy from the store.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace_engines import digits, folders, gates, manifest, publication, report, store
-from headrace_engines.compress.recipes import RECIPES
+from headrace_engines.compress.recipes import CPU, Compression, chosen
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.judgement import Wish
 from headrace_engines.manifest import Manifest
 from headrace_engines.progress import Progress as Progress
 from headrace_engines.report import Report
 from headrace_engines.source import Source
 
-REVISION = 1
+if TYPE_CHECKING:
+    from headrace_engines.pipeline import Plan
+
+REVISION = 2
 """Raised whenever the same source and tools come to make other bytes."""
+
+AUTO = "auto"
 
 _SOURCES = {source.recipe.name: source for source in (digits.SOURCE,)}
 _TOOLS = ("numpy", "onnx", "onnxruntime")
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What may be told about a build; the defaults suit most models."""
+
+    wish: Wish = Wish()
+    recipes: tuple[str, ...] = (AUTO,)
+    targets: tuple[str, ...] = (CPU,)
+    max_batch_size: int = 64
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be wished for."""
+        self.wish.check()
+        if self.max_batch_size < 1:
+            raise ValueError(f"max_batch_size {self.max_batch_size}: expected 1 or more")
+
+    def compressions(self) -> tuple[Compression, ...]:
+        """Return the recipes to be tried; raises ValueError for one that there is not."""
+        return chosen(self.recipes, self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +71,42 @@ class BuildResult:
     report: Report
 
 
-def build(source: str, name: str, into: Path, *, store_folder: Path, progress: Progress) -> BuildResult:
+def build(
+    source: str,
+    name: str,
+    into: Path,
+    *,
+    options: BuildOptions = BuildOptions(),
+    store_folder: Path,
+    progress: Progress,
+) -> BuildResult:
     """Build `source` and publish it as the model `name` in the repository `into`.
 
     A build that fails or is killed leaves the repository as it was. Raises UnsupportedModelError if
-    `source` is none that can be built or a library is missing, GateError if an artefact is not good
-    enough, ValueError if `name` cannot be a model's name, FolderError if a folder cannot be written.
+    `source` is none that can be built or a library is missing, GateError if the model, or an artefact that
+    was asked for by its recipe's name, is not good enough, ValueError if `name` cannot be a model's name or
+    an option is wrong, FolderError if a folder cannot be written.
     """
     publication.check_name(name)
-    chosen = _SOURCES.get(source)
-    if chosen is None:
+    options.check()
+    recipes = options.compressions()
+    found = _SOURCES.get(source)
+    if found is None:
         raise UnsupportedModelError(f"cannot build {source!r}; what can be built is: {', '.join(_SOURCES)}")
-    tools = {tool: _version(tool, source) for tool in (*chosen.tools, *_TOOLS)}
+    tools = {tool: _version(tool, source, found.extra) for tool in (*found.tools, *_TOOLS)}
     folders.check_writable(into)
 
     def make(folder: Path) -> None:
         from headrace_engines import pipeline  # libraries that a cached build does without
 
-        pipeline.make(chosen, tools, folder, progress)
+        pipeline.make(found, _plan(options, recipes), tools, folder, progress)
 
     with folders.writing(store_folder):
         entry, cached = store.find_or_make(
-            store_folder, _key(chosen, tools), make, lambda: progress("waiting for another build", 0.0)
+            store_folder,
+            _key(found, options, recipes, tools),
+            make,
+            lambda: progress("waiting for another build", 0.0),
         )
     progress("publishing", 0.95)
     with folders.writing(into):
@@ -73,20 +115,33 @@ def build(source: str, name: str, into: Path, *, store_folder: Path, progress: P
     return BuildResult(folder, cached, is_new, entry.manifest, entry.report)
 
 
-def _key(source: Source, tools: dict[str, str]) -> str:
+def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:
+    from headrace_engines.pipeline import Plan
+
+    demanded = frozenset(options.recipes) - {AUTO}
+    return Plan(recipes, demanded, options.wish, options.max_batch_size)
+
+
+def _key(
+    source: Source, options: BuildOptions, recipes: Collection[Compression], tools: dict[str, str]
+) -> str:
     """Return the name of all that decides the bytes of the artefacts, the gates included."""
     facts = {
         "revision": REVISION,
         "formats": [manifest.FORMAT_VERSION, report.FORMAT_VERSION],
         "source": asdict(source.recipe),
-        "recipes": [asdict(RECIPES["int8-cpu"].recipe)],
+        "recipes": [asdict(how.recipe) for how in recipes],
+        "demanded": sorted(options.recipes),
+        "targets": sorted(options.targets),
+        "wish": asdict(options.wish),
+        "max_batch_size": options.max_batch_size,
         "tools": tools,
-        "gates": [gates.MAX_DROP, gates.MAX_CREDIBLE_DROP, gates.MIN_SPEED_RATIO],
+        "gates": [gates.MAX_LOSS, gates.CREDIBLE_FACTOR, gates.CONFIDENCE, gates.MIN_SPEED_RATIO],
     }
     return hashlib.sha256(dump(facts)).hexdigest()
 
 
-def _version(tool: str, source: str) -> str:
+def _version(tool: str, source: str, extra: str) -> str:
     for distribution in _DISTRIBUTIONS.get(tool, (tool,)):
         try:
             return metadata.version(distribution)
@@ -94,5 +149,5 @@ def _version(tool: str, source: str) -> str:
             continue
     raise UnsupportedModelError(
         f"building {source!r} needs {tool}, which is not installed; "
-        "in a clone of Headrace: pip install '.[cpu,build]'"
+        f"in a clone of Headrace: pip install '.[cpu,{extra}]'"
     )

@@ -8,12 +8,14 @@ with a tenth of the scans a single one would already decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.manifest import Recipe
+from headrace_engines.progress import Stages
 from headrace_engines.rows import data_hash
 from headrace_engines.source import Prepared, Source
 
@@ -72,7 +74,7 @@ def splits() -> Splits:
     return Splits(train, calibration, held_out)
 
 
-def prepare() -> Prepared:
+def prepare(folder: Path, stages: Stages) -> Prepared:
     """Train the perceptron and convert it to ONNX; about three seconds on one core."""
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
@@ -90,15 +92,18 @@ def prepare() -> Prepared:
         max_iter=_MAX_EPOCHS,
         random_state=_SEED,
     )
-    with threadpool_limits(1):  # sums are in the same order whatever the number of cores
+    # On one thread, sums are in the same order whatever the number of cores.
+    with stages("training", 0.0), threadpool_limits(1):
         estimator = make_pipeline(MaxAbsScaler(), classifier).fit(data.train.images, data.train.labels)
         expected = estimator.predict_proba(data.held_out.images)
+    model = folder / "model.onnx"
+    model.write_bytes(convert(estimator, input_name=INPUT, output_name=OUTPUT).SerializeToString())
     return Prepared(
-        model=convert(estimator, input_name=INPUT, output_name=OUTPUT).SerializeToString(),
+        model=model,
         calibration={INPUT: data.calibration.images},
         held_out={INPUT: data.held_out.images},
         labels=data.held_out.labels,
-        expected=expected,
+        expected=(expected,),
         data={
             "train": data_hash(data.train.images, data.train.labels),
             "calibration": data_hash(data.calibration.images, data.calibration.labels),

@@ -125,6 +125,20 @@ class Fields:
             self._refuse(name, value, "an object")
         return Fields(self._file, self._path(name), value)
 
+    def record_or_none(self, name: str) -> Fields | None:
+        """Take an object with fields of its own, or null for none."""
+        if self._values.get(name, self) is None:
+            del self._values[name]
+            return None
+        return self.record(name)
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """Take a list of strings."""
+        value = self._take(name)
+        if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
+            self._refuse(name, value, "a list of strings")
+        return tuple(value)
+
     def records(self, name: str) -> tuple[Fields, ...]:
         """Take a list of objects with fields of their own."""
         value = self._take(name)

@@ -1,49 +1,72 @@
-"""Is an artefact good enough to be served? Pure functions of what was measured."""
+"""Is an artefact good enough to be served? Pure functions of what was answered and measured.
+
+Both models answer the same rows, so only the rows that tell them apart count: every loss comes with a
+95 % confidence interval of paired samples, and a sample that was merely lucky does not pass.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines import metrics
 from headrace_engines.errors import GateError
 
-MAX_DROP = 0.01
-"""The largest drop in accuracy that is measured and still accepted."""
+MAX_LOSS = 0.01
+"""The largest loss that is measured and still accepted, where none was asked for."""
 
-MAX_CREDIBLE_DROP = 0.02
-"""The largest drop that the confidence interval may allow."""
+CREDIBLE_FACTOR = 2
+"""How many times the accepted loss the confidence interval may reach."""
 
 MIN_SPEED_RATIO = 1.05
 """Less than this is within what a repeated measurement differs by."""
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
+"""How often the interval holds the true loss."""
+
+_DRAWS: Final = 1000
+_DRAWS_AT_ONCE_ELEMENTS: Final = 4_000_000
+_SEED: Final = 7
+_UNSEEN: Final = 3.0
+"""Of n rows without an event, 3 / n is the 95 % bound of its frequency."""
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares of right answers of a reference and a candidate to the same rows.
+class Quality:
+    """A metric of a reference and a candidate on the same rows.
 
-    `worse` and `better` are how many rows only the reference, and only the candidate, had right.
-    `low` and `high` bound the drop from reference to candidate with 95 % confidence.
+    `loss` is how much the candidate lost, negative if it gained, in the unit of the metric; of an error
+    (RMSE), in standard deviations of the labels. `low` and `high` bound it with 95 % confidence. `limit`
+    is the largest loss that is accepted, and the interval may reach `CREDIBLE_FACTOR` times as far.
+    `output` names the output that was judged.
     """
 
+    metric: str
+    output: str
     rows: int
     reference: float
     candidate: float
-    worse: int
-    better: int
+    loss: float
     low: float
     high: float
+    limit: float
 
     @property
-    def drop(self) -> float:
-        """How much the candidate lost; negative if it gained."""
-        return self.reference - self.candidate
+    def passed(self) -> bool:
+        """Whether the candidate is good enough, and enough rows were seen to say so."""
+        # Shares of rows are quotients: a loss of exactly the limit must not fail for its last bit.
+        return self.loss <= self.limit * (1 + 1e-9) and self.high <= self.credible_limit
+
+    @property
+    def credible_limit(self) -> float:
+        """How far the interval may reach."""
+        return CREDIBLE_FACTOR * self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,54 +83,116 @@ class Speed:
         return self.reference_seconds / self.candidate_seconds
 
 
-def compare_accuracy(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> Accuracy:
-    """Compare two models on the same rows; each array says which answers were right.
+def compare(
+    metric: str,
+    reference: NDArray[Any],
+    candidate: NDArray[Any],
+    labels: NDArray[Any] | None = None,
+    limit: float = MAX_LOSS,
+    output: str = "",
+) -> Quality:
+    """Compare the answers of two models to the same rows by a metric.
 
-    Only the rows on which they differ tell them apart. The interval is Bonett and Price's adjusted
-    Wald interval for paired proportions ("Adjusted Wald confidence interval for a difference of
-    binomial proportions based on paired data", Journal of Educational and Behavioral Statistics 37,
-    2012), which stays honest when few rows differ, or none; Fagerland, Lydersen and Laake
-    (Statistics in Medicine 33, 2014) recommend it. Raises ValueError without any row.
+    Without `labels` the reference's answers are the truth. Raises ValueError without any row, or for
+    answers of different length.
+    """
+    if len(reference) == 0 or len(candidate) != len(reference):
+        raise ValueError(
+            f"expected as many answers of both, at least one, got {len(reference)} and {len(candidate)}"
+        )
+    truth = reference if labels is None else labels
+    right = [metrics.hits(metric, answers, truth) for answers in (reference, candidate)]
+    if right[0] is not None and right[1] is not None:
+        quality = _compare_shares(metric, right[0], right[1], limit)
+    else:
+        quality = _compare_scores(metric, reference, candidate, truth, limit)
+    return replace(quality, output=output)
+
+
+def _compare_shares(
+    metric: str, reference: NDArray[np.bool_], candidate: NDArray[np.bool_], limit: float
+) -> Quality:
+    """Compare shares of right rows, with an interval in closed form.
+
+    It is Bonett and Price's adjusted Wald interval for paired proportions ("Adjusted Wald confidence
+    interval for a difference of binomial proportions based on paired data", Journal of Educational and
+    Behavioral Statistics 37, 2012), which stays honest when few rows differ, or none; Fagerland,
+    Lydersen and Laake (Statistics in Medicine 33, 2014) recommend it.
     """
     rows = len(reference)
-    if rows == 0 or len(candidate) != rows:
-        raise ValueError(f"expected as many answers of both, at least one, got {rows} and {len(candidate)}")
     worse = int(np.count_nonzero(reference & ~candidate))
     better = int(np.count_nonzero(candidate & ~reference))
     lost, gained = (worse + 1) / (rows + 2), (better + 1) / (rows + 2)
     deviation = math.sqrt((lost + gained - (lost - gained) ** 2) / (rows + 2))
-    margin = statistics.NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * deviation
-    return Accuracy(
+    margin = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * deviation
+    return Quality(
+        metric=metric,
+        output="",
         rows=rows,
         reference=float(reference.mean()),
         candidate=float(candidate.mean()),
-        worse=worse,
-        better=better,
+        loss=(worse - better) / rows,
         low=max(lost - gained - margin, -1.0),
         high=min(lost - gained + margin, 1.0),
+        limit=limit,
     )
 
 
-def check_accuracy(name: str, accuracy: Accuracy) -> None:
+def _compare_scores(
+    metric: str, reference: NDArray[Any], candidate: NDArray[Any], truth: NDArray[Any], limit: float
+) -> Quality:
+    """Compare by a metric that is no share of rows: the interval is that of a paired bootstrap.
+
+    A draw repeats rows, so it cannot show what no row shows: where nothing differs, the interval reaches
+    as far as a difference could be frequent and yet have been missed.
+    """
+    rows = len(reference)
+    scorers = [metrics.scorer(metric, answers, truth) for answers in (reference, candidate)]
+    values = [metrics.plain(score, rows) for score in scorers]
+    scale = -float(np.std(truth) or 1.0) if metric == metrics.RMSE else 1.0
+    random = np.random.default_rng(_SEED)
+    at_once = max(1, _DRAWS_AT_ONCE_ELEMENTS // rows)
+    losses: list[NDArray[np.float64]] = []
+    for start in range(0, _DRAWS, at_once):
+        draws = min(at_once, _DRAWS - start)
+        weights = random.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
+        losses.append((scorers[0](weights) - scorers[1](weights)) / scale)
+    loss = (values[0] - values[1]) / scale
+    low, high = np.quantile(np.concatenate(losses), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    missed = min(_UNSEEN / rows, 1.0)
+    return Quality(
+        metric=metric,
+        output="",
+        rows=rows,
+        reference=values[0],
+        candidate=values[1],
+        loss=loss,
+        low=float(min(low, loss)),
+        high=float(max(high, loss, missed)),
+        limit=limit,
+    )
+
+
+def check_quality(name: str, quality: Quality) -> None:
     """Raise GateError if the candidate lost too much, or too few rows were seen to rule that out."""
-    measured = (
-        f"{name}: accuracy {accuracy.candidate:.4f}, FP32 {accuracy.reference:.4f}, on {accuracy.rows} "
-        f"held-out rows; drop {_points(accuracy.drop)} points, 95 % interval "
-        f"{_points(accuracy.low)} to {_points(accuracy.high)}"
+    if quality.passed:
+        return
+    told = (
+        f"{name}: {quality.metric} {quality.candidate:.4f}, FP32 {quality.reference:.4f}, on {quality.rows} "
+        f"held-out rows; loss {_points(quality.loss)} points, 95 % interval "
+        f"{_points(quality.low)} to {_points(quality.high)}"
     )
-    # A whole number of rows is compared, so that a drop of exactly one point passes.
-    if accuracy.worse - accuracy.better > MAX_DROP * accuracy.rows:
-        raise GateError(f"{measured}; the drop may be {_points(MAX_DROP)} at most")
-    if accuracy.high > MAX_CREDIBLE_DROP:
-        raise GateError(f"{measured}; the interval may reach {_points(MAX_CREDIBLE_DROP)} at most")
+    if quality.loss > quality.limit:
+        raise GateError(f"{told}; the loss may be {_points(quality.limit)} at most")
+    raise GateError(f"{told}; the interval may reach {_points(quality.credible_limit)} at most")
 
 
 def check_same(name: str, error: float, limit: float) -> None:
     """Raise GateError if a converted model answers otherwise than its source, or not in numbers."""
     if not error <= limit:
         raise GateError(
-            f"{name}: its answers differ from those of the model it was made from by {error:.3g}; "
-            f"{limit:.3g} at most is accepted"
+            f"{name}: its answers differ from those of the model it was made from by {error:.3g} of their "
+            f"range; {limit:.3g} at most is accepted"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import ml_dtypes
@@ -22,7 +22,7 @@ from headrace_engines.errors import ModelFileError
 from headrace_engines.spec import ANY, TensorSpec
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 FP32 = "fp32"
 """The recipe of the model as it was trained: the artefact that every other one is compared with."""
@@ -50,9 +50,10 @@ class Recipe:
 class Artefact:
     """One file that can be executed.
 
-    `target` says for what it was made: "cpu". `passed` says whether its gates found it good
+    `target` says for what it was made: "cpu" or "tensorrt". `passed` says whether its gates found it good
     enough to be served, and `reason` why, in one sentence. The file of an artefact that did not
-    pass is not kept.
+    pass is not kept; one that could not be made at all has no hash. `max_rows` are the most rows of a
+    batch that it keeps apart, 0 for any number: what is quantised by scales of the moment serves alone.
     """
 
     file: str
@@ -62,6 +63,7 @@ class Artefact:
     size_bytes: int
     passed: bool
     reason: str
+    max_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,10 @@ class Manifest:
     """The contents of `manifest.json`.
 
     `data` holds the SHA-256 of each split, by its name; `tools` the version of each library that
-    had a part in the bytes. `inputs` and `outputs` leave the batch axis out.
+    had a part in the bytes. `inputs` and `outputs` leave the batch axis out. `gates` are what the
+    artefacts were judged by. `made_up` says that there were no data, and noise took their place, so
+    that likeness to FP32 was judged and no use of the model. The artefacts of each target stand in the
+    order in which they serve, but for the first, which is the model as it was trained and serves last.
     """
 
     source: Recipe
@@ -79,6 +84,8 @@ class Manifest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     artefacts: tuple[Artefact, ...]
+    gates: Mapping[str, Scalar] = field(default_factory=dict)
+    made_up: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the document; equal manifests are equal bytes."""
@@ -92,6 +99,8 @@ class Manifest:
                 "inputs": [_tensor_document(tensor) for tensor in self.inputs],
                 "outputs": [_tensor_document(tensor) for tensor in self.outputs],
                 "artefacts": [asdict(artefact) for artefact in self.artefacts],
+                "gates": dict(self.gates),
+                "made_up": self.made_up,
             }
         )
 
@@ -112,14 +121,16 @@ def read(folder: Path) -> Manifest | None:
         inputs=tuple(_tensor(item) for item in fields.records("inputs")),
         outputs=tuple(_tensor(item) for item in fields.records("outputs")),
         artefacts=tuple(_artefact(item) for item in fields.records("artefacts")),
+        gates=fields.scalars("gates"),
+        made_up=fields.flag("made_up"),
     )
     fields.end()
     return manifest
 
 
-def artefact_of(path: Path, recipe: str, target: str, reason: str) -> Artefact:
+def artefact_of(path: Path, recipe: str, target: str, reason: str, max_rows: int = 0) -> Artefact:
     """Describe a file that passed its gates."""
-    return Artefact(path.name, recipe, target, _sha256(path), path.stat().st_size, True, reason)
+    return Artefact(path.name, recipe, target, _sha256(path), path.stat().st_size, True, reason, max_rows)
 
 
 def verify(folder: Path, artefact: Artefact) -> None:
@@ -157,10 +168,11 @@ def _artefact(fields: Fields) -> Artefact:
         size_bytes=fields.integer("size_bytes"),
         passed=fields.flag("passed"),
         reason=fields.text("reason"),
+        max_rows=fields.integer("max_rows"),
     )
     if artefact.file in ("", ".", "..") or "/" in artefact.file or "\0" in artefact.file:
         raise fields.wrong("file", repr(artefact.file), "the name of a file in the same folder")
-    if not _SHA256.fullmatch(artefact.sha256):
+    if not _SHA256.fullmatch(artefact.sha256) and (artefact.sha256 or artefact.passed):
         raise fields.wrong("sha256", repr(artefact.sha256), "64 hexadecimal digits")
     fields.end()
     return artefact

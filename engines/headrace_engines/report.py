@@ -9,35 +9,68 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headrace_engines.documents import Fields, dump
-from headrace_engines.gates import Accuracy, Speed, speed_ratio
+from headrace_engines.gates import Quality, Speed, speed_ratio
 
 FILE_NAME = "report.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """How far one layer of an artefact is from the same in FP32: signal to quantisation noise."""
+
+    name: str
+    operator: str
+    sqnr_db: float
+    kept: bool
+    """Whether the layer stayed in FP32, because it would have lost too much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One artefact, named by its recipe, beside the FP32 model that it was made from."""
+    """One artefact, named by its recipe, beside the FP32 model that it was made from.
+
+    `quality` is what the gate judged, None where the answers were no numbers; `likeness` holds further
+    figures, by name: "sqnr_db", "worst_row" (the error of the worst row in standard deviations of the
+    output), "agreement" (the share of rows with the same class). `speeds` are empty where no speed was
+    measured. `layers` are there where the layers were looked at, worst first. `verdict` is the outcome
+    with its figures.
+    """
 
     recipe: str
+    target: str
+    passed: bool
+    verdict: str
     reference_bytes: int
     candidate_bytes: int
-    accuracy: Accuracy
+    quality: Quality | None
+    likeness: Mapping[str, float]
     speeds: tuple[Speed, ...]
+    layers: tuple[Layer, ...] = ()
 
     @property
-    def speed_ratio(self) -> float:
-        """How many times faster than FP32, over all sizes of batch."""
-        return speed_ratio(self.speeds)
+    def speed_ratio(self) -> float | None:
+        """How many times faster than FP32, over all sizes of batch; None where that was not measured."""
+        return speed_ratio(self.speeds) if self.speeds else None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The contents of `report.json`; `seconds` tells what each step of the build took."""
+    """The contents of `report.json`; `seconds` tells what each step of the build took.
+
+    `conversion_error` is the largest difference between the answers of the source and of its ONNX, in
+    parts of the output's range; 0 where the source is ONNX. `warnings` are sentences for whoever builds.
+    """
 
     comparisons: tuple[Comparison, ...]
     machine: Mapping[str, str]
     seconds: Mapping[str, float]
+    conversion_error: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    def of(self, recipe: str) -> Comparison | None:
+        """Return what was measured of the artefact that a recipe made; None if nothing was."""
+        return next((compared for compared in self.comparisons if compared.recipe == recipe), None)
 
     def to_bytes(self) -> bytes:
         """Return the document."""
@@ -53,6 +86,8 @@ def read(folder: Path) -> Report | None:
         comparisons=tuple(_comparison(item) for item in fields.records("comparisons")),
         machine=fields.texts("machine"),
         seconds=fields.numbers("seconds"),
+        conversion_error=fields.number("conversion_error"),
+        warnings=fields.strings("warnings"),
     )
     fields.end()
     return report
@@ -78,29 +113,37 @@ def _processor() -> str:
 
 
 def _comparison(fields: Fields) -> Comparison:
+    quality = fields.record_or_none("quality")
     comparison = Comparison(
         recipe=fields.text("recipe"),
+        target=fields.text("target"),
+        passed=fields.flag("passed"),
+        verdict=fields.text("verdict"),
         reference_bytes=fields.integer("reference_bytes"),
         candidate_bytes=fields.integer("candidate_bytes"),
-        accuracy=_accuracy(fields.record("accuracy")),
+        quality=_quality(quality) if quality else None,
+        likeness=fields.numbers("likeness"),
         speeds=tuple(_speed(item) for item in fields.records("speeds")),
+        layers=tuple(_layer(item) for item in fields.records("layers")),
     )
     fields.end()
     return comparison
 
 
-def _accuracy(fields: Fields) -> Accuracy:
-    accuracy = Accuracy(
-        rows=fields.integer("rows"),
+def _quality(fields: Fields) -> Quality:
+    quality = Quality(
+        metric=fields.text("metric"),
+        output=fields.text("output"),
+        rows=fields.integer("rows", at_least=1),
         reference=fields.number("reference"),
         candidate=fields.number("candidate"),
-        worse=fields.integer("worse"),
-        better=fields.integer("better"),
+        loss=fields.number("loss"),
         low=fields.number("low"),
         high=fields.number("high"),
+        limit=fields.number("limit"),
     )
     fields.end()
-    return accuracy
+    return quality
 
 
 def _speed(fields: Fields) -> Speed:
@@ -111,3 +154,14 @@ def _speed(fields: Fields) -> Speed:
     )
     fields.end()
     return speed
+
+
+def _layer(fields: Fields) -> Layer:
+    layer = Layer(
+        name=fields.text("name"),
+        operator=fields.text("operator"),
+        sqnr_db=fields.number("sqnr_db"),
+        kept=fields.flag("kept"),
+    )
+    fields.end()
+    return layer

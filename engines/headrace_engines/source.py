@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.documents import Scalar
 from headrace_engines.manifest import Recipe
+from headrace_engines.progress import Stages
 from headrace_engines.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A trained classifier as ONNX, with the data that its artefacts are made and judged with.
+    """A trained model as ONNX, with the rows that its artefacts are made and judged with.
 
-    No row of `calibration` or `held_out` was trained on, and they share none. `labels` are the
-    classes of the held-out rows; `expected` is what the model answered to them before it was
-    converted. `data` holds the SHA-256 of every split.
+    `calibration` and `held_out` share no row. `labels` are what is right for the held-out rows, where
+    that is known: classes or values. `expected` is what the model answered to them before it was
+    converted, one array per output; None where the source is ONNX itself. `data` holds the SHA-256 of
+    every split, and `facts` what the manifest tells of the source beside what was known of it before.
+    `made_up` says that the rows are noise of the inputs' shapes. `cpu_only` names the operators for which
+    TensorRT has nothing.
     """
 
-    model: bytes
+    model: Path
     calibration: Rows
     held_out: Rows
-    labels: NDArray[np.int64]
-    expected: NDArray[Any]
+    labels: NDArray[Any] | None
+    expected: tuple[NDArray[Any], ...] | None
     data: Mapping[str, str]
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    made_up: bool = False
+    cpu_only: tuple[str, ...] = ()
+
+
+class Prepare(Protocol):
+    """The expensive part of a source: training, or opening a file in its framework."""
+
+    def __call__(self, folder: Path, stages: Stages) -> Prepared:
+        """Write the model in FP32 as `model.onnx` into the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +50,11 @@ class Source:
     """Something that can be built, known by facts that cost nothing to learn.
 
     `recipe` and the versions of `tools` (names of installed distributions) decide every byte that
-    `prepare` returns, so that an unchanged build is recognised without preparing anything.
+    `prepare` makes, so that an unchanged build is recognised without preparing anything. `extra` is the
+    extra of Headrace that brings the tools.
     """
 
     recipe: Recipe
     tools: tuple[str, ...]
-    prepare: Callable[[], Prepared]
+    prepare: Prepare
+    extra: str = "build"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +15,61 @@ from headrace_engines.gates import Speed
 from headrace_engines.rows import Rows
 
 # Shorter than a time slice, so that on a busy machine most rounds are undisturbed and the median is.
-_ROUND_SECONDS = 0.001
-_ROUNDS = 61
+_ROUND_SECONDS: Final = 0.001
+_MOST_ROUNDS: Final = 61
+_FEWEST_ROUNDS: Final = 3
+_SIZE_SECONDS: Final = 4.0
+"""Large models are timed in fewer rounds: one batch of theirs is longer than any disturbance."""
 
 
-def answers(engine: Engine, rows: Rows) -> NDArray[Any]:
-    """Return the engine's first output for all rows."""
+def answers(engine: Engine, rows: Rows) -> tuple[NDArray[Any], ...]:
+    """Return the engine's outputs for all rows, executed in batches as large as it takes."""
     arrays = [rows[tensor.name] for tensor in engine.spec.inputs]
     size = engine.spec.max_batch_size or len(arrays[0])
     parts = [
-        engine.run([array[start : start + size] for array in arrays])[0]
+        engine.run([array[start : start + size] for array in arrays])
         for start in range(0, len(arrays[0]), size)
     ]
-    return np.concatenate(parts)
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def largest_difference(reference: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> float:
+    """Return how far two models' answers are apart, in parts of the range of the reference's output.
+
+    Of classes and strings it is the share of rows that differ. NaN or infinite where numbers cannot tell.
+    """
+    if [array.shape for array in reference] != [array.shape for array in others]:
+        return np.inf
+    return max((_difference(*pair) for pair in zip(reference, others, strict=True)), default=0.0)
+
+
+def _difference(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    if reference.dtype.kind != "f" or other.dtype.kind != "f":
+        differs = reference.astype(str) != other.astype(str)
+        return float(np.mean(differs.reshape(len(differs), -1).any(axis=1)))
+    one, two = reference.astype(np.float64), other.astype(np.float64)
+    span = float(np.ptp(one)) or float(np.abs(one).max(initial=0.0)) or 1.0
+    return float(np.abs(one - two).max(initial=0.0)) / span
 
 
 def compare_speed(
     reference: Engine, candidate: Engine, rows: Rows, sizes: Sequence[int]
 ) -> tuple[Speed, ...]:
-    """Time both at each size of batch, through their staging buffers as in service.
+    """Time both at each size of batch, through their staging buffers as in service where they have such.
 
-    They take turns, so that whatever else the machine does meets both alike. Raises ValueError if
-    one has no staging buffers.
+    They take turns, so that whatever else the machine does meets both alike.
     """
     return tuple(_compare(reference, candidate, rows, size) for size in sizes)
 
 
 def _compare(reference: Engine, candidate: Engine, rows: Rows, size: int) -> Speed:
     executions = [_execution(engine, rows, size) for engine in (reference, candidate)]
-    single = [min(_seconds(execute, 1) for _ in range(5)) for execute in executions]
+    single = [min(_seconds(execute, 1) for _ in range(3)) for execute in executions]
     repeats = [max(1, round(_ROUND_SECONDS / seconds)) for seconds in single]
+    round_seconds = sum(map(float.__mul__, single, map(float, repeats)))
+    rounds = min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, round(_SIZE_SECONDS / round_seconds)))
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for execute, repeat, taken in zip(executions, repeats, times, strict=True):
             taken.append(_seconds(execute, repeat))
     return Speed(size, *(statistics.median(taken) for taken in times))
@@ -54,8 +77,12 @@ def _compare(reference: Engine, candidate: Engine, rows: Rows, size: int) -> Spe
 
 def _execution(engine: Engine, rows: Rows, size: int) -> Callable[[], object]:
     """Return a function that executes one batch, which has been executed once already."""
-    for buffer, tensor in zip(engine.inputs(0), engine.spec.inputs, strict=True):
-        buffer[:size] = np.resize(rows[tensor.name], (size, *tensor.dims))
+    arrays = [_repeated(rows[tensor.name], size) for tensor in engine.spec.inputs]
+    if not engine.spec.is_staged:
+        engine.run(arrays)
+        return lambda: engine.run(arrays)
+    for buffer, array in zip(engine.inputs(0), arrays, strict=True):
+        buffer[:size] = array
 
     def execute() -> object:
         engine.submit(0, size)
@@ -63,6 +90,10 @@ def _execution(engine: Engine, rows: Rows, size: int) -> Callable[[], object]:
 
     execute()
     return execute
+
+
+def _repeated(array: NDArray[Any], size: int) -> NDArray[Any]:
+    return array[np.arange(size) % len(array)]
 
 
 def _seconds(execute: Callable[[], object], repeats: int) -> float:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace_cli.console import human_size, table
-from headrace_engines.gates import Accuracy
+from headrace_engines.gates import Quality
 from headrace_engines.manifest import Artefact
 from headrace_engines.report import Comparison
 
@@ -18,18 +18,28 @@ def artefact_table(artefacts: Iterable[Artefact]) -> Table:
     return table(
         ("Artefact", "File", "Size ", "Target", "Gates"),
         [
-            (made.recipe, made.file, human_size(made.size_bytes), made.target, _judgement(made))
+            (
+                made.recipe,
+                made.file,
+                human_size(made.size_bytes) if made.size_bytes else "",
+                made.target,
+                _judgement(made),
+            )
             for made in artefacts
         ],
     )
 
 
-def accuracy_table(comparisons: Iterable[Comparison]) -> Table:
-    """Return a row for each artefact beside FP32: accuracy on held-out rows, with its interval, and size."""
+def quality_table(comparisons: Iterable[Comparison]) -> Table:
+    """Return a row for each artefact beside FP32: its metric on held-out rows with its interval, its size.
+
+    A loss of 0.01 is one point.
+    """
     columns = (
-        "Artefact", "Rows ", "FP32 ", "Quantised ", "Drop, points ", "95 % interval ", "Size ", "of FP32 ",
+        "Artefact", "Metric", "Rows ", "FP32 ", "Artefact's ", "Loss, points ", "95 % interval ",
+        "Size ", "of FP32 ", "Times faster ",
     )  # fmt: skip
-    return table(columns, [_accuracy_row(compared) for compared in comparisons])
+    return table(columns, [_quality_row(compared) for compared in comparisons])
 
 
 def speed_table(comparison: Comparison) -> Table:
@@ -48,21 +58,24 @@ def speed_table(comparison: Comparison) -> Table:
     )
 
 
-def interval(accuracy: Accuracy) -> str:
-    """Return the confidence interval of the drop, in points."""
-    return f"{100 * accuracy.low:+.2f} to {100 * accuracy.high:+.2f}"
+def _quality_row(compared: Comparison) -> tuple[str, ...]:
+    size = human_size(compared.candidate_bytes)
+    share = f"{compared.candidate_bytes / compared.reference_bytes:.2f}"
+    ratio = compared.speed_ratio
+    faster = f"{ratio:.2f}" if ratio else "not measured"
+    return (compared.recipe, *_figures(compared.quality), size, share, faster)
 
 
-def _accuracy_row(compared: Comparison) -> tuple[str, ...]:
+def _figures(quality: Quality | None) -> tuple[str, ...]:
+    if quality is None:
+        return ("no numbers", "", "", "", "", "")
     return (
-        compared.recipe,
-        str(compared.accuracy.rows),
-        f"{compared.accuracy.reference:.4f}",
-        f"{compared.accuracy.candidate:.4f}",
-        f"{100 * compared.accuracy.drop:+.2f}",
-        interval(compared.accuracy),
-        human_size(compared.candidate_bytes),
-        f"{compared.candidate_bytes / compared.reference_bytes:.2f}",
+        quality.metric,
+        str(quality.rows),
+        f"{quality.reference:.4f}",
+        f"{quality.candidate:.4f}",
+        f"{100 * quality.loss:+.2f}",
+        f"{100 * quality.low:+.2f} to {100 * quality.high:+.2f}",
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from digits import BuiltRepository
+from digits import RECIPE, BuiltRepository
 
 from headrace_cli.main import run
 
@@ -12,10 +12,10 @@ def test_a_build_shows_what_it_made(
     digits_repository: BuiltRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = tmp_path / "models"
-    arguments = ["build", "digits", "--name", "mine", "--into", str(repository)]
+    arguments = ["build", "digits", "--recipe", RECIPE, "--name", "mine", "--into", str(repository)]
     assert run([*arguments, "--cache", str(digits_repository.cache)]) == 0
     shown = capsys.readouterr()
-    for text in ("int8-cpu", "as accurate as FP32", "95 % interval", "Times faster"):
+    for text in ("int8-cpu", "as good as FP32", "95 % interval", "Times faster"):
         assert text in shown.out
     assert f"found in the cache, put into {repository}/mine/1" in shown.out
     assert f"next: headrace serve --model-repository {repository}" in shown.out
@@ -29,7 +29,7 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(digits_repository.cache))
-    assert run(["build", "digits", "--into", str(tmp_path)]) == 0
+    assert run(["build", "digits", "--recipe", RECIPE, "--into", str(tmp_path)]) == 0
     assert "found in the cache" in capsys.readouterr().out
 
 

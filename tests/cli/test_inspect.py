@@ -23,7 +23,7 @@ def test_a_built_version_tells_all_about_itself(
     assert told["max_batch_size"] == 64
     assert [artefact["recipe"] for artefact in told["artefacts"]] == ["fp32", "int8-cpu"]
     (comparison,) = told["comparisons"]
-    assert comparison["accuracy"]["reference"] > 0.95
+    assert comparison["quality"]["reference"] > 0.95
 
 
 def test_a_built_version_is_shown(
@@ -35,7 +35,7 @@ def test_a_built_version_is_shown(
         "probabilities",
         "model.int8-cpu.onnx: chosen",
         "up to 64 rows",
-        "Drop, points",
+        "Loss, points",
         "Times faster",
     ):
         assert text in shown

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_engines.build import BuildResult, build
+from headrace_engines.build import BuildOptions, BuildResult, build
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ def built_digits(tmp_path_factory: pytest.TempPathFactory) -> BuiltDigits:
         "digits",
         "digits",
         folder / "models",
+        options=BuildOptions(recipes=("int8-cpu",)),
         store_folder=folder / "store",
         progress=lambda step, fraction: steps.append((step, fraction)),
     )

@@ -11,7 +11,7 @@ import pytest
 
 from headrace_engines import build as build_module
 from headrace_engines import digits, manifest, store
-from headrace_engines.build import BuildResult, build
+from headrace_engines.build import BuildOptions, BuildResult, build
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.gates import MIN_SPEED_RATIO
 
@@ -21,9 +21,9 @@ _BUILD = f"""
 import sys
 sys.path[:] = {sys.path!r}
 from pathlib import Path
-from headrace_engines.build import build
+from headrace_engines.build import BuildOptions, build
 result = build("digits", "digits", Path(sys.argv[1]), store_folder=Path(sys.argv[2]),
-               progress=lambda step, fraction: print(step, flush=True))
+               options=BuildOptions(recipes=("int8-cpu",)), progress=lambda step, fraction: print(step, flush=True))
 print(result.folder.name, result.cached, result.is_new)
 """
 
@@ -45,7 +45,15 @@ def _until(process: subprocess.Popen[str], step: str) -> None:
 
 
 def _again(built_digits: BuiltDigits, into: Path, name: str = "digits") -> BuildResult:
-    return build("digits", name, into, store_folder=built_digits.store, progress=lambda step, fraction: None)
+    options = BuildOptions(recipes=("int8-cpu",))
+    return build(
+        "digits",
+        name,
+        into,
+        options=options,
+        store_folder=built_digits.store,
+        progress=lambda step, fraction: None,
+    )
 
 
 def test_a_build_is_measured_and_good(built_digits: BuiltDigits) -> None:
@@ -60,10 +68,15 @@ def test_a_build_is_measured_and_good(built_digits: BuiltDigits) -> None:
         ("int8-cpu", True),
     ]
     (comparison,) = result.report.comparisons
-    assert comparison.accuracy.rows == 719
-    assert comparison.accuracy.reference >= 0.97
-    assert comparison.accuracy.candidate >= 0.97
+    assert comparison.quality is not None
+    assert (comparison.quality.metric, comparison.quality.output) == ("accuracy", "probabilities")
+    assert comparison.quality.rows == 719
+    assert comparison.quality.reference >= 0.97
+    assert comparison.quality.candidate >= 0.97
+    assert comparison.likeness["sqnr_db"] > 20
+    assert comparison.likeness["agreement"] > 0.99
     assert [speed.rows for speed in comparison.speeds] == [1, 8, 32, 64]
+    assert comparison.speed_ratio is not None
     assert comparison.speed_ratio >= MIN_SPEED_RATIO
     assert 3.5 < comparison.reference_bytes / comparison.candidate_bytes < 4
 
@@ -123,7 +136,7 @@ def test_a_killed_build_changes_nothing_and_two_at_once_agree(
 ) -> None:
     repository, store_folder = tmp_path / "models", tmp_path / "store"
     killed = _start(repository, store_folder)
-    _until(killed, "quantising")
+    _until(killed, "trying")
     killed.kill()
     killed.communicate()
     assert not repository.exists()

@@ -10,23 +10,24 @@ from hypothesis import strategies as st
 
 from headrace_engines import gates
 from headrace_engines.errors import GateError
-from headrace_engines.gates import Accuracy, Speed
+from headrace_engines.gates import Quality, Speed
 
 
-def _paired(rows: int, worse: int, better: int, both_wrong: int = 0) -> Accuracy:
+def _paired(rows: int, worse: int, better: int, both_wrong: int = 0) -> Quality:
     reference, candidate = np.ones(rows, bool), np.ones(rows, bool)
     candidate[:worse] = False
     reference[worse : worse + better] = False
     reference[rows - both_wrong :] = candidate[rows - both_wrong :] = False
-    return gates.compare_accuracy(reference, candidate)
+    labels = np.ones(rows, np.int64)
+    return gates.compare("accuracy", reference.astype(np.int64), candidate.astype(np.int64), labels)
 
 
 def test_only_rows_that_differ_count() -> None:
     accuracy = _paired(719, worse=5, better=2, both_wrong=17)
-    assert (accuracy.rows, accuracy.worse, accuracy.better) == (719, 5, 2)
+    assert accuracy.rows == 719
     assert accuracy.reference == pytest.approx(700 / 719)
     assert accuracy.candidate == pytest.approx(697 / 719)
-    assert accuracy.drop == pytest.approx(3 / 719)
+    assert accuracy.loss == pytest.approx(3 / 719)
 
 
 def test_the_interval_is_that_of_bonett_and_price() -> None:
@@ -69,14 +70,14 @@ def test_the_interval_holds_the_true_drop_as_often_as_it_says(lost: float, gaine
     ],
 )
 def test_a_candidate_that_lost_little_passes(rows: int, worse: int, better: int) -> None:
-    gates.check_accuracy("model.onnx", _paired(rows, worse, better))
+    gates.check_quality("model.onnx", _paired(rows, worse, better))
 
 
 @pytest.mark.parametrize(
     ("rows", "worse", "better", "complaint"),
     [
-        (719, 8, 0, "the drop may be 1.00 at most"),
-        (719, 500, 0, "the drop may be 1.00 at most"),
+        (719, 8, 0, "the loss may be 1.00 at most"),
+        (719, 500, 0, "the loss may be 1.00 at most"),
         (719, 40, 34, "the interval may reach 2.00 at most"),
         (50, 0, 0, "the interval may reach 2.00 at most"),
         (1, 0, 0, "the interval may reach 2.00 at most"),
@@ -86,22 +87,22 @@ def test_a_candidate_that_lost_too_much_or_was_seen_too_little_is_refused(
     rows: int, worse: int, better: int, complaint: str
 ) -> None:
     with pytest.raises(GateError, match=complaint):
-        gates.check_accuracy("model.onnx", _paired(rows, worse, better))
+        gates.check_quality("model.onnx", _paired(rows, worse, better))
 
 
 def test_the_refusal_carries_the_figures() -> None:
     with pytest.raises(GateError) as raised:
-        gates.check_accuracy("model.int8-cpu.onnx", _paired(719, 100, 0))
+        gates.check_quality("model.int8-cpu.onnx", _paired(719, 100, 0))
     assert str(raised.value) == (
         "model.int8-cpu.onnx: accuracy 0.8609, FP32 1.0000, on 719 held-out rows; "
-        "drop 13.91 points, 95 % interval 11.32 to 16.42; the drop may be 1.00 at most"
+        "loss 13.91 points, 95 % interval 11.32 to 16.42; the loss may be 1.00 at most"
     )
 
 
 @pytest.mark.parametrize("rows", [(0, 0), (3, 4)])
 def test_unpaired_answers_are_refused(rows: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="expected as many answers"):
-        gates.compare_accuracy(np.ones(rows[0], bool), np.ones(rows[1], bool))
+        gates.compare("accuracy", np.ones(rows[0]), np.ones(rows[1]))
 
 
 @pytest.mark.parametrize(("error", "passes"), [(0.0, True), (1e-5, True), (2e-5, False), (np.nan, False)])

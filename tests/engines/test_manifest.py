@@ -27,7 +27,10 @@ _EXAMPLE = Manifest(
     artefacts=(
         Artefact("model.onnx", "fp32", "cpu", "0" * 64, 3, True, "as trained"),
         Artefact("model.int8-cpu.onnx", "int8-cpu", "cpu", "f" * 64, 1, False, "not better"),
+        Artefact("model.dynamic.onnx", "dynamic", "cpu", "", 0, False, "does not fit", 1),
     ),
+    gates={"metric": "accuracy", "max_loss": 0.01},
+    made_up=True,
 )
 
 _NAMES = st.text(min_size=1)
@@ -49,6 +52,7 @@ _ARTEFACTS = st.builds(
     st.integers(min_value=0),
     st.booleans(),
     _NAMES,
+    st.integers(min_value=0),
 )
 _MANIFESTS = st.builds(
     Manifest,
@@ -59,6 +63,8 @@ _MANIFESTS = st.builds(
     st.lists(_TENSORS, max_size=2).map(tuple),
     st.lists(_TENSORS, max_size=2).map(tuple),
     st.lists(_ARTEFACTS, max_size=2).map(tuple),
+    st.dictionaries(_NAMES, _SCALARS, max_size=2),
+    st.booleans(),
 )
 
 
@@ -95,6 +101,9 @@ def test_bytes_do_not_depend_on_the_order_of_settings() -> None:
         (lambda it: it["artefacts"][0].update(passed="yes"), r"field 'artefacts\[0\]\.passed'"),
         (lambda it: it["artefacts"][0].update(size_bytes=-1), r"field 'artefacts\[0\]\.size_bytes'"),
         (lambda it: it["artefacts"][1].update(sha256="abc"), r"field 'artefacts\[1\]\.sha256'"),
+        (lambda it: it["artefacts"][0].update(sha256=""), r"field 'artefacts\[0\]\.sha256'"),
+        (lambda it: it["artefacts"][0].update(max_rows=-1), r"field 'artefacts\[0\]\.max_rows'"),
+        (lambda it: it.update(made_up=1), "field 'made_up': expected true or false"),
         (lambda it: it["artefacts"][0].update(file="../model.onnx"), r"field 'artefacts\[0\]\.file'"),
         (lambda it: it["artefacts"][0].update(file="/etc/passwd"), r"field 'artefacts\[0\]\.file'"),
         (lambda it: it["artefacts"][0].update(file=".."), r"field 'artefacts\[0\]\.file'"),

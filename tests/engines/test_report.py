@@ -9,21 +9,29 @@ import pytest
 
 from headrace_engines import report
 from headrace_engines.errors import ModelFileError
-from headrace_engines.gates import Accuracy, Speed
-from headrace_engines.report import Comparison, Report
+from headrace_engines.gates import Quality, Speed
+from headrace_engines.report import Comparison, Layer, Report
 
 _EXAMPLE = Report(
     comparisons=(
         Comparison(
-            "int8-cpu",
-            4000,
-            1000,
-            Accuracy(719, 0.976, 0.975, 2, 1, -0.004, 0.006),
-            (Speed(1, 2e-5, 1e-5), Speed(8, 8e-5, 1e-5)),
+            recipe="int8-cpu",
+            target="cpu",
+            passed=True,
+            verdict="as good as FP32 and faster",
+            reference_bytes=4000,
+            candidate_bytes=1000,
+            quality=Quality("accuracy", "probabilities", 719, 0.976, 0.975, 0.001, -0.004, 0.006, 0.01),
+            likeness={"sqnr_db": 31.5},
+            speeds=(Speed(1, 2e-5, 1e-5), Speed(8, 8e-5, 1e-5)),
+            layers=(Layer("gemm_2", "Gemm", 12.5, True),),
         ),
+        Comparison("fp8", "tensorrt", False, "its answers are not numbers", 4000, 1000, None, {}, ()),
     ),
     machine={"cores": "2"},
     seconds={"training": 2.5},
+    conversion_error=1e-7,
+    warnings=("no data",),
 )
 
 
@@ -45,9 +53,11 @@ def test_a_folder_without_one_has_none(tmp_path: Path) -> None:
             "field 'seconds': expected an object of numbers",
         ),
         (
-            lambda it: it["comparisons"][0]["accuracy"].update(high="much"),
-            r"field 'comparisons\[0\]\.accuracy\.high'",
+            lambda it: it["comparisons"][0]["quality"].update(high="much"),
+            r"field 'comparisons\[0\]\.quality\.high'",
         ),
+        (lambda it: it.update(warnings=[1]), "field 'warnings': expected a list of strings"),
+        (lambda it: it["comparisons"][1].pop("quality"), r"field 'comparisons\[1\]\.quality' is missing"),
         (
             lambda it: it["comparisons"][0]["speeds"][1].update(rows=0),
             r"field 'comparisons\[0\]\.speeds\[1\]\.rows': expected a whole number, 1 or more",
@@ -69,7 +79,11 @@ def test_damage_is_refused_and_the_field_named(
 
 
 def test_the_speed_ratio_is_over_all_sizes_of_batch() -> None:
-    assert _EXAMPLE.comparisons[0].speed_ratio == pytest.approx(4.0)
+    measured, unmeasured = _EXAMPLE.comparisons
+    assert measured.speed_ratio == pytest.approx(4.0)
+    assert unmeasured.speed_ratio is None
+    assert _EXAMPLE.of("fp8") is unmeasured
+    assert _EXAMPLE.of("fp16") is None
 
 
 def test_the_machine_is_described() -> None:

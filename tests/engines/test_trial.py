@@ -19,7 +19,7 @@ def folder(built_digits: BuiltDigits) -> Path:
 def test_answers_come_for_all_rows_in_their_order(folder: Path) -> None:
     held_out = digits.held_out()
     few, many = (OnnxRuntimeEngine(folder / "model.onnx", max_batch_size=size) for size in (8, 719))
-    answers = trial.answers(few, {digits.INPUT: held_out.images})
+    (answers,) = trial.answers(few, {digits.INPUT: held_out.images})
     assert answers.shape == (719, 10)
     assert np.allclose(answers, many.run([held_out.images])[0], atol=1e-6)
     assert np.mean(answers.argmax(1) == held_out.labels) > 0.97

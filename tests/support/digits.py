@@ -15,6 +15,7 @@ import pytest
 
 from headrace_cli.main import run
 
+RECIPE = "int8-cpu"
 _ROOT = Path(__file__).parents[2]
 PACKAGES = [str(_ROOT / container) for container in ("proto", "engines", "server", "client")]
 
@@ -42,7 +43,8 @@ def headrace(*arguments: str) -> list[str]:
 def digits_repository(tmp_path_factory: pytest.TempPathFactory) -> BuiltRepository:
     folder = tmp_path_factory.mktemp("digits")
     built = BuiltRepository(folder / "models", folder / "caches")
-    assert run(["build", "digits", "--into", str(built.folder), "--cache", str(built.cache)]) == 0
+    arguments = ["build", "digits", "--recipe", RECIPE, "--into", str(built.folder)]
+    assert run([*arguments, "--cache", str(built.cache)]) == 0
     return built
 
 

@@ -15,7 +15,7 @@ from headrace_cli.cache import cache_option
 from headrace_cli.failure import ExitCode, failing, needs
 
 if TYPE_CHECKING:
-    from headrace_engines.build import BuildResult
+    from headrace_engines.build import BuildOptions, BuildResult
     from headrace_engines.build import Progress as Told
 
 
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     "--into", type=click.Path(path_type=Path, file_okay=False), default=Path("models"), show_default=True,
     metavar="REPOSITORY", help="Folder of models that the new version goes into.",
 )  # fmt: skip
+@click.option(
+    "--recipe", "recipes", multiple=True, default=("auto",), show_default=True, metavar="NAME",
+    help="How to compress it; may be given again. `auto` tries what suits the targets.",
+)  # fmt: skip
 @cache_option
-def command(source: str, name: str | None, into: Path, cache: Path) -> None:
+def command(source: str, name: str | None, into: Path, recipes: tuple[str, ...], cache: Path) -> None:
     """Turn a trained model into artefacts that can be served.
 
     SOURCE is `digits`: a perceptron for scanned digits, trained here on data that scikit-learn brings.
@@ -40,12 +44,17 @@ def command(source: str, name: str | None, into: Path, cache: Path) -> None:
       headrace build digits
       headrace build digits --name mnist-small --into /srv/models
     """
+    with needs("cpu,build"):
+        from headrace_engines.build import BuildOptions
+    options = BuildOptions(recipes=recipes)
     with bar() as progress:
-        built = run(source, source if name is None else name, into, cache, progress)
+        built = run(source, source if name is None else name, into, cache, progress, options)
     show(built)
 
 
-def run(source: str, name: str, into: Path, cache: Path, progress: Told) -> BuildResult:
+def run(
+    source: str, name: str, into: Path, cache: Path, progress: Told, options: BuildOptions | None = None
+) -> BuildResult:
     """Build, with the failures that a build is made for as errors of the command."""
     with needs("cpu,build"):
         from headrace_engines import build
@@ -55,7 +64,8 @@ def run(source: str, name: str, into: Path, cache: Path, progress: Told) -> Buil
         failing(ValueError, UnsupportedModelError, exit_code=ExitCode.USAGE),
         needs("cpu,build"),
     ):
-        return build.build(source, name, into, store_folder=cache, progress=progress)
+        told = options or build.BuildOptions()
+        return build.build(source, name, into, options=told, store_folder=cache, progress=progress)
 
 
 @contextmanager
@@ -85,9 +95,10 @@ def show(built: BuildResult) -> None:
 
     out = console.results()
     out.print(measured.artefact_table(built.manifest.artefacts))
-    out.print(measured.accuracy_table(built.report.comparisons))
+    out.print(measured.quality_table(built.report.comparisons))
     for comparison in built.report.comparisons:
-        out.print(measured.speed_table(comparison))
+        if comparison.speeds:
+            out.print(measured.speed_table(comparison))
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"
     out.print(f"{origin}, {place} {built.folder}", soft_wrap=True, markup=False)

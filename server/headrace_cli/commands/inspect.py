@@ -141,6 +141,7 @@ def _show(inspected: Inspected) -> None:
     if inspected.manifest:
         out.print(measured.artefact_table(inspected.manifest.artefacts))
     if inspected.report:
-        out.print(measured.accuracy_table(inspected.report.comparisons))
+        out.print(measured.quality_table(inspected.report.comparisons))
         for comparison in inspected.report.comparisons:
-            out.print(measured.speed_table(comparison))
+            if comparison.speeds:
+                out.print(measured.speed_table(comparison))

@@ -19,6 +19,7 @@ from headrace_cli.demo.agent import SERVICE, Agent, consul_agent
 from headrace_cli.demo.server import Server, Work, start
 from headrace_cli.demo.telling import Telling
 from headrace_cli.demo.traffic import Rows, Streamed, alone, stream
+from headrace_cli.failure import needs
 from headrace_cli.registry import instances
 from headrace_engines import folders
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from headrace_engines.report import Comparison
 
 MODEL = "digits"
+RECIPE = "int8-cpu"
 ROUNDS = 10
 MAX_IN_FLIGHT = 128
 LONE_CALLS = 200
@@ -82,8 +84,11 @@ def build(stage: Stage, telling: Telling) -> BuildResult:
     """Build the model, or find it built."""
     telling.step("Build: a classifier of scanned digits, trained, quantised to INT8, measured")
     began = time.perf_counter()
+    with needs("cpu,build"):
+        from headrace_engines.build import BuildOptions
+    options = BuildOptions(recipes=(RECIPE,))
     with bar() as progress:
-        built = run_build(MODEL, MODEL, stage.repository, stage.cache, progress)
+        built = run_build(MODEL, MODEL, stage.repository, stage.cache, progress, options)
     origin = "found in the cache" if built.cached else f"built in {time.perf_counter() - began:.1f} s"
     for made in built.manifest.artefacts:
         telling.check(made.passed, f"{made.recipe}: {made.reason} ({human_size(made.size_bytes)})")
@@ -166,7 +171,7 @@ def ask(telling: Telling, target: str, server: Server, rows: Rows, compared: Com
         if streamed.each_once
         else f"{len(streamed.failures)} of {streamed.sent} requests failed: {problems}",
     )
-    expected = compared.accuracy.candidate
+    expected = compared.quality.candidate if compared.quality else 0.0
     telling.check(
         abs(streamed.accuracy - expected) < 0.5 / len(rows.inputs),
         f"accuracy of the answers {streamed.accuracy:.4f}, of the build {expected:.4f}",
@@ -182,8 +187,7 @@ def figures(measured: Measured, agent: Agent | None, server: Server) -> list[tup
     compared, streamed = measured.compared, measured.streamed
     ratios = ", ".join(f"{speed.ratio:.1f} at batch {speed.rows}" for speed in compared.speeds)
     return [
-        ("accuracy FP32", f"{compared.accuracy.reference:.4f}"),
-        ("accuracy INT8", f"{compared.accuracy.candidate:.4f}"),
+        *_accuracies(compared),
         (
             "size FP32 → INT8",
             f"{human_size(compared.reference_bytes)} → {human_size(compared.candidate_bytes)}",
@@ -229,6 +233,13 @@ def stop(telling: Telling, agent: Agent | None, server: Server) -> None:
             found.id for found in instances(SERVICE, agent=agent.address) if found.address == server.address
         ]
         telling.check(not left, f"still in Consul: {', '.join(left)}" if left else "it has left Consul")
+
+
+def _accuracies(compared: Comparison) -> list[tuple[str, str]]:
+    quality = compared.quality
+    if quality is None:
+        return []
+    return [("accuracy FP32", f"{quality.reference:.4f}"), ("accuracy INT8", f"{quality.candidate:.4f}")]
 
 
 def _percentiles(latencies_seconds: NDArray[np.float64]) -> str:
