@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from headrace_engines import files
-from headrace_engines.errors import UnsupportedModelError
-
-
-class Kind(Enum):
-    """The families of models that are read; the value is what people call each."""
-
-    SCIKIT_LEARN = "scikit-learn"
-    TORCH = "PyTorch"
-    KERAS = "Keras"
-    SAVED_MODEL = "TensorFlow SavedModel"
-    ONNX = "ONNX"
-    PMML = "PMML"
-    XGBOOST = "XGBoost"
-    LIGHTGBM = "LightGBM"
+from headrace_engines.errors import ModelFileError, UnsupportedModelError
+from headrace_engines.importers import archives, binaries, pickles, strangers, texts
+from headrace_engines.importers.kinds import Finding
+from headrace_engines.importers.kinds import Kind as Kind
+from headrace_engines.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +52,55 @@ _FAMILIES: Final = {
 }
 
 _READ: Final = (
-    "a pickle or joblib file of scikit-learn, XGBoost or LightGBM, skops, PyTorch, Keras, a TensorFlow "
-    "SavedModel folder, ONNX, PMML, XGBoost's JSON or UBJ, LightGBM's text"
+    "what is read: pickle, joblib or skops files of scikit-learn, XGBoost and LightGBM, their own model "
+    "files, PyTorch, Keras, a TensorFlow SavedModel folder, ONNX and PMML"
 )
-_START_BYTES: Final = 512
+_START_BYTES: Final = 1 << 16
+_SOME: Final = 3
 
 
 def detect(path: Path) -> Format:
     """Return what kind of model lies at the path, which is a file or a folder; nothing of it is executed.
 
-    Raises ModelFileError if it cannot be read, UnsupportedModelError if it is none of the kinds that are
-    read; the text says what was found and what is read.
+    Raises ModelFileError if it cannot be read or is damaged, UnsupportedModelError if it is none of the
+    kinds that are read; the text says what was found, and what helps.
     """
+    try:
+        found = _in_folder(path) if path.is_dir() else _in_file(path)
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    family = _FAMILIES[found.kind]
+    module = f"{__package__}.{family.module}"
+    return Format(found.kind, found.label, module, found.runs_code, family.extra, family.tools)
+
+
+def _in_file(path: Path) -> Finding:
     files.check(path)
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
-    if start[:1] == b"\x80":
-        return _format(Kind.SCIKIT_LEARN, "pickle", runs_code=True)
+    if start.startswith(archives.MAGIC):
+        return archives.finding(path)
+    strangers.refuse(path, start)
+    for finding in (binaries.finding, pickles.finding, texts.finding):
+        if found := finding(path, start):
+            return found
     if path.suffix == ".onnx":
-        return _format(Kind.ONNX, "ONNX model", runs_code=False)
-    raise UnsupportedModelError(f"{path.name}: {files.nature(path)}; what is read: {_READ}")
+        raise ModelFileError(f"{path.name}: no ONNX model: {files.nature(path)}")
+    raise UnsupportedModelError(
+        f"{path.name}: its {path.stat().st_size} bytes are no kind of model that is known here; {_READ}"
+    )
 
 
-def _format(kind: Kind, label: str, *, runs_code: bool) -> Format:
-    family = _FAMILIES[kind]
-    module = f"{__package__}.{family.module}"
-    return Format(kind, label, module, runs_code, family.extra, family.tools)
+def _in_folder(path: Path) -> Finding:
+    """Tell a folder by its files: a SavedModel, or one ONNX model with its weights beside it."""
+    names = sorted(entry.name for entry in path.iterdir())
+    if "saved_model.pb" in names or "saved_model.pbtxt" in names:
+        return Finding(Kind.SAVED_MODEL, "TensorFlow SavedModel", runs_code=True)
+    models = [name for name in names if name.endswith(".onnx")]
+    if len(models) == 1:
+        return _in_file(path / models[0])
+    shown = printable(", ".join((models or names)[:_SOME]))
+    if models:
+        raise UnsupportedModelError(f"{path.name}: a folder with several models: name one of {shown}")
+    what = f"a folder with {shown}, and no model that is read" if names else "an empty folder"
+    raise UnsupportedModelError(f"{path.name}: {what}: give the model's file; {_READ}")
