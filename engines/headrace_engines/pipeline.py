@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_engines import gates, independence, manifest, report, trial
+from headrace_engines import gates, independence, manifest, page, report, trial
 from headrace_engines.attempt import Attempt, Reference, attempt
 from headrace_engines.compress.recipes import CPU, Compression
 from headrace_engines.documents import Scalar
@@ -75,6 +75,7 @@ def make(source: Source, plan: Plan, tools: Mapping[str, str], folder: Path, pro
     measured = Report(compared, report.machine(), stages.seconds, error, _warnings(reference))
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
+    page.write_page(folder)
 
 
 def _reference(engine: OnnxRuntimeEngine, prepared: Prepared, plan: Plan) -> tuple[Reference, float]:
