@@ -97,6 +97,8 @@ def _latency(axes: Axes, timed: list[Comparison]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sorted(reference), [str(rows) for rows in sorted(reference)])
+    for tell in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        tell("{x:g}")
     axes.set_xlabel("rows in a batch")
     axes.set_ylabel("µs a batch")
     axes.set_title("Latency against batch size (dotted: refused)")
