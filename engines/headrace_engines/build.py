@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace_engines import digits, folders, gates, manifest, publication, report, store
+from headrace_engines import digits, folders, gates, imported, manifest, publication, report, store
 from headrace_engines.compress.recipes import CPU, Compression, chosen
+from headrace_engines.data.options import DataOptions
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.manifest import Manifest
 from headrace_engines.progress import Progress as Progress
@@ -31,15 +33,29 @@ REVISION = 2
 
 AUTO = "auto"
 
-_SOURCES = {source.recipe.name: source for source in (digits.SOURCE,)}
+SOURCES = {source.recipe.name: source for source in (digits.SOURCE,)}
+"""What can be built without a file, by name."""
+
 _TOOLS = ("numpy", "onnx", "onnxruntime")
-_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "xgboost": ("xgboost", "xgboost-cpu"),
+}
+"""Libraries that come under several names."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What may be told about a build; the defaults suit most models."""
+    """What may be told about a build; the defaults suit most models.
 
+    `importing`, `data` and `is_trusted` are about a source that is a file: `is_trusted` says that code in
+    it may be executed.
+    """
+
+    importing: ImportOptions = field(default_factory=ImportOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    is_trusted: bool = False
     wish: Wish = Wish()
     recipes: tuple[str, ...] = (AUTO,)
     targets: tuple[str, ...] = (CPU,)
@@ -82,17 +98,17 @@ def build(
 ) -> BuildResult:
     """Build `source` and publish it as the model `name` in the repository `into`.
 
-    A build that fails or is killed leaves the repository as it was. Raises UnsupportedModelError if
-    `source` is none that can be built or a library is missing, GateError if the model, or an artefact that
+    `source` is a file, a folder, or the name of one of SOURCES. A build that fails or is killed leaves the
+    repository as it was. Raises UnsupportedModelError if `source` is none that can be built or a library is
+    missing, ModelFileError if it is damaged, DataError if the data do not fit it, UntrustedSource if opening
+    it could execute code, GateError if the model, or an artefact that
     was asked for by its recipe's name, is not good enough, ValueError if `name` cannot be a model's name or
     an option is wrong, FolderError if a folder cannot be written.
     """
     publication.check_name(name)
     options.check()
     recipes = options.compressions()
-    found = _SOURCES.get(source)
-    if found is None:
-        raise UnsupportedModelError(f"cannot build {source!r}; what can be built is: {', '.join(_SOURCES)}")
+    found = _source(source, options)
     tools = {tool: _version(tool, source, found.extra) for tool in (*found.tools, *_TOOLS)}
     folders.check_writable(into)
 
@@ -115,6 +131,18 @@ def build(
     return BuildResult(folder, cached, is_new, entry.manifest, entry.report)
 
 
+def _source(named: str, options: BuildOptions) -> Source:
+    if named in SOURCES:
+        return SOURCES[named]
+    path = Path(named)
+    if not path.exists():
+        raise UnsupportedModelError(
+            f"cannot build {named!r}: there is no such file or folder; "
+            f"without one there is: {', '.join(SOURCES)}"
+        )
+    return imported.source(path, options.importing, options.data, is_trusted=options.is_trusted)
+
+
 def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:
     from headrace_engines.pipeline import Plan
 
@@ -130,6 +158,7 @@ def _key(
         "revision": REVISION,
         "formats": [manifest.FORMAT_VERSION, report.FORMAT_VERSION],
         "source": asdict(source.recipe),
+        "data": source.fingerprint,
         "recipes": [asdict(how.recipe) for how in recipes],
         "demanded": sorted(options.recipes),
         "targets": sorted(options.targets),

@@ -156,11 +156,11 @@ def _class_output(answers: Answers, metric: str, labels: NDArray[Any] | None = N
         and (labels is None or _is_text(labels) == _is_text(array))
     ]
     scores = sorted(_floats(answers), key=lambda index: _width(answers[index]) < 2)
-    single = [index for index in scores if _width(answers[index]) > 0]
-    names_classes = metric in (ACCURACY, F1, AGREEMENT)
-    for index in (*(told if names_classes else ()), *single):
-        return index
-    raise DataError(f"no output tells classes in the way that metric {metric!r} needs")
+    found = told if metric in (ACCURACY, F1, AGREEMENT) else []
+    found += [index for index in scores if _width(answers[index]) > 0]
+    if not found:
+        raise DataError(f"no output tells classes in the way that metric {metric!r} needs")
+    return found[0]
 
 
 def _is_text(array: NDArray[Any]) -> bool:

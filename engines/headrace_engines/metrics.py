@@ -185,6 +185,8 @@ def _binary_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Sco
         losses = np.add.reduceat(ordered * (1 - is_positive), starts, axis=1)
         below = np.cumsum(losses, axis=1) - losses / 2
         pairs = wins.sum(axis=1) * losses.sum(axis=1)
-        return np.divide((wins * below).sum(axis=1), pairs, out=np.full(len(weights), 0.5), where=pairs > 0)
+        area = np.full(len(weights), 0.5)
+        np.divide((wins * below).sum(axis=1), pairs, out=area, where=pairs > 0)
+        return area
 
     return score

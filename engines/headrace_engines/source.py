@@ -51,10 +51,12 @@ class Source:
 
     `recipe` and the versions of `tools` (names of installed distributions) decide every byte that
     `prepare` makes, so that an unchanged build is recognised without preparing anything. `extra` is the
-    extra of Headrace that brings the tools.
+    extra of Headrace that brings the tools. `fingerprint` tells the data apart that no manifest can name
+    before they are read.
     """
 
     recipe: Recipe
     tools: tuple[str, ...]
     prepare: Prepare
     extra: str = "build"
+    fingerprint: str = ""

@@ -23,7 +23,8 @@ sys.path[:] = {sys.path!r}
 from pathlib import Path
 from headrace_engines.build import BuildOptions, build
 result = build("digits", "digits", Path(sys.argv[1]), store_folder=Path(sys.argv[2]),
-               options=BuildOptions(recipes=("int8-cpu",)), progress=lambda step, fraction: print(step, flush=True))
+               options=BuildOptions(recipes=("int8-cpu",)),
+               progress=lambda step, fraction: print(step, flush=True))
 print(result.folder.name, result.cached, result.is_new)
 """
 
@@ -109,7 +110,8 @@ def test_an_unchanged_build_is_a_copy(built_digits: BuiltDigits, tmp_path: Path)
 
 def test_an_unknown_source_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedModelError, match=r"^cannot build 'model\.pkl'; what can be built is: digits$"
+        UnsupportedModelError,
+        match=r"^cannot build 'model\.pkl': there is no such file or folder; without one there is: digits$",
     ):
         build(
             "model.pkl", "m", tmp_path / "models", store_folder=tmp_path, progress=lambda step, fraction: None
@@ -119,7 +121,7 @@ def test_an_unknown_source_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = replace(digits.SOURCE, tools=("no-such-library",))
-    monkeypatch.setitem(vars(build_module)["_SOURCES"], "digits", source)
+    monkeypatch.setitem(build_module.SOURCES, "digits", source)
     with pytest.raises(UnsupportedModelError, match=r"needs no-such-library, .*'\.\[cpu,build\]'"):
         build("digits", "digits", tmp_path, store_folder=tmp_path, progress=lambda step, fraction: None)
     assert list(tmp_path.iterdir()) == []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace_cli import console
+from headrace_cli.build_options import build_options, data_options, import_options, options_of
 from headrace_cli.cache import cache_option
-from headrace_cli.failure import ExitCode, failing, needs
+from headrace_cli.failure import CommandError, ExitCode, failing, needs
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildOptions, BuildResult
@@ -21,35 +25,61 @@ if TYPE_CHECKING:
 
 @click.command(name="build")
 @click.argument("source")
-@click.option("--name", help="Name of the model in the repository. [default: SOURCE]")
+@click.option("--name", help="Name of the model in the repository. [default: SOURCE without its ending]")
 @click.option(
     "--into", type=click.Path(path_type=Path, file_okay=False), default=Path("models"), show_default=True,
     metavar="REPOSITORY", help="Folder of models that the new version goes into.",
 )  # fmt: skip
-@click.option(
-    "--recipe", "recipes", multiple=True, default=("auto",), show_default=True, metavar="NAME",
-    help="How to compress it; may be given again. `auto` tries what suits the targets.",
-)  # fmt: skip
+@data_options
+@build_options
+@import_options
 @cache_option
-def command(source: str, name: str | None, into: Path, recipes: tuple[str, ...], cache: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(source: str, name: str | None, into: Path, cache: Path, as_json: bool, **given: Any) -> None:
     """Turn a trained model into artefacts that can be served.
 
-    SOURCE is `digits`: a perceptron for scanned digits, trained here on data that scikit-learn brings.
-    The model is converted to ONNX, quantised to INT8, and both are measured side by side on rows that
-    neither training nor calibration saw. An artefact that lost too much accuracy, or is no faster, is
-    refused with the figures, and the repository stays as it was.
+    SOURCE is a file or folder: scikit-learn, XGBoost or LightGBM (pickle, joblib, skops, their own files),
+    PyTorch, Keras, TensorFlow SavedModel, ONNX or PMML; or `digits`, a perceptron for scanned digits, trained
+    here on data that scikit-learn brings.
+
+    The model is converted to ONNX and compared with its source. Then it is compressed, and what comes of that
+    is measured beside FP32 on rows that compression did not see. An artefact that lost too much, or is no
+    faster, is not kept, and the table says why. One that was asked for by name and lost too much ends the
+    build with its figures, and the repository stays as it was.
 
     \b
     Examples:
       headrace build digits
-      headrace build digits --name mnist-small --into /srv/models
+      headrace build model.joblib --data rows.npz --labels y --into models
+      headrace build model.onnx --recipe int8-cpu --max-loss 0.02
     """
-    with needs("cpu,build"):
-        from headrace_engines.build import BuildOptions
-    options = BuildOptions(recipes=recipes)
+    with needs("cpu,build"), failing(ValueError, exit_code=ExitCode.USAGE):
+        options = options_of(**given)
+    built = _built(source, _name(source) if name is None else name, into, cache, options)
+    if as_json:
+        click.echo(json.dumps(document(built), indent=2))
+    else:
+        show(built)
+
+
+def _name(source: str) -> str:
+    return Path(source).stem or source
+
+
+def _built(source: str, name: str, into: Path, cache: Path, options: BuildOptions) -> BuildResult:
+    """Build; a person at a terminal is asked whether code in the source may be executed."""
+    from headrace_engines.errors import UntrustedSource
+
+    try:
+        with bar() as progress:
+            return run(source, name, into, cache, progress, options)
+    except CommandError as error:
+        if not isinstance(error.__cause__, UntrustedSource) or not sys.stdin.isatty():
+            raise
+        click.echo(str(error), err=True)
+    click.confirm("Open it?", abort=True, err=True)
     with bar() as progress:
-        built = run(source, source if name is None else name, into, cache, progress, options)
-    show(built)
+        return run(source, name, into, cache, progress, replace(options, is_trusted=True))
 
 
 def run(
@@ -76,7 +106,7 @@ def bar() -> Iterator[Told]:
     if not shown.is_terminal:
 
         def tell(step: str, fraction: float) -> None:
-            shown.print(f"{fraction:4.0%} {step}")
+            shown.print(f"{fraction:4.0%} {step}", markup=False)
 
         yield tell
         return
@@ -89,6 +119,17 @@ def bar() -> Iterator[Told]:
         yield move
 
 
+def document(built: BuildResult) -> dict[str, object]:
+    """Return what came of a build for a JSON document: the manifest and the report, and where they are."""
+    return {
+        "folder": str(built.folder),
+        "cached": built.cached,
+        "is_new": built.is_new,
+        "manifest": json.loads(built.manifest.to_bytes()),
+        "report": json.loads(built.report.to_bytes()),
+    }
+
+
 def show(built: BuildResult) -> None:
     """Print what was made, how good it is, and where it is."""
     from headrace_cli import measured
@@ -99,6 +140,8 @@ def show(built: BuildResult) -> None:
     for comparison in built.report.comparisons:
         if comparison.speeds:
             out.print(measured.speed_table(comparison))
+    for warning in built.report.warnings:
+        out.print(f"note: {warning}", soft_wrap=True, markup=False)
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"
     out.print(f"{origin}, {place} {built.folder}", soft_wrap=True, markup=False)

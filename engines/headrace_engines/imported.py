@@ -1,0 +1,180 @@
+"""A trained model's file as a source: opened in its own framework, with rows from a person's data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Final
+
+from headrace_engines import files
+from headrace_engines.data.load import fingerprint, load, split
+from headrace_engines.data.options import Data, DataOptions, Split
+from headrace_engines.documents import Scalar
+from headrace_engines.errors import DataError, ModelFileError, UnsupportedModelError
+from headrace_engines.importers.formats import Format, Kind, detect
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.manifest import Recipe
+from headrace_engines.printable import printable
+from headrace_engines.progress import Stages
+from headrace_engines.rows import data_hash
+from headrace_engines.source import Prepared, Source
+
+_MODEL: Final = "model.onnx"
+_STANDARD_DOMAINS: Final = ("", "ai.onnx")
+
+
+def source(path: Path, importing: ImportOptions, data: DataOptions, *, is_trusted: bool) -> Source:
+    """Return a file, or a folder, as a source; it is looked at and not opened.
+
+    Raises ModelFileError or UnsupportedModelError if it is no model that is read, DataError if there are
+    no such data.
+    """
+    found = detect(path)
+    recipe = Recipe(found.label, _settings(path, found, importing, data.seed))
+
+    def prepare(folder: Path, stages: Stages) -> Prepared:
+        return _prepared(path, found, importing, data, folder, stages, is_trusted=is_trusted)
+
+    return Source(recipe, found.tools, prepare, found.extra, fingerprint(data))
+
+
+def _settings(path: Path, found: Format, importing: ImportOptions, seed: int) -> dict[str, Scalar]:
+    """Return all that decides the ONNX, but for the versions of the tools."""
+    settings: dict[str, Scalar] = {
+        "kind": found.kind.value,
+        "sha256": content_hash(path),
+        "opset": importing.opset,
+        "seed": seed,
+    }
+    for name, dims in sorted(importing.input_shapes.items()):
+        settings[f"input.{name}.dims"] = ",".join(map(str, dims))
+    for name, dtype in sorted(importing.input_dtypes.items()):
+        settings[f"input.{name}.dtype"] = dtype
+    if importing.factory:
+        settings["factory"] = importing.factory.rpartition("/")[2]
+        program = Path(importing.factory.rpartition(":")[0])
+        if program.is_file():
+            settings["factory_sha256"] = content_hash(program)
+    if found.kind is Kind.ONNX:
+        settings |= {f"weights.{file.name}": content_hash(file) for file in _weights_beside(path)}
+    return settings
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files with their names.
+
+    Raises ModelFileError if something of it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        if not path.is_dir():
+            files.check(path)
+            return _file_digest(path).hex()
+        for entry in sorted(path.rglob("*")):
+            if entry.is_file():
+                name = str(entry.relative_to(path)).encode(errors="surrogateescape")
+                digest.update(len(name).to_bytes(8, "little") + name + _file_digest(entry))
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _weights_beside(path: Path) -> Iterator[Path]:
+    """Yield the files in which an ONNX model keeps its weights, as far as they lie beside it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path.name}: it cannot be parsed: {files.nature(path)}") from error
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in sorted(names):
+        file = path.parent / name
+        if file.is_file():
+            yield file
+
+
+def _prepared(
+    path: Path,
+    found: Format,
+    importing: ImportOptions,
+    data: DataOptions,
+    folder: Path,
+    stages: Stages,
+    *,
+    is_trusted: bool,
+) -> Prepared:
+    """Open the source in its framework, convert it, and ask it for answers to the held-out rows."""
+    from headrace_engines.importers.session import import_session
+
+    model = folder / _MODEL
+    with ExitStack() as stack:
+        with stages(f"opening {printable(path.name)} ({found.label})", 0.0):
+            opened = import_session(path, found, importing, is_trusted=is_trusted)
+            session = stack.enter_context(opened)
+        with stages("converting it to ONNX", 0.1):
+            session.convert(model)
+        with stages("reading the data", 0.2):
+            rows = _data(model, data)
+            parts = split(rows, data.seed)
+        with stages("asking the source for its answers", 0.3):
+            expected = session.answers(parts.held_out)
+        return Prepared(
+            model=model,
+            calibration=parts.calibration,
+            held_out=parts.held_out,
+            labels=parts.labels,
+            expected=expected,
+            data=_hashes(rows, parts),
+            facts=_facts(session.facts, rows),
+            made_up=rows.is_made_up,
+            cpu_only=_foreign_operators(model),
+        )
+
+
+def _facts(facts: Mapping[str, Scalar], rows: Data) -> dict[str, Scalar]:
+    return {**facts, **{f"data.{name}": value for name, value in rows.described.items()}}
+
+
+def _hashes(rows: Data, parts: Split) -> dict[str, str]:
+    labels = () if parts.labels is None else (parts.labels,)
+    return {
+        "all": rows.sha256,
+        "calibration": data_hash(*parts.calibration.values()),
+        "held_out": data_hash(*parts.held_out.values(), *labels),
+    }
+
+
+def _data(model: Path, options: DataOptions) -> Data:
+    from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+
+    with closing(OnnxRuntimeEngine(model)) as engine:
+        if not engine.spec.has_batch_axis:
+            raise UnsupportedModelError(
+                f"{model.name}: axis 0 of its inputs and outputs does not count rows, so that nothing can be "
+                "judged row by row; it can be served as it is"
+            )
+        if any(tensor.dtype.kind == "O" for tensor in engine.spec.inputs) and options.source is None:
+            raise DataError("texts cannot be made up: give rows with --data")
+        return load(options, engine.spec.inputs, engine.run)
+
+
+def _foreign_operators(model: Path) -> tuple[str, ...]:
+    """Return the operators that are not of ONNX's own domain, which TensorRT does not know."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    return tuple(sorted({node.op_type for node in graph.node if node.domain not in _STANDARD_DOMAINS}))

@@ -1,0 +1,163 @@
+"""The flags of `headrace build`, in the groups that people meet them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from headrace_engines.build import BuildOptions
+
+_INPUT_PARTS: Final = 3
+
+_DATA: Final = (
+    click.option(
+        "--data", metavar="FILE|FOLDER|FUNCTION",
+        help="Rows like those that will be asked about: .npz, .npy, .csv, .parquet, a folder of pictures, or "
+        "file.py:function. Without it they are made up.",
+    ),
+    click.option(
+        "--labels", metavar="NAME|FILE",
+        help="What is right for each row: a column, a key of the .npz, or a .npy file.",
+    ),
+    click.option(
+        "--columns", multiple=True, metavar="INPUT=COLUMN,…",
+        help="Which columns an input takes, where their names do not tell. May be given again.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Decides which rows are held out, and made up."
+    ),
+)  # fmt: skip
+
+_BUILD: Final = (
+    click.option(
+        "--recipe", "recipes", multiple=True, default=("auto",), show_default=True, metavar="NAME",
+        help="How to compress it. May be given again; `auto` tries what suits the targets.",
+    ),
+    click.option(
+        "--target", "targets", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
+        help="What it is to run on: cpu, tensorrt. May be given again.",
+    ),
+    click.option(
+        "--task", type=click.Choice(("classification", "regression")),
+        help="What the model does, where neither labels nor outputs tell.",
+    ),
+    click.option(
+        "--metric", metavar="NAME",
+        help="accuracy, top-K, f1, auc, rmse, r2, agreement or fidelity. [default: the task's]",
+    ),
+    click.option(
+        "--max-loss", type=float, metavar="SHARE",
+        help="How much an artefact may lose against FP32, in the metric's unit. [default: 0.01]",
+    ),
+    click.option(
+        "--max-batch-size", type=click.IntRange(1), default=64, show_default=True,
+        help="The largest batch that will be served, and is measured.",
+    ),
+)  # fmt: skip
+
+_IMPORT: Final = (
+    click.option(
+        "--trust", is_flag=True,
+        help="Open the file even if that can execute code that its author put in it.",
+    ),
+    click.option(
+        "--factory", metavar="FILE.PY:FUNCTION", default="",
+        help="Function that returns the PyTorch module, for a file that holds weights alone.",
+    ),
+    click.option(
+        "--input", "inputs", multiple=True, metavar="NAME:DTYPE:DIMS",
+        help="An input that the file does not tell of, as x:float32:3,224,224; dims are those of a row. "
+        "May be given again.",
+    ),
+    click.option(
+        "--opset", type=int, default=17, show_default=True, help="Version of ONNX's operators to write."
+    ),
+)  # fmt: skip
+
+_Command = Callable[..., Any]
+
+
+def data_options(command: _Command) -> _Command:
+    """Add the flags that tell which rows a model is calibrated and judged with."""
+    return _with(_DATA, command)
+
+
+def build_options(command: _Command) -> _Command:
+    """Add the flags that tell what is made, and how good it has to be."""
+    return _with(_BUILD, command)
+
+
+def import_options(command: _Command) -> _Command:
+    """Add the flags that tell what a source's file does not."""
+    return _with(_IMPORT, command)
+
+
+def _with(options: Sequence[Callable[[_Command], _Command]], command: _Command) -> _Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def options_of(
+    *,
+    data: str | None,
+    labels: str | None,
+    columns: Sequence[str],
+    seed: int,
+    recipes: tuple[str, ...],
+    targets: tuple[str, ...],
+    task: str | None,
+    metric: str | None,
+    max_loss: float | None,
+    max_batch_size: int,
+    trust: bool,
+    factory: str,
+    inputs: Sequence[str],
+    opset: int,
+) -> BuildOptions:
+    """Return what the flags say; raises ValueError for one that cannot be read."""
+    from headrace_engines.build import BuildOptions
+    from headrace_engines.data.options import DataOptions
+    from headrace_engines.importers.importer import ImportOptions
+    from headrace_engines.judgement import Wish
+
+    told = [_input(text) for text in inputs]
+    return BuildOptions(
+        importing=ImportOptions(
+            factory=factory,
+            input_shapes={name: dims for name, _, dims in told},
+            input_dtypes={name: dtype for name, dtype, _ in told if dtype},
+            opset=opset,
+            is_trusted=trust,
+        ),
+        data=DataOptions(source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns))),
+        is_trusted=trust,
+        wish=Wish(task or "", metric or "", max_loss),
+        recipes=recipes,
+        targets=targets,
+        max_batch_size=max_batch_size,
+    )
+
+
+def _input(text: str) -> tuple[str, str, tuple[int, ...]]:
+    """Read `x:float32:3,224,224`; the name may hold colons, the dtype be left out, and dims be none."""
+    parts = text.rsplit(":", _INPUT_PARTS - 1)
+    if len(parts) != _INPUT_PARTS or not parts[0]:
+        raise ValueError(f"--input {text!r}: expected NAME:DTYPE:DIMS, as x:float32:3,224,224")
+    name, dtype, dims = parts
+    try:
+        return name, dtype, tuple(int(dim) for dim in dims.split(",") if dim)
+    except ValueError as error:
+        raise ValueError(
+            f"--input {text!r}: dims {dims!r} are no whole numbers with commas between them"
+        ) from error
+
+
+def _columns(text: str) -> tuple[str, tuple[str, ...]]:
+    name, separator, columns = text.partition("=")
+    if not separator or not name or not columns:
+        raise ValueError(f"--columns {text!r}: expected INPUT=COLUMN,COLUMN")
+    return name, tuple(columns.split(","))
