@@ -34,6 +34,11 @@ class Candidate:
     described: Artefact | None
     merit: str
 
+    @property
+    def most_rows(self) -> int:
+        """The most rows of a batch that its maker says it keeps apart; 0 where nobody sets a bound."""
+        return self.described.max_rows if self.described else 0
+
 
 def program(folder: Path, declaration: Declaration) -> str:
     """Return the name of the program to be served; "" if the model is none."""
@@ -49,7 +54,8 @@ def program(folder: Path, declaration: Declaration) -> str:
 def best_first(folder: Path, described: Manifest | None, declared: str) -> list[Candidate]:
     """Return the files worth opening: those made for this kind of machine before the one they came from.
 
-    Where a file was declared, that is the only one.
+    What was made stands in the manifest in the order of its speed. Where a file was declared, that is the
+    only one.
     """
     if declared:
         made = {artefact.file: artefact for artefact in described.artefacts} if described else {}

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NO_ROWS: Final = "write `max_batch_size: 0` where axis 0 does not count rows"
+_LONE: Final = "its scales are of the moment, so that rows would change each other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,10 @@ class _Version:
     def first_that_batches(self, max_batch_size: int) -> Loaded | None:
         """Return the first candidate that is whole and keeps its rows apart."""
         for position, candidate in enumerate(self._candidates):
+            if 0 < candidate.most_rows < max_batch_size:
+                self._against[candidate.file] = _LONE
+                self._dependent.append((candidate, _LONE))
+                continue
             engine = self._opened(candidate, max_batch_size)
             if engine is None:
                 continue

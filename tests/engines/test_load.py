@@ -177,6 +177,35 @@ def test_one_row_at_a_time_there_is_nothing_to_change(models, tmp_path):
         assert result.artefact == INT8
 
 
+def test_what_was_made_for_one_row_at_a_time_is_served_so_alone(models, tmp_path):
+    version = Version(tmp_path, models.mlp((16, 32, 4)), models.dynamically_quantised(), 16, 4)
+    version.describe(INT8, max_rows=1)
+    with loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert f"{INT8}: its scales are of the moment, so that rows would change each other" in result.why
+    with loaded(version.folder, max_batch_size=1) as result:
+        assert result.artefact == INT8
+
+
+def test_what_was_made_for_one_row_at_a_time_serves_a_model_whose_rows_share_no_batch(models, tmp_path):
+    version = Version(tmp_path, models.normalised_over_batch(), models.unary("Neg", TensorProto.FLOAT), 3, 3)
+    version.describe(INT8, max_rows=1)
+    with loaded(version.folder) as result:
+        assert result.artefact == INT8
+        assert result.engine.spec.max_batch_size == 1
+
+
+def test_the_first_of_the_manifest_serves(version):
+    first = version.folder / "model.other.onnx"
+    shutil.copy(version.folder / INT8, first)
+    fp32, int8 = version.manifest.artefacts
+    other = artefact(version.folder, first.name, "other")
+    version.write(replace(version.manifest, artefacts=(fp32, other, int8)))
+    with loaded(version.folder) as result:
+        assert result.artefact == first.name
+        assert f"{INT8}: not needed: {first.name} comes first" in result.why
+
+
 def test_a_model_without_a_batch_axis_is_served_as_it_is(models, tmp_path):
     shutil.copy(models.unary("Softmax", TensorProto.FLOAT, (2, 3), (2, 3), axis=0), tmp_path / "model.onnx")
     with loaded(tmp_path) as result:
