@@ -1,0 +1,184 @@
+"""Support vector machines: kernels by products of matrices, decisions and probabilities from all pairs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from headrace_engines.importers.standard.graph import FLOAT, INT64, Graph, Operator, Unsuited
+from headrace_engines.importers.standard.scores import best_label, flags, labels_of
+
+_LEAST_PROBABILITY: Final = np.float32(1e-7)
+_COUPLING_ERROR: Final = 0.005
+"""The coupling of all pairs ends when it is wrong by this, divided by the number of classes."""
+_MOST_ROUNDS: Final = 100
+
+
+def regressor(graph: Graph, operator: Operator) -> None:
+    """SVMRegressor: FP32 [rows, 1]; with `one_class` 1 for what is like the training data, else -1."""
+    if operator.text("post_transform", "NONE") != "NONE":
+        raise Unsuited("post_transform")
+    supports = int(operator.attributes.get("n_supports", 0))
+    coefficients = operator.floats("coefficients")
+    if supports:
+        kernel = _kernel(graph, operator, operator.floats("support_vectors").reshape(supports, -1))
+    else:
+        kernel = graph.floats(operator.inputs[0])
+    score = graph.add("Gemm", kernel, coefficients.reshape(-1, 1), operator.floats("rho")[:1])
+    if operator.attributes.get("one_class", 0):
+        score = graph.add("Where", graph.add("Greater", score, np.float32(0)), np.float32(1), np.float32(-1))
+    graph.give(score, operator.outputs[0])
+
+
+def classifier(graph: Graph, operator: Operator) -> None:
+    """SVMClassifier: labels [rows] by votes; probabilities [rows, classes], or the scores of all pairs."""
+    labels = labels_of(operator, "classlabels_strings", "classlabels_ints")
+    counts = operator.integers("vectors_per_class")
+    if not counts.sum() or operator.text("post_transform", "NONE") != "NONE":
+        raise Unsuited("a linear machine, or post_transform")
+    kernel = _kernel(graph, operator, operator.floats("support_vectors").reshape(int(counts.sum()), -1))
+    pairs = [(one, other) for one in range(len(labels)) for other in range(one + 1, len(labels))]
+    rho = operator.floats("rho")[: len(pairs)]
+    scores = graph.add("Gemm", kernel, _pair_weights(operator, counts, pairs), rho)
+    graph.give(_voted(graph, scores, pairs, labels), operator.outputs[0])
+    if operator.floats("prob_a").size:
+        result = _coupled(graph, _pair_probabilities(graph, operator, scores), pairs, len(labels))
+    elif len(labels) == 2:
+        result = graph.add("Concat", graph.add("Neg", scores), scores, axis=1)
+    else:
+        result = scores
+    graph.give(result, operator.outputs[1] if len(operator.outputs) > 1 else "")
+
+
+def _kernel(graph: Graph, operator: Operator, vectors: NDArray[np.float32]) -> str:
+    """Return [rows, vectors], how near each row is to each support vector."""
+    gamma, offset, degree = (*operator.floats("kernel_params"), 0, 0, 0)[:3]
+    value = graph.floats(operator.inputs[0])
+    kind = operator.text("kernel_type", "LINEAR")
+    if kind == "RBF":
+        return _gaussian(graph, value, vectors, gamma)
+    product = graph.add("MatMul", value, vectors.T)
+    if kind == "LINEAR":
+        return product
+    scaled = graph.add("Add", graph.add("Mul", product, np.float32(gamma)), np.float32(offset))
+    if kind == "SIGMOID":
+        return graph.add("Tanh", scaled)
+    if kind == "POLY":
+        return graph.add("Pow", scaled, np.float32(degree))
+    raise Unsuited(f"kernel {kind}")
+
+
+def _gaussian(graph: Graph, value: str, vectors: NDArray[np.float32], gamma: float) -> str:
+    """Return exp(-gamma |x - v|^2) by |x|^2 - 2 x v + |v|^2, about the vectors' mean: so little cancels."""
+    middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    vectors = vectors - middle
+    value = graph.add("Sub", value, middle)
+    own = graph.reduced("ReduceSumSquare", value, 1)
+    lengths = (vectors.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
+    crossed = graph.add("Gemm", value, -2 * vectors.T, lengths)
+    distance = graph.add("Max", graph.add("Add", crossed, own), np.float32(0))
+    return graph.add("Exp", graph.add("Mul", distance, np.float32(-gamma)))
+
+
+def _pair_weights(
+    operator: Operator, counts: NDArray[np.int64], pairs: list[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """Return [vectors, pairs]: what each support vector says for the first class of each pair."""
+    ends = np.cumsum(counts)
+    coefficients = operator.floats("coefficients").reshape(len(counts) - 1, -1)
+    weights = np.zeros((int(ends[-1]), len(pairs)), np.float32)
+    for column, (one, other) in enumerate(pairs):
+        first = slice(ends[one] - counts[one], ends[one])
+        second = slice(ends[other] - counts[other], ends[other])
+        weights[first, column] = coefficients[other - 1, first]
+        weights[second, column] = coefficients[one, second]
+    return weights
+
+
+def _voted(graph: Graph, scores: str, pairs: list[tuple[int, int]], labels: NDArray[Any]) -> str:
+    votes = np.zeros((len(pairs), len(labels)), np.float32)
+    fixed = np.zeros(len(labels), np.float32)
+    for row, (one, other) in enumerate(pairs):
+        votes[row, one], votes[row, other] = 1, -1
+        fixed[other] += 1
+    won = flags(graph, graph.add("Greater", scores, np.float32(0)))
+    return best_label(graph, graph.add("Gemm", won, votes, fixed), labels)
+
+
+def _pair_probabilities(graph: Graph, operator: Operator, scores: str) -> str:
+    """Return [rows, pairs], how probable the first class of each pair is if it is one of the two."""
+    slope, offset = operator.floats("prob_a"), operator.floats("prob_b")
+    odds = graph.add("Sub", graph.add("Mul", scores, -slope), offset)
+    least, most = _LEAST_PROBABILITY, np.float32(1 - _LEAST_PROBABILITY)
+    return graph.add("Clip", graph.add("Sigmoid", odds), least, most)
+
+
+def _coupled(graph: Graph, probabilities: str, pairs: list[tuple[int, int]], classes: int) -> str:
+    """Return [rows, classes] from all pairs, by the second method of Wu, Lin and Weng.
+
+    Its rounds end for each row when that row is nearly settled, so a row's answer does not depend on
+    its neighbours, and is what the library with the same rule answers.
+    """
+    first, second = np.array(pairs).T
+    # place[i, j] is where r_ij stands among the pairs and, behind them, their complements.
+    place = np.zeros((classes, classes), np.int64)
+    place[first, second] = np.arange(len(pairs))
+    place[second, first] = np.arange(len(pairs)) + len(pairs)
+    both = graph.add("Concat", probabilities, graph.add("Sub", np.float32(1), probabilities), axis=1)
+    off = (1 - np.eye(classes)).astype(np.float32)
+    shape = np.array([0, classes, classes])
+    ratio = graph.add("Reshape", graph.columns(both, place.reshape(-1)), shape)
+    turned = graph.add("Reshape", graph.columns(both, place.T.reshape(-1).copy()), shape)
+    crossed = graph.add("Mul", graph.add("Mul", ratio, turned), -off)
+    squares = graph.add("Mul", graph.add("Mul", turned, turned), off)
+    diagonal = graph.reduced("ReduceSum", squares, 2)
+    matrix = graph.add("Add", crossed, graph.add("Mul", diagonal, np.eye(classes, dtype=np.float32)))
+    row = graph.columns(both, np.zeros(classes, np.int64))
+    start = graph.add("Add", graph.add("Mul", row, np.float32(0)), np.float32(1 / classes))
+    body = _round(graph, matrix, classes)
+    return graph.add("Loop", np.int64(_MOST_ROUNDS), np.array(True), start, body=body)
+
+
+def _round(graph: Graph, matrix: str, classes: int) -> Any:
+    """Return the loop's body, which takes probabilities [rows, classes] one round further."""
+    outer, graph.nodes = graph.nodes, []
+    count, keep, given = (graph.name(name) for name in ("round", "goes_on", "probabilities"))
+    value = graph.add("Identity", given)
+    product = graph.reduced(
+        "ReduceSum", graph.add("Mul", matrix, graph.add("Unsqueeze", value, np.array([1]))), 2, keepdims=False
+    )
+    mean = graph.reduced("ReduceSum", graph.add("Mul", value, product), 1)
+    error = graph.reduced("ReduceMax", graph.add("Abs", graph.add("Sub", product, mean)), 1)
+    is_moving = graph.add("GreaterOrEqual", error, np.float32(_COUPLING_ERROR / classes))
+    for place in range(classes):
+        own = graph.add("Gather", matrix, np.int64(place), axis=1)
+        weight, at = (graph.columns(name, np.array([place])) for name in (own, product))
+        change = graph.add("Div", graph.add("Sub", mean, at), weight)
+        whole = graph.add("Add", change, np.float32(1))
+        inner = graph.add("Add", graph.add("Mul", change, weight), graph.add("Add", at, at))
+        moved = graph.add("Add", mean, graph.add("Mul", change, inner))
+        mean = graph.add("Div", graph.add("Div", moved, whole), whole)
+        product = graph.add("Div", graph.add("Add", product, graph.add("Mul", change, own)), whole)
+        only = np.eye(classes, dtype=np.float32)[place]
+        value = graph.add("Div", graph.add("Add", value, graph.add("Mul", change, only)), whole)
+    result = graph.add("Where", is_moving, value, given)
+    moving = graph.add("Cast", is_moving, to=INT64)
+    any_moving = graph.add("ReduceMax", moving, keepdims=0)
+    goes_on = graph.add("Greater", any_moving, np.int64(0))
+    nodes, graph.nodes = graph.nodes, outer
+    return helper.make_graph(
+        nodes,
+        graph.name("round"),
+        [
+            helper.make_tensor_value_info(count, TensorProto.INT64, []),
+            helper.make_tensor_value_info(keep, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(given, FLOAT, ["batch", classes]),
+        ],
+        [
+            helper.make_tensor_value_info(goes_on, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(result, FLOAT, ["batch", classes]),
+        ],
+    )
