@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from headrace_cli.console import human_size, table
 from headrace_engines.gates import Quality
 from headrace_engines.manifest import Artefact
-from headrace_engines.report import Comparison
+from headrace_engines.report import Comparison, Report
 
 
 def artefact_table(artefacts: Iterable[Artefact]) -> Table:
@@ -42,20 +44,42 @@ def quality_table(comparisons: Iterable[Comparison]) -> Table:
     return table(columns, [_quality_row(compared) for compared in comparisons])
 
 
-def speed_table(comparison: Comparison) -> Table:
-    """Return a row for each size of batch: how long it takes, and how many times faster than FP32."""
-    return table(
-        ("Batch ", "FP32 ", f"{comparison.recipe} ", "Times faster "),
-        [
-            (
-                str(speed.rows),
-                f"{1e6 * speed.reference_seconds:.0f} µs",
-                f"{1e6 * speed.candidate_seconds:.0f} µs",
-                f"{speed.ratio:.2f}",
-            )
-            for speed in comparison.speeds
-        ],
-    )
+def speed_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return a row for each size of batch: how long each artefact takes, and how many times faster that is.
+
+    Every artefact was measured beside FP32, whose time is the median of these.
+    """
+    sizes = sorted({speed.rows for compared in comparisons for speed in compared.speeds})
+    columns = ("Batch ", "FP32 ", *(f"{compared.recipe} " for compared in comparisons))
+    return table(columns, [_speed_row(rows, comparisons) for rows in sizes])
+
+
+def show(out: Console, report: Report) -> None:
+    """Print what a build measured: quality, speed, and what whoever builds should know."""
+    if report.comparisons:
+        out.print(quality_table(report.comparisons))
+    timed = [compared for compared in report.comparisons if compared.speeds]
+    if timed:
+        out.print(speed_table(timed))
+    for compared in report.comparisons:
+        kept = [layer.name for layer in compared.layers if layer.kept]
+        if kept:
+            out.print(f"{compared.recipe}: kept in FP32: {', '.join(kept)}", soft_wrap=True, markup=False)
+        if not compared.passed:
+            out.print(f"refused: {compared.verdict}", soft_wrap=True, markup=False)
+    for warning in report.warnings:
+        out.print(f"note: {warning}", soft_wrap=True, markup=False)
+
+
+def _speed_row(rows: int, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    found = [next((s for s in compared.speeds if s.rows == rows), None) for compared in comparisons]
+    reference = statistics.median(speed.reference_seconds for speed in found if speed)
+    cells = (f"{_time(speed.candidate_seconds)}, {speed.ratio:.2f} x" if speed else "" for speed in found)
+    return (str(rows), _time(reference), *cells)
+
+
+def _time(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} µs" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
 
 
 def _quality_row(compared: Comparison) -> tuple[str, ...]:

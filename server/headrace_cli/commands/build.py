@@ -136,12 +136,7 @@ def show(built: BuildResult) -> None:
 
     out = console.results()
     out.print(measured.artefact_table(built.manifest.artefacts))
-    out.print(measured.quality_table(built.report.comparisons))
-    for comparison in built.report.comparisons:
-        if comparison.speeds:
-            out.print(measured.speed_table(comparison))
-    for warning in built.report.warnings:
-        out.print(f"note: {warning}", soft_wrap=True, markup=False)
+    measured.show(out, built.report)
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"
     out.print(f"{origin}, {place} {built.folder}", soft_wrap=True, markup=False)

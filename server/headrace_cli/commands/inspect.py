@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
@@ -15,11 +16,15 @@ from headrace_cli import console, measured
 from headrace_cli.failure import CommandError, needs, quiet
 from headrace_cli.specs import batches, dims, tensor_document
 from headrace_engines import manifest, report
+from headrace_engines.candidates import MODEL as FP32_FILE
 from headrace_engines.errors import EngineError
 from headrace_engines.manifest import Manifest
 from headrace_engines.report import Report
 from headrace_engines.spec import ModelSpec
 from headrace_proto.tensors import datatype_of
+
+if TYPE_CHECKING:
+    from headrace_engines.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Inspected:
     platform: str
     served: str
     why: tuple[str, ...]
+    network: Network | None = None
     manifest: Manifest | None = None
     report: Report | None = None
 
@@ -39,7 +45,7 @@ class Inspected:
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, as_json: bool) -> None:
-    """Show a model's tensors, artefacts and measurements.
+    """Show a model's tensors, layers, parameters, artefacts and measurements.
 
     PATH is a model's folder (its newest version is shown), a version's folder, or a file model.onnx.
     The model is loaded as a server would, so this also tells which artefact serves on this machine.
@@ -74,7 +80,7 @@ def _inspect_file(path: Path) -> Inspected:
 
     engine = OnnxRuntimeEngine(path)
     try:
-        return Inspected(path, engine.spec, engine.platform, path.name, ())
+        return Inspected(path, engine.spec, engine.platform, path.name, (), _network(path))
     finally:
         engine.close()
 
@@ -90,11 +96,23 @@ def _inspect_version(folder: Path) -> Inspected:
             loaded.engine.platform,
             loaded.artefact,
             loaded.why,
+            _network(folder / (FP32_FILE if (folder / FP32_FILE).is_file() else loaded.artefact)),
             manifest.read(folder),
             report.read(folder),
         )
     finally:
         loaded.engine.close()
+
+
+def _network(path: Path) -> Network | None:
+    """Return what the file is made of; None for a program, and where nothing is installed that reads ONNX."""
+    if path.suffix != ".onnx":
+        return None
+    try:
+        from headrace_engines.network import network
+    except ModuleNotFoundError:
+        return None  # a server needs nothing of what builds
+    return network(path)
 
 
 def _version_folder(path: Path) -> Path:
@@ -119,8 +137,36 @@ def _document(inspected: Inspected) -> dict[str, object]:
         "outputs": [tensor_document(tensor) for tensor in spec.outputs],
         "served": inspected.served,
         "why": list(inspected.why),
+        "network": _network_document(inspected.network),
         "artefacts": [asdict(artefact) for artefact in made],
         "comparisons": [asdict(comparison) for comparison in compared],
+        "built": _built_document(inspected),
+    }
+
+
+def _network_document(network: Network | None) -> dict[str, object] | None:
+    if network is None:
+        return None
+    return {
+        "parameters": network.parameters,
+        "opsets": network.opsets,
+        "producer": network.producer,
+        "layers": [asdict(layer) for layer in network.layers],
+    }
+
+
+def _built_document(inspected: Inspected) -> dict[str, object] | None:
+    """Return how the version was built; None for one that nobody built."""
+    made, told = inspected.manifest, inspected.report
+    if made is None:
+        return None
+    return {
+        "source": asdict(made.source),
+        "recipes": [asdict(recipe) for recipe in made.recipes],
+        "gates": dict(made.gates),
+        "made_up_data": made.made_up,
+        "tools": dict(made.tools),
+        "warnings": list(told.warnings) if told else [],
     }
 
 
@@ -138,10 +184,25 @@ def _show(inspected: Inspected) -> None:
     out.print(f"batches: {batches(spec)}")
     for line in inspected.why:
         out.print(line, soft_wrap=True, markup=False)
-    if inspected.manifest:
-        out.print(measured.artefact_table(inspected.manifest.artefacts))
+    if inspected.network:
+        _show_network(inspected.network)
+    if made := inspected.manifest:
+        settings = ", ".join(f"{name} {value}" for name, value in made.source.settings.items())
+        out.print(f"made from {made.source.name}: {settings}", soft_wrap=True, markup=False)
+        out.print(measured.artefact_table(made.artefacts))
+        judged = ", ".join(f"{name} {value}" for name, value in made.gates.items())
+        out.print(f"gates: {judged}", soft_wrap=True, markup=False)
     if inspected.report:
-        out.print(measured.quality_table(inspected.report.comparisons))
-        for comparison in inspected.report.comparisons:
-            if comparison.speeds:
-                out.print(measured.speed_table(comparison))
+        measured.show(out, inspected.report)
+
+
+def _show_network(network: Network) -> None:
+    out = console.results()
+    rows = [(operator, str(count), f"{numbers:,}") for operator, count, numbers in network.operators]
+    out.print(console.table(("Operator", "Layers ", "Parameters "), rows))
+    opsets = ", ".join(f"{domain} {version}" for domain, version in network.opsets.items())
+    out.print(
+        f"{len(network.layers)} layers, {network.parameters:,} parameters, operators of {opsets}",
+        soft_wrap=True,
+        markup=False,
+    )
