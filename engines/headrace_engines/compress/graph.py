@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.rows import Rows
 
 _BATCH: Final = 64
 _BATCH_VALUES: Final = 1 << 20
 _SILENT: Final = 4
+
+MIN_WEIGHTS: Final = 1024
+"""With fewer weights in all its matrix operators, a model has nothing to gain from 8-bit numbers."""
 
 MATRIX: Final = ("Conv", "Gemm", "MatMul")
 """The operators that hold nearly all weights and take nearly all time."""
@@ -38,8 +44,19 @@ def prepared(model: Path) -> onnx.ModelProto:
         found = onnx.load(optimised)
     _name(found.graph)
     _flatten_biases(found.graph)
+    _drop_unused_domains(found)
     add_pre_process_metadata(found)  # or the library asks people to do this
     return onnx.shape_inference.infer_shapes(found)
+
+
+def of_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Return a prepared model in an operator set at least as new as this one, still prepared."""
+    found = next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
+    if found >= version:
+        return model
+    newer = onnx.version_converter.convert_version(model, version)
+    add_pre_process_metadata(newer)
+    return onnx.shape_inference.infer_shapes(newer)
 
 
 def _name(graph: onnx.GraphProto) -> None:
@@ -58,6 +75,14 @@ def _flatten_biases(graph: onnx.GraphProto) -> None:
             del weight.dims[0]
 
 
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Remove the operator sets that ONNX Runtime always adds, as other runtimes know none of them."""
+    used = {"" if node.domain == "ai.onnx" else node.domain for node in model.graph.node}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
 def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Return the graph's constant tensors by name."""
     return {constant.name: constant for constant in graph.initializer}
@@ -71,14 +96,81 @@ def layers(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, NDArray[Any
             yield node, numpy_helper.to_array(known[node.input[1]])
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session that executes the graph as it stands, always adding up in the same order."""
-    options = _options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+def check_weights(graph: onnx.GraphProto, keep: Collection[str]) -> None:
+    """Raise UnsupportedModelError if the layers that need not be kept are too small for 8-bit numbers."""
+    count = sum(weights.size for node, weights in layers(graph) if node.name not in keep)
+    if count < MIN_WEIGHTS:
+        raise UnsupportedModelError(
+            f"nothing to quantise: {', '.join(MATRIX)} with constant weights hold {count} of them, "
+            f"and fewer than {MIN_WEIGHTS} gain nothing"
+        )
+
+
+def own_layers(
+    graph: onnx.GraphProto, keep: Collection[str]
+) -> Iterator[tuple[onnx.NodeProto, NDArray[Any]]]:
+    """Yield the layers whose weights may be changed: no other node reads them, and none is to be kept."""
+    uses = Counter(name for node in graph.node for name in node.input)
+    for node, weights in layers(graph):
+        if node.name not in keep and uses[node.input[1]] == 1:
+            yield node, weights
+
+
+def samples(values: NDArray[Any], channels: int) -> NDArray[np.float64]:
+    """Return an activation as a matrix [samples, channels], given the axis of its channels."""
+    last = np.moveaxis(values, channels, -1)
+    return last.reshape(-1, last.shape[-1]).astype(np.float64)
+
+
+def axes(node: onnx.NodeProto) -> tuple[int, int]:
+    """Return the axes of a layer's weights along which its inputs and its outputs lie."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
+        return 1, 0
+    return 0, 1
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an integer attribute of a node."""
+    return next((int(each.i) for each in node.attribute if each.name == name), default)
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+    """Give an integer attribute that the node has another value."""
+    next(each for each in node.attribute if each.name == name).i = value
+
+
+def integers(node: onnx.NodeProto, name: str) -> list[int]:
+    """Return an attribute that is a list of integers; empty if the node has none."""
+    return next(([*map(int, each.ints)] for each in node.attribute if each.name == name), [])
+
+
+def replace(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> None:
+    """Give the constant tensor other values, and maybe another shape."""
+    constants(graph)[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+class Observer:
+    """Executes a graph as it stands, always adding up in the same order, and shows chosen tensors."""
+
+    def __init__(self, model: onnx.ModelProto, tensors: Iterable[str]) -> None:
+        self._names = sorted(set(tensors))
+        shown = onnx.ModelProto()
+        shown.CopyFrom(model)
+        there = {tensor.name for tensor in (*model.graph.output, *model.graph.input)}
+        missing = (name for name in self._names if name not in there)
+        shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
+        options = _options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the tensors' values for one batch, by name."""
+        asked = [name for name in self._names if name not in batch]
+        found = dict(zip(asked, self._session.run(asked, dict(batch)), strict=True)) if asked else {}
+        return found | {name: batch[name] for name in self._names if name in batch}
 
 
 def _options() -> onnxruntime.SessionOptions:

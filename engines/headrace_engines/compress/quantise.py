@@ -1,4 +1,4 @@
-"""INT8 and FP8: static quantisation by scales fixed beforehand, from rows that the model is shown.
+"""INT8: static quantisation by scales fixed beforehand, from rows that the model is shown.
 
 Scales that are computed from each batch (dynamic quantisation) let one row change the answers of its
 neighbours, so that is for artefacts which are served one row at a time.
@@ -27,22 +27,16 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from headrace_engines.compress import graph
 from headrace_engines.compress.steps import Calibration, Numbers, Quantise, QuantiseDynamically
-from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.rows import Rows
-
-MIN_WEIGHTS: Final = 1024
-"""With fewer weights in all its matrix operators, a model has nothing to gain from 8-bit numbers."""
 
 _TYPES: Final = {
     Numbers.INT8: QuantType.QInt8,
     Numbers.UINT8: QuantType.QUInt8,
-    Numbers.FLOAT8: QuantType.QFLOAT8E4M3FN,
 }
 _METHODS: Final = {
     Calibration.MIN_MAX: CalibrationMethod.MinMax,
     Calibration.PERCENTILE: CalibrationMethod.Percentile,
     Calibration.ENTROPY: CalibrationMethod.Entropy,
-    Calibration.DISTRIBUTION: CalibrationMethod.Distribution,
 }
 
 
@@ -53,7 +47,7 @@ def quantise(
 
     Raises UnsupportedModelError if that leaves nothing to quantise.
     """
-    _check(model, keep)
+    graph.check_weights(model.graph, keep)
     with _files(model) as (source, result), contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
             source,
@@ -62,9 +56,9 @@ def quantise(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_operators(how),
             nodes_to_exclude=sorted(keep),
-            per_channel=how.per_channel,
+            per_channel=True,
             activation_type=_TYPES[how.activations],
-            weight_type=_TYPES[how.weights],
+            weight_type=QuantType.QInt8,
             calibrate_method=_METHODS[how.calibration],
             extra_options={
                 "ActivationSymmetric": how.activations is not Numbers.UINT8,
@@ -81,7 +75,7 @@ def quantise_dynamically(
     model: onnx.ModelProto, how: QuantiseDynamically, keep: Collection[str]
 ) -> onnx.ModelProto:
     """Return a prepared model with INT8 weights, whose activations get their scales from each batch."""
-    _check(model, keep)
+    graph.check_weights(model.graph, keep)
     with _files(model) as (source, result):
         quantize_dynamic(
             source,
@@ -89,18 +83,10 @@ def quantise_dynamically(
             op_types_to_quantize=list(how.only),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(keep),
+            # It makes a MatMul of each Gemm, and names it so.
+            nodes_to_exclude=sorted({*keep, *(f"{name}_MatMul" for name in keep)}),
         )
         return onnx.load(result)
-
-
-def _check(model: onnx.ModelProto, keep: Collection[str]) -> None:
-    weights = sum(weights.size for node, weights in graph.layers(model.graph) if node.name not in keep)
-    if weights < MIN_WEIGHTS:
-        raise UnsupportedModelError(
-            f"nothing to quantise: {', '.join(graph.MATRIX)} operators hold {weights} weights, "
-            f"and less than {MIN_WEIGHTS} gain nothing"
-        )
 
 
 def _operators(how: Quantise) -> list[str]:

@@ -23,6 +23,7 @@ from headrace_engines.compress.steps import (
     PruneTwoOfFour,
     Quantise,
     QuantiseDynamically,
+    QuantiseFloat8,
     Step,
     is_last,
 )
@@ -74,21 +75,17 @@ def _cpu(calibration: Calibration) -> Quantise:
     """Return the placement for ONNX Runtime's kernels, which multiply UINT8 activations by INT8 weights."""
     return Quantise(
         activations=Numbers.UINT8,
-        weights=Numbers.INT8,
-        per_channel=True,
         quantised_bias=True,
         calibration=calibration,
-        # It would round every probability to 1/256, and is no faster.
-        never=("Softmax",),
+        # Softmax would round every probability to 1/256; the others have no integer kernels.
+        never=("Softmax", "LayerNormalization", "InstanceNormalization", "BatchNormalization"),
     )
 
 
-def _tensorrt(numbers: Numbers, calibration: Calibration) -> Quantise:
+def _tensorrt(calibration: Calibration) -> Quantise:
     """Return the placement that TensorRT fuses: symmetric, before matrix operators alone."""
     return Quantise(
-        activations=numbers,
-        weights=numbers,
-        per_channel=numbers is Numbers.INT8,
+        activations=Numbers.INT8,
         quantised_bias=False,
         calibration=calibration,
         only=_MATRIX,
@@ -100,9 +97,9 @@ _ALL: Final = (
     Compression("int8-cpu", CPU, (_cpu(Calibration.MIN_MAX),)),
     Compression("int8-cpu-percentile", CPU, (_cpu(Calibration.PERCENTILE),)),
     Compression("dynamic", CPU, (QuantiseDynamically(only=("Gemm", "MatMul")),), max_rows=1),
-    Compression("int8-tensorrt", TENSORRT, (_tensorrt(Numbers.INT8, Calibration.MIN_MAX),)),
-    Compression("int8-tensorrt-entropy", TENSORRT, (_tensorrt(Numbers.INT8, Calibration.ENTROPY),)),
-    Compression("fp8", TENSORRT, (_tensorrt(Numbers.FLOAT8, Calibration.DISTRIBUTION),)),
+    Compression("int8-tensorrt", TENSORRT, (_tensorrt(Calibration.MIN_MAX),)),
+    Compression("int8-tensorrt-entropy", TENSORRT, (_tensorrt(Calibration.ENTROPY),)),
+    Compression("fp8", TENSORRT, (QuantiseFloat8(only=_MATRIX),)),
     Compression("fp16", TENSORRT, (Half(),)),
     Compression("clip", CPU, (Clip(),)),
     Compression("prune-magnitude", CPU, (PruneMagnitude(),)),

@@ -8,11 +8,10 @@ from typing import ClassVar, Final
 
 
 class Numbers(Enum):
-    """Formats of quantised values."""
+    """Formats of quantised activations."""
 
     INT8 = "symmetric INT8"
     UINT8 = "asymmetric UINT8"
-    FLOAT8 = "FLOAT8E4M3FN"
 
 
 class Calibration(Enum):
@@ -21,22 +20,19 @@ class Calibration(Enum):
     MIN_MAX = "smallest and largest value"
     PERCENTILE = "all but the outermost 0.001 %"
     ENTROPY = "least loss of information"
-    DISTRIBUTION = "standard deviation"
 
 
 @dataclass(frozen=True, slots=True)
 class Quantise:
     """Quantise with scales that are fixed beforehand, so that no row changes another's answer.
 
-    Where quantise and dequantise nodes are placed, every target wants otherwise. `only` are the
-    operators to quantise (empty: all that are known), less `never`; outputs of those in
-    `float_outputs` stay FP32.
+    Weights are symmetric INT8 with a scale for each channel. Every target wants quantise and
+    dequantise nodes in other places: `only` are the operators to quantise (empty: all that are
+    known), less `never`; outputs of those in `float_outputs` stay FP32.
     """
 
     verb: ClassVar[str] = "quantise"
     activations: Numbers
-    weights: Numbers
-    per_channel: bool
     quantised_bias: bool
     calibration: Calibration
     only: tuple[str, ...] = ()
@@ -53,6 +49,14 @@ class QuantiseDynamically:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantiseFloat8:
+    """FP8 (E4M3) weights and activations before the operators `only`, a fixed scale for each tensor."""
+
+    verb: ClassVar[str] = "quantise-float8"
+    only: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Half:
     """Weights and activations in FP16; inputs and outputs keep their datatypes."""
 
@@ -63,7 +67,7 @@ class Half:
 class Clip:
     """Cut off the largest weights, so that a scale wastes no steps on a few outliers.
 
-    Per output channel, everything beyond the `percentile` of its magnitudes is moved onto it.
+    In each layer, whatever is beyond the `percentile` of the magnitudes is moved onto it.
     """
 
     verb: ClassVar[str] = "clip"
@@ -99,9 +103,18 @@ class PruneStructured:
     multiple: int = 8
 
 
-Step = Quantise | QuantiseDynamically | Half | Clip | PruneMagnitude | PruneTwoOfFour | PruneStructured
+Step = (
+    Quantise
+    | QuantiseDynamically
+    | QuantiseFloat8
+    | Half
+    | Clip
+    | PruneMagnitude
+    | PruneTwoOfFour
+    | PruneStructured
+)
 
-_LAST: Final = (Quantise, QuantiseDynamically, Half)
+_LAST: Final = (Quantise, QuantiseDynamically, QuantiseFloat8, Half)
 
 
 def is_last(step: Step) -> bool:

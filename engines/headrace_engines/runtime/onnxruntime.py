@@ -92,15 +92,23 @@ class OnnxRuntimeEngine:
     slots = 1
 
     def __init__(
-        self, path: Path, *, max_batch_size: int = 64, declaration: Declaration = NOTHING_DECLARED
+        self,
+        path: Path,
+        *,
+        max_batch_size: int = 64,
+        declaration: Declaration = NOTHING_DECLARED,
+        fuses: bool = True,
     ) -> None:
         """Load the file; weights that it keeps in files beside it are found there.
+
+        What was made for another runtime is judged without fusing operators for this one: some that
+        ONNX Runtime fuses know no FP8 and answer otherwise.
 
         Raises ModelFileError when the file is missing, damaged or not as it was declared,
         UnsupportedModelError when it is whole and ONNX Runtime or the protocol lacks something that it
         uses.
         """
-        self._session = _open(path, declaration.threads)
+        self._session = _open(path, declaration.threads, fuses)
         self.computes_on_caller = declaration.threads == 1
         inputs = [_declared(tensor, path) for tensor in self._session.get_inputs()]
         inputs += [_declared(tensor, path, is_optional=True) for tensor in self._replaceable(declaration)]
@@ -203,11 +211,13 @@ class OnnxRuntimeEngine:
         return _Bound(binding, tuple(buffer[:rows] for buffer in self._outputs))
 
 
-def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open(path: Path, threads: int, fuses: bool) -> onnxruntime.InferenceSession:
     files.check(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not fuses:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = _LOG_FATAL  # every error is raised as well, and logged where it is caught
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
