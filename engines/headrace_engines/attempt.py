@@ -1,4 +1,8 @@
-"""One recipe tried on one model: made, taken through the gates, and kept or not."""
+"""One recipe tried on one model: made, taken through the gates, and kept or not.
+
+Where quantisation loses too much, the layers that suffer most stay in FP32: first the worst, then the
+two worst, then four, until the gate passes or too little would be left to gain.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,26 @@ from typing import Final
 from headrace_engines import gates, independence, metrics, trial
 from headrace_engines.compress.make import compress
 from headrace_engines.compress.recipes import CPU, Compression
+from headrace_engines.compress.sensitivity import LayerError, errors
+from headrace_engines.compress.steps import Quantise
 from headrace_engines.engine import Engine
 from headrace_engines.errors import EngineError, GateError, ModelFileError, UnsupportedModelError
 from headrace_engines.gates import Quality, Speed
 from headrace_engines.judgement import Answers, Judgement
-from headrace_engines.manifest import Artefact, artefact_of
+from headrace_engines.manifest import Artefact, Recipe, artefact_of
 from headrace_engines.metrics import AGREEMENT
-from headrace_engines.report import Comparison
+from headrace_engines.report import Comparison, Layer
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.source import Prepared
 
 GOOD: Final = "as good as FP32 and faster"
 GOOD_ELSEWHERE: Final = "as good as FP32; its speed shows on a GPU alone"
-NOT_GOOD: Final = "not good enough: it lost too much of what FP32 answers right"
+NOT_GOOD: Final = "not good enough: it lost too much against FP32"
 NOT_FASTER: Final = "not better: no faster than FP32"
 NOT_ROWS: Final = "not served: the rows of a batch would change each other"
+
+_LAYER_ROWS: Final = 64
+"""Rows that the layers are looked at with: more move no layer from its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +56,24 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of a recipe; without a comparison where nothing could be made by it."""
+    """What came of a recipe; without a comparison where nothing could be made by it.
 
+    `recipe` is what was done in the end, with the layers that were kept in FP32.
+    """
+
+    recipe: Recipe
     artefact: Artefact
     comparison: Comparison | None
+
+    @property
+    def lost_too_much(self) -> bool:
+        """Whether a file was made, and the gate of its answers did not let it pass."""
+        return self.artefact.reason == NOT_GOOD
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What was found out about a compressed file."""
+    """What was found out about a compressed file's answers."""
 
     quality: Quality | None
     likeness: dict[str, float]
@@ -67,17 +85,45 @@ def attempt(how: Compression, reference: Reference) -> Attempt:
     """Make an artefact beside the model; the file of one that does not pass is not left there."""
     path = reference.path.with_name(f"model.{how.name}.onnx")
     try:
-        compress(how, reference.path, path, reference.prepared.calibration)
-        size = min(reference.sizes[-1], how.max_rows or reference.sizes[-1])
-        engine = OnnxRuntimeEngine(path, max_batch_size=size)
+        made = _with_layers(how, path, reference, _made(how, path, reference, ()))
     except (UnsupportedModelError, ModelFileError) as error:
-        path.unlink(missing_ok=True)
-        return Attempt(_refused(how, path, f"does not fit this model: {_named(error, how)}"), None)
-    with closing(engine):
-        made = _judged(how, path, engine, reference)
+        made = Attempt(
+            how.recipe, _refused(how, path, f"does not fit this model: {_named(error, how)}"), None
+        )
     if not made.artefact.passed:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return made
+
+
+def _with_layers(how: Compression, path: Path, reference: Reference, made: Attempt) -> Attempt:
+    """Look at the layers of what was quantised, and keep the worst in FP32 as long as it loses too much."""
+    if made.comparison is None or not any(isinstance(step, Quantise) for step in how.steps):
+        return made
+    few = {name: rows[:_LAYER_ROWS] for name, rows in reference.prepared.calibration.items()}
+    worst = errors(reference.path, path, few)
+    count = 1
+    while made.lost_too_much and count < len(worst):
+        made = _made(how, path, reference, [error.name for error in worst[:count]])
+        count *= 2
+    kept = set(str(made.recipe.settings.get("kept", "")).split(","))
+    layers = tuple(_layer(error, kept) for error in worst)
+    comparison = replace(made.comparison, layers=layers) if made.comparison else None
+    return replace(made, comparison=comparison)
+
+
+def _layer(error: LayerError, kept: set[str]) -> Layer:
+    return Layer(error.name, error.operator, round(error.sqnr_db, 2), error.name in kept)
+
+
+def _made(how: Compression, path: Path, reference: Reference, keep: Sequence[str]) -> Attempt:
+    compress(how, reference.path, path, reference.prepared.calibration, keep=keep)
+    size = min(reference.sizes[-1], how.max_rows or reference.sizes[-1])
+    with closing(OnnxRuntimeEngine(path, max_batch_size=size, fuses=how.target == CPU)) as engine:
+        made = _judged(how, path, engine, reference)
+    if not keep:
+        return made
+    recipe = Recipe(how.name, {**how.recipe.settings, "kept": ",".join(keep)})
+    return replace(made, recipe=recipe)
 
 
 def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) -> Attempt:
@@ -88,24 +134,30 @@ def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) 
         recipe=how.name,
         target=how.target,
         passed=False,
-        verdict=seen.why_not,
+        verdict=seen.why_not or GOOD,
         reference_bytes=reference.path.stat().st_size,
         candidate_bytes=artefact.size_bytes,
         quality=seen.quality,
         likeness=seen.likeness,
         speeds=(),
     )
+    made = Attempt(how.recipe, artefact, comparison)
     if seen.why_not:
-        return Attempt(replace(artefact, passed=False, reason=NOT_GOOD), comparison)
+        return _not(made, NOT_GOOD, seen.why_not)
     found = independence.check(engine)
     if not found.independent:
-        verdict = f"{path.name}: {found.why}"
-        refused = replace(artefact, passed=False, reason=NOT_ROWS)
-        return Attempt(refused, replace(comparison, verdict=verdict))
+        return _not(made, NOT_ROWS, f"{path.name}: {found.why}")
     if how.target != CPU:
         passed = replace(artefact, reason=GOOD_ELSEWHERE)
-        return Attempt(passed, replace(comparison, passed=True, verdict=GOOD_ELSEWHERE))
-    return _timed(artefact, replace(comparison, verdict=GOOD), engine, reference)
+        return replace(
+            made, artefact=passed, comparison=replace(comparison, passed=True, verdict=GOOD_ELSEWHERE)
+        )
+    return _timed(made, comparison, engine, reference)
+
+
+def _not(made: Attempt, reason: str, verdict: str) -> Attempt:
+    comparison = replace(made.comparison, verdict=verdict) if made.comparison else None
+    return replace(made, artefact=replace(made.artefact, passed=False, reason=reason), comparison=comparison)
 
 
 def _answers_judged(path: Path, engine: Engine, reference: Reference) -> _Trial:
@@ -122,7 +174,7 @@ def _answers_judged(path: Path, engine: Engine, reference: Reference) -> _Trial:
     return _Trial(quality, likeness, "")
 
 
-def _timed(artefact: Artefact, comparison: Comparison, engine: Engine, reference: Reference) -> Attempt:
+def _timed(made: Attempt, comparison: Comparison, engine: Engine, reference: Reference) -> Attempt:
     """Compare the speed, once more if there is no gain: a busy machine may have hidden it.
 
     The verdict is stored with the artefacts, so it would outlive whatever kept the machine busy.
@@ -131,13 +183,12 @@ def _timed(artefact: Artefact, comparison: Comparison, engine: Engine, reference
     speeds = _speeds(engine, reference, sizes)
     if gates.speed_ratio(speeds) < gates.MIN_SPEED_RATIO:
         speeds = _speeds(engine, reference, sizes)
-    compared = replace(comparison, speeds=speeds)
+    timed = replace(made, comparison=replace(comparison, speeds=speeds, passed=True))
     try:
-        gates.check_speed(artefact.file, speeds)
+        gates.check_speed(made.artefact.file, speeds)
     except GateError as error:
-        refused = replace(artefact, passed=False, reason=NOT_FASTER)
-        return Attempt(refused, replace(compared, verdict=str(error)))
-    return Attempt(artefact, replace(compared, passed=True))
+        return _not(replace(made, comparison=replace(comparison, speeds=speeds)), NOT_FASTER, str(error))
+    return timed
 
 
 def _speeds(engine: Engine, reference: Reference, sizes: Sequence[int]) -> tuple[Speed, ...]:
@@ -148,9 +199,9 @@ def _likeness(answers: Answers, reference: Reference) -> dict[str, float]:
     """Return how like those of FP32 the answers are, whatever the gate judges by."""
     told: dict[str, float] = {}
     if any(array.dtype.kind == "f" for array in answers):
-        errors = metrics.row_errors(answers, reference.answers)
-        told["sqnr_db"] = metrics.sqnr_db(errors)
-        told["worst_row"] = math.sqrt(float(errors.max()))
+        noise = metrics.row_errors(answers, reference.answers)
+        told["sqnr_db"] = metrics.sqnr_db(noise)
+        told["worst_row"] = math.sqrt(float(noise.max()))
     judged = reference.judgement.outputs[0][0]
     if reference.judgement.metric not in metrics.REGRESSING and answers[judged].ndim <= 2:
         same = metrics.hits(AGREEMENT, answers[judged], reference.answers[judged])

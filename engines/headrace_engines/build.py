@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace_engines import digits, folders, gates, imported, manifest, publication, report, store
-from headrace_engines.compress.recipes import CPU, Compression, chosen
+from headrace_engines.compress.recipes import CPU, TENSORRT, Compression, chosen
 from headrace_engines.data.options import DataOptions
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.manifest import Manifest
+from headrace_engines.plans import library as libraries
 from headrace_engines.progress import Progress as Progress
 from headrace_engines.report import Report
 from headrace_engines.source import Source
@@ -110,12 +111,15 @@ def build(
     recipes = options.compressions()
     found = _source(source, options)
     tools = {tool: _version(tool, source, found.extra) for tool in (*found.tools, *_TOOLS)}
+    if library := libraries.installed() if TENSORRT in options.targets else None:
+        tools[library.name] = library.version
     folders.check_writable(into)
 
     def make(folder: Path) -> None:
         from headrace_engines import pipeline  # libraries that a cached build does without
 
-        pipeline.make(found, _plan(options, recipes), tools, folder, progress)
+        caches = store_folder / store.CACHES
+        pipeline.make(found, _plan(options, recipes), tools, folder, progress, caches)
 
     with folders.writing(store_folder):
         entry, cached = store.find_or_make(
@@ -147,7 +151,7 @@ def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:
     from headrace_engines.pipeline import Plan
 
     demanded = frozenset(options.recipes) - {AUTO}
-    return Plan(recipes, demanded, options.wish, options.max_batch_size)
+    return Plan(recipes, demanded, options.wish, options.max_batch_size, TENSORRT in options.targets)
 
 
 def _key(

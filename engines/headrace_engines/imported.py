@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from headrace_engines import files
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines import files, independence
 from headrace_engines.data.load import fingerprint, load, split
 from headrace_engines.data.options import Data, DataOptions, Split
 from headrace_engines.documents import Scalar
@@ -18,10 +21,11 @@ from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.manifest import Recipe
 from headrace_engines.printable import printable
 from headrace_engines.progress import Stages
-from headrace_engines.rows import data_hash
+from headrace_engines.rows import Rows, data_hash
 from headrace_engines.source import Prepared, Source
 
 _MODEL: Final = "model.onnx"
+_ALONE_ROWS: Final = 64
 _STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
 
@@ -128,10 +132,10 @@ def _prepared(
         with stages("converting it to ONNX", 0.1):
             session.convert(model)
         with stages("reading the data", 0.2):
-            rows = _data(model, data)
+            rows, rows_apart = _data(model, data)
             parts = split(rows, data.seed)
         with stages("asking the source for its answers", 0.3):
-            expected = session.answers(parts.held_out)
+            expected = _expected(session.answers, parts.held_out, rows_apart=rows_apart)
         return Prepared(
             model=model,
             calibration=parts.calibration,
@@ -141,6 +145,7 @@ def _prepared(
             data=_hashes(rows, parts),
             facts=_facts(session.facts, rows),
             made_up=rows.is_made_up,
+            rows_apart=rows_apart,
             cpu_only=_foreign_operators(model),
         )
 
@@ -158,7 +163,19 @@ def _hashes(rows: Data, parts: Split) -> dict[str, str]:
     }
 
 
-def _data(model: Path, options: DataOptions) -> Data:
+def _expected(
+    answers: Callable[[Rows], tuple[NDArray[Any], ...]], rows: Rows, *, rows_apart: bool
+) -> tuple[NDArray[Any], ...]:
+    """Ask the source; one row at a time, and only some, where a batch would change what it answers."""
+    if rows_apart:
+        return answers(rows)
+    count = min(_ALONE_ROWS, len(next(iter(rows.values()))))
+    single = [answers({name: array[row : row + 1] for name, array in rows.items()}) for row in range(count)]
+    return tuple(np.concatenate(parts) for parts in zip(*single, strict=True))
+
+
+def _data(model: Path, options: DataOptions) -> tuple[Data, bool]:
+    """Return the rows, and whether they share a batch without changing each other's answers."""
     from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
     with closing(OnnxRuntimeEngine(model)) as engine:
@@ -169,7 +186,8 @@ def _data(model: Path, options: DataOptions) -> Data:
             )
         if any(tensor.dtype.kind == "O" for tensor in engine.spec.inputs) and options.source is None:
             raise DataError("texts cannot be made up: give rows with --data")
-        return load(options, engine.spec.inputs, engine.run)
+        rows = load(options, engine.spec.inputs, engine.run)
+        return rows, independence.check(engine).independent
 
 
 def _foreign_operators(model: Path) -> tuple[str, ...]:

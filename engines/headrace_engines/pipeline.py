@@ -8,13 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_engines import gates, independence, manifest, page, report, trial
+from headrace_engines import gates, manifest, page, report, trial
 from headrace_engines.attempt import Attempt, Reference, attempt
-from headrace_engines.compress.recipes import CPU, Compression
+from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import GateError
 from headrace_engines.judgement import Wish, judgement
-from headrace_engines.manifest import FP32, Manifest, Recipe, artefact_of
+from headrace_engines.manifest import FP32, Artefact, Manifest, Recipe, artefact_of
+from headrace_engines.planned import Planned, plans
 from headrace_engines.progress import Progress, Stages
 from headrace_engines.report import Report
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -37,42 +38,51 @@ class Plan:
     """What is to be made of a source, all of which decides the outcome.
 
     The recipes in `demanded` were asked for by name: where one is not good enough, so is the build.
+    `builds_plans` says that TensorRT is a target.
     """
 
     recipes: tuple[Compression, ...]
     demanded: frozenset[str] = frozenset()
     wish: Wish = Wish()
     max_batch_size: int = 64
+    builds_plans: bool = False
 
 
-def make(source: Source, plan: Plan, tools: Mapping[str, str], folder: Path, progress: Progress) -> None:
-    """Fill the folder with the artefacts of a source, their manifest and their report.
+def make(
+    source: Source, plan: Plan, tools: Mapping[str, str], folder: Path, progress: Progress, caches: Path
+) -> None:
+    """Fill the folder with the artefacts of a source, their manifest, their report and a page of both.
+
+    What TensorRT measured of kernels is kept in the folder `caches`.
 
     Raises GateError if the converted model, or an artefact that was demanded, does not answer as well as
     it has to. Any other that is not good enough, or no faster, is left out, and the manifest says so.
     """
     stages = Stages(progress)
     prepared = source.prepare(folder, stages)
-    with closing(OnnxRuntimeEngine(prepared.model, max_batch_size=plan.max_batch_size)) as engine:
+    most = plan.max_batch_size if prepared.rows_apart else 1
+    with closing(OnnxRuntimeEngine(prepared.model, max_batch_size=most)) as engine:
         with stages("checking the model", _PREPARED):
             reference, error = _reference(engine, prepared, plan)
-        made = _attempts(reference, plan, stages)
+        made = _best_first(_attempts(reference, plan, stages))
         spec = engine.spec
-    merit = _AS_TRAINED if reference.sizes[-1] > 1 or plan.max_batch_size == 1 else _ALONE
-    fp32 = artefact_of(prepared.model, FP32, CPU, merit)
+    fp32 = artefact_of(prepared.model, FP32, CPU, _AS_TRAINED if prepared.rows_apart else _ALONE)
+    planned = _planned(plan, reference, [fp32, *(single.artefact for single in made)], caches, stages)
+    plan_recipes = () if planned.settings is None else (Recipe("plan", planned.settings.described),)
     described = Manifest(
         source=Recipe(source.recipe.name, {**source.recipe.settings, **prepared.facts}),
-        recipes=(Recipe(FP32, {}), *(how.recipe for how in plan.recipes)),
+        recipes=(Recipe(FP32, {}), *(single.recipe for single in made), *plan_recipes),
         data=prepared.data,
         tools=tools,
         inputs=spec.inputs,
         outputs=spec.outputs,
-        artefacts=(fp32, *(single.artefact for single in _best_first(made))),
+        artefacts=(fp32, *(single.artefact for single in made), *planned.artefacts),
         gates=_gates(reference),
         made_up=prepared.made_up,
     )
     compared = tuple(single.comparison for single in made if single.comparison)
-    measured = Report(compared, report.machine(), stages.seconds, error, _warnings(reference))
+    warnings = (*_warnings(reference), *([planned.warning] if planned.warning else []))
+    measured = Report(compared, report.machine(), stages.seconds, error, warnings)
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
     page.write_page(folder)
@@ -81,16 +91,13 @@ def make(source: Source, plan: Plan, tools: Mapping[str, str], folder: Path, pro
 def _reference(engine: OnnxRuntimeEngine, prepared: Prepared, plan: Plan) -> tuple[Reference, float]:
     """Execute the model in FP32, and return it with how far it is from what its source answers."""
     answers = trial.answers(engine, prepared.held_out)
-    error = 0.0
-    if prepared.expected is not None:
-        error = trial.largest_difference(prepared.expected, answers)
-        gates.check_same(prepared.model.name, error, CONVERSION_TOLERANCE)
+    asked = len(prepared.expected[0])
+    error = trial.largest_difference(prepared.expected, [array[:asked] for array in answers])
+    gates.check_same(prepared.model.name, error, CONVERSION_TOLERANCE)
     names = [tensor.name for tensor in engine.spec.outputs]
     judged = judgement(names, answers, prepared.labels, plan.wish, made_up=prepared.made_up)
-    sizes: tuple[int, ...] = (1,)
     most = engine.spec.max_batch_size
-    if most > 1 and independence.check(engine).independent:
-        sizes = (*(size for size in BATCH_SIZES if size < most), most)
+    sizes = (*(size for size in BATCH_SIZES if size < most), most)
     return Reference(prepared.model, engine, prepared, answers, judged, sizes), error
 
 
@@ -112,6 +119,23 @@ def _check_demanded(tried: Attempt) -> None:
         raise GateError(f"{tried.artefact.recipe} {tried.artefact.reason}")
     if not tried.comparison.speeds:
         raise GateError(tried.comparison.verdict)
+
+
+def _planned(
+    plan: Plan, reference: Reference, made: Sequence[Artefact], caches: Path, stages: Stages
+) -> Planned:
+    """Build plans of the model itself and of what was made for TensorRT and is good."""
+    if not plan.builds_plans or reference.prepared.cpu_only:
+        return Planned((), None)
+    suited = [single for single in made if single.passed and single.target == TENSORRT]
+    return plans(
+        reference.path.parent,
+        [made[0], *suited],
+        reference.sizes,
+        caches=caches,
+        stages=stages,
+        fraction=_JUDGED,
+    )
 
 
 def _best_first(made: Sequence[Attempt]) -> list[Attempt]:
@@ -151,7 +175,7 @@ def _warnings(reference: Reference) -> tuple[str, ...]:
         )
     elif reference.judgement.labels is None:
         told.append("without labels, only likeness to FP32 was judged, and not whether answers are right")
-    if reference.sizes == (1,) and reference.engine.spec.max_batch_size > 1:
+    if not reference.prepared.rows_apart:
         told.append("the rows of a batch change each other's answers: the model is served one row at a time")
     if reference.prepared.cpu_only:
         told.append(f"for CPUs alone: TensorRT has nothing for {', '.join(reference.prepared.cpu_only)}")

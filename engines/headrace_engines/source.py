@@ -20,21 +20,22 @@ class Prepared:
     """A trained model as ONNX, with the rows that its artefacts are made and judged with.
 
     `calibration` and `held_out` share no row. `labels` are what is right for the held-out rows, where
-    that is known: classes or values. `expected` is what the model answered to them before it was
-    converted, one array per output; None where the source is ONNX itself. `data` holds the SHA-256 of
-    every split, and `facts` what the manifest tells of the source beside what was known of it before.
-    `made_up` says that the rows are noise of the inputs' shapes. `cpu_only` names the operators for which
-    TensorRT has nothing.
+    that is known: classes or values. `expected` is what the model answered to the first of them, or to
+    all, before it was converted: one array per output. `data` holds the SHA-256 of every split, and `facts`
+    what the manifest tells of the source beside what was known of it before. `made_up` says that the rows
+    are noise of the inputs' shapes, `rows_apart` that no row of a batch changes another's answer. `cpu_only`
+    names the operators for which TensorRT has nothing.
     """
 
     model: Path
     calibration: Rows
     held_out: Rows
     labels: NDArray[Any] | None
-    expected: tuple[NDArray[Any], ...] | None
+    expected: tuple[NDArray[Any], ...]
     data: Mapping[str, str]
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     made_up: bool = False
+    rows_apart: bool = True
     cpu_only: tuple[str, ...] = ()
 
 

@@ -22,6 +22,10 @@ def test_a_built_version_tells_all_about_itself(
     assert told["served"] == "model.int8-cpu.onnx"
     assert told["max_batch_size"] == 64
     assert [artefact["recipe"] for artefact in told["artefacts"]] == ["fp32", "int8-cpu"]
+    assert told["network"]["parameters"] == 301_130
+    assert [layer["operator"] for layer in told["network"]["layers"]].count("Gemm") == 3
+    assert told["built"]["gates"]["metric"] == "accuracy"
+    assert told["built"]["source"]["name"] == "digits"
     (comparison,) = told["comparisons"]
     assert comparison["quality"]["reference"] > 0.95
 
@@ -37,6 +41,8 @@ def test_a_built_version_is_shown(
         "up to 64 rows",
         "Loss, points",
         "Times faster",
+        "301,130 parameters",
+        "metric accuracy",
     ):
         assert text in shown
 
@@ -45,7 +51,8 @@ def test_a_file_and_a_folder_that_nobody_built(tmp_path: Path, capsys: pytest.Ca
     model = Models(tmp_path).mlp()
     assert run(["inspect", str(model), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["inputs"][0]["dims"], told["artefacts"]) == ([4], [])
+    assert (told["inputs"][0]["dims"], told["artefacts"], told["built"]) == ([4], [], None)
+    assert told["network"]["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
     version = tmp_path / "mine" / "1"
     version.mkdir(parents=True)
     model.rename(version / "model.onnx")
