@@ -21,6 +21,7 @@ from headrace_engines.importers import sandbox
 from headrace_engines.importers.formats import Format, Kind
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.session import ImportSession, import_session
+from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _IMPORTER = """
 import os, pickle
@@ -31,7 +32,10 @@ class Opened:
         self.facts = {"found": str(pickle.loads(path.read_bytes())), "process": os.getpid(),
                       "trusted": options.is_trusted, "shapes": str(options.input_shapes)}
     def convert(self, path):
-        path.write_text("converted")
+        from onnx import TensorProto, helper
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "net", [x], [y])
+        path.write_bytes(helper.make_model(graph).SerializeToString())
     def answers(self, rows):
         if "refused" in rows:
             raise errors.ExecutionError("these rows are refused")
@@ -101,7 +105,8 @@ def test_one_process_opens_converts_and_answers(opening: Sessions, tmp_path: Pat
         session.convert(tmp_path / "model.onnx")
         answers = session.answers(rows)
         again = session.answers({"floats": rows["floats"]})
-    assert (tmp_path / "model.onnx").read_text() == "converted"
+    (converted,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([-rows["floats"]])
+    np.testing.assert_array_equal(converted, np.zeros((2, 3), np.float32))
     assert [answer.dtype for answer in answers] == [array.dtype for array in rows.values()]
     np.testing.assert_array_equal(answers[0], rows["floats"])
     np.testing.assert_array_equal(answers[1], rows["halves"])

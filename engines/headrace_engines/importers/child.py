@@ -44,15 +44,14 @@ class _Opened:
             case "open":
                 return self._open(question)
             case "convert":
-                self._importer.convert(Path(question["into"]))
-                return {}
+                return self._convert(Path(question["into"]))
             case "answers":
                 return self._answers(question)
             case unknown:
                 raise ValueError(f"asked to {unknown!r}")
 
     def _open(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        options = ImportOptions(
+        self._options = options = ImportOptions(
             factory=question["factory"],
             input_shapes={name: tuple(dims) for name, dims in question["input_shapes"].items()},
             input_dtypes=question["input_dtypes"],
@@ -64,6 +63,13 @@ class _Opened:
         module = importlib.import_module(question["module"])
         self._importer: Importer = module.open_source(Path(question["path"]), options)
         return {"facts": dict(self._importer.facts), "network": self._network}
+
+    def _convert(self, into: Path) -> Mapping[str, Any]:
+        from headrace_engines.importers import checks  # libraries that a refusal does without
+
+        self._importer.convert(into)
+        checks.settle(into, self._options.opset)
+        return {}
 
     def _answers(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         rows = messages.read_arrays(Path(question["rows"]), question["described"])

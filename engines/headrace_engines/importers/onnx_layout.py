@@ -6,6 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Final
 
+from headrace_engines.errors import UnsupportedModelError
+
 _VARINT: Final = 0
 _LENGTH: Final = 2
 _FIELDS: Final = {
@@ -44,6 +46,16 @@ def layout(path: Path) -> Layout:
                     return Layout.CUT_SHORT if number == _GRAPH and _IR_VERSION in found else Layout.OTHER
                 file.seek(value, 1)
     return Layout.OTHER
+
+
+def file_of(path: Path) -> Path:
+    """Return an ONNX file, or the only one in a folder."""
+    if not path.is_dir():
+        return path
+    models = sorted(path.glob("*.onnx"))
+    if len(models) != 1:
+        raise UnsupportedModelError(f"{path.name}: a folder with {len(models)} ONNX models: name one")
+    return models[0]
 
 
 def _varint(file: IO[bytes]) -> int:

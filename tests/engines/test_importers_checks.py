@@ -1,0 +1,227 @@
+"""What every importer writes goes through these checks; here they are tried on ONNX files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
+from headrace_engines.importers import checks
+from headrace_engines.importers.fixed_reshapes import opened_shape
+from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+
+_RANDOM = np.random.default_rng(0)
+
+Dims = Sequence[int | str | None]
+
+
+def _value(name: str, dims: Dims | None, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return oh.make_tensor_value_info(name, dtype, dims)
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: dict[str, Any] | None = None,
+    opset: int = 17,
+) -> onnx.ModelProto:
+    held = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
+    graph = oh.make_graph(nodes, "net", inputs, outputs, held)
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=8)
+
+
+def _weights(*shape: int) -> NDArray[np.float32]:
+    return _RANDOM.normal(size=shape).astype(np.float32)
+
+
+def _dense() -> onnx.ModelProto:
+    nodes = [oh.make_node("MatMul", ["x", "w"], ["product"]), oh.make_node("Add", ["product", "bias"], ["y"])]
+    constants = {"w": _weights(3, 6), "bias": _weights(1, 6)}
+    return _model(nodes, [_value("x", ["N", 3])], [_value("y", ["N", 6])], constants)
+
+
+def _settled(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    checks.settle(path, 17)
+    return onnx.load(path)
+
+
+def _reducing(rows: int | str) -> onnx.ModelProto:
+    node = oh.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    return _model([node], [_value("x", [rows, 2])], [_value("y", [])])
+
+
+_MIXED = [oh.make_node("MatMul", ["mixing", "x"], ["y"])]
+_CENTRED = [oh.make_node("ReduceMean", ["x"], ["m"], axes=[0]), oh.make_node("Sub", ["x", "m"], ["y"])]
+_SUM = [oh.make_node("Add", ["a", "b"], ["y"])]
+_TWICE = [oh.make_node("Concat", ["x", "x"], ["y"], axis=0)]
+_RELU = [oh.make_node("Relu", ["x"], ["y"])]
+_NEITHER = oh.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            _model(_MIXED, [_value("x", [2, 3])], [_value("y", [2, 3])], {"mixing": _weights(2, 2)}),
+            "the model's first axis is fixed at 2 and cannot be opened (",
+        ),
+        (
+            _model(_CENTRED, [_value("x", [2, 3])], [_value("y", [2, 3])]),
+            "the model's first axis is fixed at 2 and cannot be opened (",
+        ),
+        (_reducing("N"), "the output 'y' is [], without a row for each that comes: export the model"),
+        (
+            _model(_RELU, [_value("x", ["N", 2])], [_value("y", [3, 2])]),
+            "the output 'y' is [3, 2], without a row for each that comes",
+        ),
+        (
+            _model(_TWICE, [_value("x", ["N", 2])], [_value("y", ["M", 2])]),
+            "of the output 'y' it cannot be proved that it has a row for each that comes",
+        ),
+        (
+            _model(_SUM, [_value("a", [2, 1]), _value("b", [1, 2])], [_value("y", None)]),
+            "the first axes of the inputs are fixed at different sizes ('a' at 2, 'b' at 1)",
+        ),
+        (_model(_RELU, [_value("x", [])], [_value("y", [])]), "the input 'x' is a scalar"),
+        (_model(_RELU, [_value("x", None)], [_value("y", None)]), "the input 'x' does not tell its shape"),
+        (
+            _model([oh.make_node("Relu", ["c"], ["y"])], [], [_value("y", [1])], {"c": _weights(1)}),
+            "the model has no inputs",
+        ),
+        (
+            _model([oh.make_node("SequenceConstruct", ["x"], ["y"])], [_value("x", ["N", 2])], [_NEITHER]),
+            "the output 'y' is a sequence, and only tensors are served",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_axis_of_rows_is_refused(tmp_path: Path, model: onnx.ModelProto, told: str) -> None:
+    with pytest.raises(UnsupportedModelError) as refused:
+        _settled(model, tmp_path)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def _with(model: onnx.ModelProto, name: str, value: float) -> onnx.ModelProto:
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            array = numpy_helper.to_array(tensor).copy()
+            array.flat[3] = value
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+    return model
+
+
+def _of_domain(domain: str, kind: str) -> onnx.ModelProto:
+    model = _model(
+        [oh.make_node(kind, ["x"], ["y"], domain=domain)], [_value("x", ["N", 2])], [_value("y", ["N", 2])]
+    )
+    if domain:
+        model.opset_import.append(oh.make_opsetid(domain, 1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "told"),
+    [
+        (_of_domain("their", "Foo"), UnsupportedModelError, "operators that are not ONNX's: their.Foo"),
+        (_of_domain("", "Foo"), UnsupportedModelError, "operators that are not ONNX's: Foo: export"),
+        (_of_domain("", "Gelu"), UnsupportedModelError, "the operator Gelu ('y') is of opset 20"),
+        (
+            _model(_RELU, [_value("x", ["N", 2])], [_value("y", ["N", 2])], opset=99),
+            UnsupportedModelError,
+            "the model is written in opset 99, and",
+        ),
+        (_with(_dense(), "w", np.nan), ModelFileError, "1 of the 18 values of 'w' are NaN: the"),
+        (_with(_dense(), "w", -np.inf), ModelFileError, "1 of the 18 values of 'w' are infinite"),
+        (_with(_dense(), "bias", np.nan), ModelFileError, "1 of the 6 values of 'bias' are NaN"),
+    ],
+)  # fmt: skip
+def test_models_that_nothing_can_be_built_of_are_refused(
+    tmp_path: Path, model: onnx.ModelProto, kind: type[EngineError], told: str
+) -> None:
+    with pytest.raises(kind) as refused:
+        _settled(model, tmp_path)
+    assert told in str(refused.value)
+
+
+def test_a_mask_of_infinities_is_no_fault(tmp_path: Path) -> None:
+    mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
+    nodes = [oh.make_node("Add", ["x", "mask"], ["masked"]), oh.make_node("Softmax", ["masked"], ["y"])]
+    model = _model(nodes, [_value("x", ["N", 3, 3])], [_value("y", ["N", 3, 3])], {"mask": mask})
+    result = _settled(model, tmp_path)
+    assert [node.op_type for node in result.graph.node] == ["Add", "Softmax"]
+
+
+def test_constants_among_the_inputs_and_domains_named_twice_are_mended(tmp_path: Path) -> None:
+    model = _model([oh.make_node("Gemm", ["x", "w"], ["y"])], [_value("x", ["N", 2]), _value("w", [2, 3])],
+                   [_value("y", ["N", 3])], {"w": _weights(2, 3)})  # fmt: skip
+    model.ir_version = 3
+    model.opset_import.extend([oh.make_opsetid("ai.onnx", 13), oh.make_opsetid("ai.onnx.ml", 3)])
+    result = _settled(model, tmp_path)
+    assert [value.name for value in result.graph.input] == ["x"]
+    assert [(entry.domain, entry.version) for entry in result.opset_import] == [("", 17)]
+
+
+def test_the_bias_of_a_product_has_one_axis(tmp_path: Path) -> None:
+    model = _settled(_dense(), tmp_path)
+    (gemm,) = model.graph.node
+    assert gemm.op_type == "Gemm"
+    assert {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}[gemm.input[2]] == [6]
+
+
+def test_what_was_settled_stays_as_it_is(tmp_path: Path) -> None:
+    first = _settled(_dense(), tmp_path)
+    assert _settled(first, tmp_path) == first
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    nodes = [
+        oh.make_node("Squeeze", ["x"], ["flat"], axes=[2]),
+        oh.make_node("Dropout", ["flat"], ["kept"]),
+        oh.make_node("Softmax", ["kept"], ["y"], axis=1),
+    ]
+    model = _model(nodes, [_value("x", ["N", 3, 1])], [_value("y", ["N", 3])], opset=9)
+    result = _settled(model, tmp_path)
+    assert [(entry.domain, entry.version) for entry in result.opset_import] == [("", 17)]
+    assert "Dropout" not in {node.op_type for node in result.graph.node}
+    rows = _weights(4, 3, 1)
+    (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
+    expected = np.exp(rows[..., 0]) / np.exp(rows[..., 0]).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("came", "grown", "left", "rows", "opened"),
+    [
+        ((1, 2048, 1, 1), (7, 2048, 1, 1), (1, 2048), 1, (-1, 2048)),
+        ((1, 112, 56, 56), (7, 112, 56, 56), (1, 4, 28, 56, 56), 1, (-1, 4, 28, 56, 56)),
+        ((16, 1, 32), (16, 7, 32), (16, 4, 8), 1, (16, -1, 8)),
+        ((4, 16, 8), (28, 16, 8), (1, 4, 16, 8), 1, (-1, 4, 16, 8)),
+        ((16, 1, 4, 8), (16, 7, 4, 8), (16, 32), 1, (-1, 32)),
+        ((16, 32), (112, 32), (16, 1, 32), 1, (16, -1, 32)),
+        ((3, 5, 4), (21, 5, 4), (15, 4), 3, (-1, 4)),
+        ((15, 4), (105, 4), (3, 5, 4), 3, (-1, 5, 4)),
+        ((1, 8), (7, 8), (8,), 1, (-1,)),
+        ((4, 8), (4, 8), (32,), 1, None),
+        ((2, 8), (14, 56), (16,), 2, None),
+        ((6, 2), (6, 14), (3, 4), 2, (3, -1)),
+    ],
+)
+def test_a_reshape_follows_the_rows(
+    came: tuple[int, ...],
+    grown: tuple[int, ...],
+    left: tuple[int, ...],
+    rows: int,
+    opened: tuple[int, ...] | None,
+) -> None:
+    assert opened_shape(came, grown, left, rows) == opened
