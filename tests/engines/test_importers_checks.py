@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
-from headrace_engines.importers import checks
+from headrace_engines.importers import checks, opsets
 from headrace_engines.importers.fixed_reshapes import opened_shape
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -198,6 +198,12 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
     (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
     expected = np.exp(rows[..., 0]) / np.exp(rows[..., 0]).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers, expected, rtol=1e-5)
+
+
+def test_an_opset_that_is_newer_than_the_runtimes_is_lowered(tmp_path: Path) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    result = _settled(_model(_RELU, [_value("x", ["N", 2])], [_value("y", ["N", 2])], opset=newest), tmp_path)
+    assert [entry.version for entry in result.opset_import] == [min(newest, opsets.NEWEST)]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def settle(path: Path, least_opset: int) -> None:
     opsets.merge(model)
     _keep_constants(model)
     model = batch_axis.open_first_axis(model)
-    model = simplified(opsets.raised(model, least_opset))
+    model = simplified(opsets.suited(model, least_opset))
     model_file.write(model, path)
     batch_axis.name_proved(model, path)
     model_file.write(model, path)

@@ -1,4 +1,4 @@
-"""The versions of operators that a model is written in, and raising them to those that are quantised best."""
+"""The versions of operators that a model is written in, and changing them to what suits both runtimes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from headrace_engines.errors import UnsupportedModelError
 
 STANDARD: Final = ("", "ai.onnx")
 """What ONNX's own domain is called."""
-_LOWEST_TAKEN: Final = 13
+NEWEST: Final = 23
+"""What the oldest ONNX Runtime that Headrace runs with knows, and TensorRT as well."""
+_LOWEST: Final = 13
 """Operators of older opsets have their axes in attributes, which neither quantisation nor TensorRT like."""
 
 
@@ -33,28 +35,23 @@ def merge(model: onnx.ModelProto) -> None:
             node.ClearField("domain")
 
 
-def raised(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """Return the model in at least this opset, with the oldest IR version that has it.
+def suited(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """Return the model in an opset that both runtimes know, at least this one, in its oldest format.
 
     One that cannot be raised stays as it is where that can be run and compressed. Raises
-    UnsupportedModelError for an opset that nothing here knows, or that is too old and cannot be raised.
+    UnsupportedModelError for an opset that is too old or too new and cannot be left.
     """
     version = opset(model)
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise UnsupportedModelError(
-            f"the model is written in opset {version}, and {newest} is the newest that is known here: export "
-            f"it with opset {least}, or install a newer onnx"
-        )
-    if version < least:
+    wanted = max(least, min(version, NEWEST))
+    if version != wanted:
         try:
-            model = version_converter.convert_version(model, least)
+            model = version_converter.convert_version(model, wanted)
         except (RuntimeError, ValueError) as error:
-            if version < _LOWEST_TAKEN:
-                reason = " ".join(str(error).split())
+            if not _LOWEST <= version <= NEWEST:
+                reason = " ".join(str(error).rpartition("failed: ")[2].split())
                 raise UnsupportedModelError(
-                    f"the model is written in opset {version}, which cannot be raised to {least} ({reason}): "
-                    f"export it with opset {least}"
+                    f"the model is written in opset {version}, and {_LOWEST} to {NEWEST} are taken; it "
+                    f"cannot be converted ({reason}): export it with opset {least}"
                 ) from error
     del model.graph.value_info[:]
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
