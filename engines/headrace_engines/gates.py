@@ -71,7 +71,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Median seconds of one batch of `rows` rows, the two executed in turns."""
+    """Seconds of one batch of `rows` rows, the two executed in turns: the lower quartile of many rounds."""
 
     rows: int
     reference_seconds: float
@@ -184,7 +184,9 @@ def check_quality(name: str, quality: Quality) -> None:
     )
     if quality.loss > quality.limit:
         raise GateError(f"{told}; the loss may be {_points(quality.limit)} at most")
-    raise GateError(f"{told}; the interval may reach {_points(quality.credible_limit)} at most")
+    raise GateError(
+        f"{told}; the interval may reach {_points(quality.credible_limit)} at most, and more rows narrow it"
+    )
 
 
 def check_same(name: str, error: float, limit: float) -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NO_ROWS: Final = "write `max_batch_size: 0` where axis 0 does not count rows"
+_PAGES: Final = (".html", ".png")
 _LONE: Final = "its scales are of the moment, so that rows would change each other"
 
 
@@ -218,7 +219,8 @@ class _Version:
     def _memory_bytes(self, engine: Engine, chosen: Candidate) -> int:
         """Return what the engine takes; weights may lie in any file that is no other candidate."""
         others = {candidate.file for candidate in self._candidates} - {chosen.file}
-        without = {*others, *self._against, manifest.FILE_NAME, report.FILE_NAME}
+        pages = {entry.name for entry in self._folder.iterdir() if entry.suffix in _PAGES}
+        without = {*others, *self._against, *pages, manifest.FILE_NAME, report.FILE_NAME}
         return memory.files_bytes(self._folder, without) + engine.slots * memory.staging_bytes(engine.spec)
 
 

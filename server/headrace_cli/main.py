@@ -18,7 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Build, serve, find and stream a real model, and check every step.",
     "build": "Turn a trained model into artefacts that can be served.",
     "store": "List, check or remove what builds have left on this machine.",
-    "inspect": "Show a model's tensors, artefacts and measurements.",
+    "inspect": "Show a model's tensors, layers, artefacts and measurements.",
     "check": "Find everything that is wrong with folders of models.",
     "serve": "Serve a folder of models over gRPC.",
     "call": "Ask a model once.",

@@ -61,7 +61,11 @@ def test_nothing_typed_is_answered_with_help(capsys: pytest.CaptureFixture[str])
         (["serve", "--grpc-prot", "1"], 2, "No such option"),
         (["serve", "--grpc-port", "x"], 2, "--grpc-port: 'x' is not a whole number"),
         (["inspect", "/nowhere"], 2, "'/nowhere' does not exist"),
-        (["build", "nothing"], 2, "cannot build 'nothing'; what can be built is: digits"),
+        (
+            ["build", "nothing"],
+            2,
+            "cannot build 'nothing': there is no such file or folder; without one there is: digits",
+        ),
         (["build", "digits", "--name", "../x"], 2, "model name '../x'"),
         (["services", "--consul", "ftp://x"], 2, "not by ftp://"),
         (["services", "--consul", "127.0.0.1:1"], 1, "Consul at http://127.0.0.1:1"),

@@ -45,7 +45,7 @@ class Inspected:
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, as_json: bool) -> None:
-    """Show a model's tensors, layers, parameters, artefacts and measurements.
+    """Show a model's tensors, layers, artefacts and measurements.
 
     PATH is a model's folder (its newest version is shown), a version's folder, or a file model.onnx.
     The model is loaded as a server would, so this also tells which artefact serves on this machine.
