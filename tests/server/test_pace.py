@@ -56,6 +56,13 @@ def test_a_long_batch_is_forgiven_in_the_end() -> None:
     assert pace.quick_rows == 1
 
 
+def test_a_size_that_was_always_long_is_trusted_after_a_bounded_number_of_quick_batches() -> None:
+    pace = after([(1, LONG_NS)] * 100 + [(1, QUICK_NS)] * ((1 << 16) - 1))
+    assert pace.quick_rows == 0
+    pace.took(1, QUICK_NS)
+    assert pace.quick_rows == 1
+
+
 @given(st.lists(st.tuples(st.integers(1, 64), st.sampled_from([QUICK_NS, SLOW_NS, LONG_NS])), min_size=1))
 def test_no_size_is_quick_that_has_just_been_long(batches: Batches) -> None:
     pace = after(batches)

@@ -11,6 +11,8 @@ _QUICK_NS_A_ROW: Final = 4_000
 _LONG: Final = 5
 """Whoever computes so many times as long where others wait is noticed by them."""
 _ENOUGH: Final = 16
+_MOST_NEEDED: Final = 1 << 16
+"""One long batch among so many does no harm; a number that doubles for ever takes memory and time."""
 _FORGIVEN: Final = 64
 
 
@@ -35,7 +37,7 @@ class _Size:
             return
         self.streak = 0
         if busy_ns > _LONG * quick_ns:
-            self.needed *= 2
+            self.needed = min(2 * self.needed, _MOST_NEEDED)
 
 
 class Pace:
