@@ -16,6 +16,8 @@ from typing import Final, Literal
 from headrace_engines.compress.steps import (
     Calibration,
     Clip,
+    Distil,
+    Framework,
     Half,
     Numbers,
     PruneMagnitude,
@@ -105,6 +107,8 @@ _ALL: Final = (
     Compression("prune-magnitude", CPU, (PruneMagnitude(),)),
     Compression("prune-2of4", TENSORRT, (PruneTwoOfFour(),)),
     Compression("prune-structured", CPU, (PruneStructured(),)),
+    Compression("distil", CPU, (Distil(Framework.SKLEARN),)),
+    Compression("distil-torch", CPU, (Distil(Framework.TORCH),)),
 )
 
 RECIPES: Final[Mapping[str, Compression]] = MappingProxyType({how.name: how for how in _ALL})
@@ -152,7 +156,7 @@ def _named(name: str) -> Compression:
             raise ValueError(
                 f"recipe {name!r}: nothing can follow {how.name}, which changes the number format"
             )
-    if len(set(parts)) < len(parts):
-        raise ValueError(f"recipe {name!r}: the same is done twice")
     steps = tuple(step for how in (*first, last) for step in how.steps)
+    if len({step.verb for step in steps}) < len(steps):
+        raise ValueError(f"recipe {name!r}: the same is done twice")
     return Compression(name, last.target, steps, last.max_rows)

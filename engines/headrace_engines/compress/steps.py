@@ -103,8 +103,33 @@ class PruneStructured:
     multiple: int = 8
 
 
+class Framework(Enum):
+    """What trains a student."""
+
+    SKLEARN = "scikit-learn"
+    TORCH = "PyTorch"
+
+
+@dataclass(frozen=True, slots=True)
+class Distil:
+    """Train a smaller network on the model's answers to `rows` rows, most of them between two given ones.
+
+    It has `layers` hidden layers of `hidden` units; PyTorch's for pictures convolves first.
+    """
+
+    verb: ClassVar[str] = "distil"
+    framework: Framework
+    hidden: int = 64
+    layers: int = 2
+    rows: int = 8192
+    batch: int = 64
+    epochs: int = 20
+    seed: int = 0
+
+
 Step = (
-    Quantise
+    Distil
+    | Quantise
     | QuantiseDynamically
     | QuantiseFloat8
     | Half
