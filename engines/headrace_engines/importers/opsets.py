@@ -41,6 +41,8 @@ def suited(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     One that cannot be raised stays as it is where that can be run and compressed. Raises
     UnsupportedModelError for an opset that is too old or too new and cannot be left.
     """
+    if not opset(model):  # operators of other domains alone, as a forest's
+        model.opset_import.append(helper.make_opsetid("", least))
     version = opset(model)
     wanted = max(least, min(version, NEWEST))
     if version != wanted:
