@@ -15,7 +15,7 @@ from typing import Final
 
 from headrace_engines import gates, independence, metrics, trial
 from headrace_engines.compress.make import compress
-from headrace_engines.compress.recipes import CPU, Compression
+from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.compress.sensitivity import LayerError, errors
 from headrace_engines.compress.steps import Quantise
 from headrace_engines.engine import Engine
@@ -84,6 +84,9 @@ class _Trial:
 def attempt(how: Compression, reference: Reference) -> Attempt:
     """Make an artefact beside the model; the file of one that does not pass is not left there."""
     path = reference.path.with_name(f"model.{how.name}.onnx")
+    if how.target == TENSORRT and (foreign := reference.prepared.cpu_only):
+        reason = f"does not fit this model: TensorRT has nothing for {', '.join(foreign)}"
+        return Attempt(how.recipe, _refused(how, path, reason), None)
     try:
         made = _with_layers(how, path, reference, _made(how, path, reference, ()))
     except (UnsupportedModelError, ModelFileError) as error:
@@ -100,7 +103,7 @@ def _with_layers(how: Compression, path: Path, reference: Reference, made: Attem
     if made.comparison is None or not any(isinstance(step, Quantise) for step in how.steps):
         return made
     few = {name: rows[:_LAYER_ROWS] for name, rows in reference.prepared.calibration.items()}
-    worst = errors(reference.path, path, few)
+    worst = errors(reference.prepared.basis(how.target), path, few)
     count = 1
     while made.lost_too_much and count < len(worst):
         made = _made(how, path, reference, [error.name for error in worst[:count]])
@@ -116,7 +119,8 @@ def _layer(error: LayerError, kept: set[str]) -> Layer:
 
 
 def _made(how: Compression, path: Path, reference: Reference, keep: Sequence[str]) -> Attempt:
-    compress(how, reference.path, path, reference.prepared.calibration, keep=keep)
+    basis = reference.prepared.basis(how.target)
+    compress(how, basis, path, reference.prepared.calibration, keep=keep)
     size = min(reference.sizes[-1], how.max_rows or reference.sizes[-1])
     with closing(OnnxRuntimeEngine(path, max_batch_size=size, fuses=how.target == CPU)) as engine:
         made = _judged(how, path, engine, reference)

@@ -25,6 +25,8 @@ from headrace_engines.rows import Rows, data_hash
 from headrace_engines.source import Prepared, Source
 
 _MODEL: Final = "model.onnx"
+_STANDARD: Final = "model.standard.onnx"
+"""What an importer leaves beside a model of other operators than ONNX's own, where it can."""
 _ALONE_ROWS: Final = 64
 _STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
@@ -124,7 +126,7 @@ def _prepared(
     """Open the source in its framework, convert it, and ask it for answers to the held-out rows."""
     from headrace_engines.importers.session import import_session
 
-    model = folder / _MODEL
+    model, standard = folder / _MODEL, folder / _STANDARD
     with ExitStack() as stack:
         with stages(f"opening {printable(path.name)} ({found.label})", 0.0):
             opened = import_session(path, found, importing, is_trusted=is_trusted)
@@ -146,7 +148,8 @@ def _prepared(
             facts=_facts(session.facts, rows),
             made_up=rows.is_made_up,
             rows_apart=rows_apart,
-            cpu_only=_foreign_operators(model),
+            standard=standard if standard.exists() else None,
+            cpu_only=_foreign_operators(standard if standard.exists() else model),
         )
 
 

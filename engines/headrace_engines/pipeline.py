@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace_engines import gates, manifest, page, report, trial
@@ -28,6 +28,7 @@ CONVERSION_TOLERANCE = 1e-4
 """Answers of the converted model may be this far from those of its source, in parts of their range."""
 
 _AS_TRAINED = "the model as it was trained"
+_FOR_TENSORRT = "the model as it was trained, in operators that TensorRT knows"
 _ALONE = "the model as it was trained; its rows do not share a batch"
 _PREPARED, _JUDGED = 0.4, 0.95
 _SPEED_STEPS_PER_DOUBLING = 4
@@ -67,7 +68,9 @@ def make(
         made = _best_first(_attempts(reference, plan, stages))
         spec = engine.spec
     fp32 = artefact_of(prepared.model, FP32, CPU, _AS_TRAINED if prepared.rows_apart else _ALONE)
-    planned = _planned(plan, reference, [fp32, *(single.artefact for single in made)], caches, stages)
+    standard = _standard(plan, reference, stages)
+    originals = (fp32, *standard)
+    planned = _planned(plan, reference, [*originals, *(single.artefact for single in made)], caches, stages)
     plan_recipes = () if planned.settings is None else (Recipe("plan", planned.settings.described),)
     described = Manifest(
         source=Recipe(source.recipe.name, {**source.recipe.settings, **prepared.facts}),
@@ -76,12 +79,12 @@ def make(
         tools=tools,
         inputs=spec.inputs,
         outputs=spec.outputs,
-        artefacts=(fp32, *(single.artefact for single in made), *planned.artefacts),
+        artefacts=(*originals, *(single.artefact for single in made), *planned.artefacts),
         gates=_gates(reference),
         made_up=prepared.made_up,
     )
     compared = tuple(single.comparison for single in made if single.comparison)
-    warnings = (*_warnings(reference), *([planned.warning] if planned.warning else []))
+    warnings = (*_warnings(plan, reference), *([planned.warning] if planned.warning else []))
     measured = Report(compared, report.machine(), stages.seconds, error, warnings)
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
@@ -121,6 +124,30 @@ def _check_demanded(tried: Attempt) -> None:
         raise GateError(tried.comparison.verdict)
 
 
+def _standard(plan: Plan, reference: Reference, stages: Stages) -> list[Artefact]:
+    """Return the form of the model that TensorRT takes, where that is another and answers the same.
+
+    It is not left there where nothing is built for TensorRT.
+    """
+    path = reference.prepared.standard
+    if path is None:
+        return []
+    if not plan.builds_plans:
+        path.unlink()
+        return []
+    with (
+        stages("checking the form for TensorRT", _JUDGED),
+        closing(OnnxRuntimeEngine(path, max_batch_size=reference.sizes[-1])) as engine,
+    ):
+        answers = trial.answers(engine, reference.prepared.held_out)
+        error = trial.largest_difference(reference.answers, answers)
+    made = artefact_of(path, FP32, TENSORRT, _FOR_TENSORRT)
+    if error <= CONVERSION_TOLERANCE:
+        return [made]
+    path.unlink()
+    return [replace(made, passed=False, reason="not good enough: it does not answer as the model does")]
+
+
 def _planned(
     plan: Plan, reference: Reference, made: Sequence[Artefact], caches: Path, stages: Stages
 ) -> Planned:
@@ -128,9 +155,11 @@ def _planned(
     if not plan.builds_plans or reference.prepared.cpu_only:
         return Planned((), None)
     suited = [single for single in made if single.passed and single.target == TENSORRT]
+    if reference.prepared.standard is None:
+        suited.insert(0, made[0])
     return plans(
         reference.path.parent,
-        [made[0], *suited],
+        suited,
         reference.sizes,
         caches=caches,
         stages=stages,
@@ -166,7 +195,7 @@ def _gates(reference: Reference) -> dict[str, Scalar]:
     }
 
 
-def _warnings(reference: Reference) -> tuple[str, ...]:
+def _warnings(plan: Plan, reference: Reference) -> tuple[str, ...]:
     told = []
     if reference.prepared.made_up:
         told.append(
@@ -177,6 +206,6 @@ def _warnings(reference: Reference) -> tuple[str, ...]:
         told.append("without labels, only likeness to FP32 was judged, and not whether answers are right")
     if not reference.prepared.rows_apart:
         told.append("the rows of a batch change each other's answers: the model is served one row at a time")
-    if reference.prepared.cpu_only:
+    if reference.prepared.cpu_only and plan.builds_plans:
         told.append(f"for CPUs alone: TensorRT has nothing for {', '.join(reference.prepared.cpu_only)}")
     return tuple(told)

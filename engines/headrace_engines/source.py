@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from headrace_engines.compress.recipes import TENSORRT
 from headrace_engines.documents import Scalar
 from headrace_engines.manifest import Recipe
 from headrace_engines.progress import Stages
@@ -23,8 +24,9 @@ class Prepared:
     that is known: classes or values. `expected` is what the model answered to the first of them, or to
     all, before it was converted: one array per output. `data` holds the SHA-256 of every split, and `facts`
     what the manifest tells of the source beside what was known of it before. `made_up` says that the rows
-    are noise of the inputs' shapes, `rows_apart` that no row of a batch changes another's answer. `cpu_only`
-    names the operators for which TensorRT has nothing.
+    are noise of the inputs' shapes, `rows_apart` that no row of a batch changes another's answer. `standard`
+    is the same model in ONNX's own operators where `model` has others, which are faster on a CPU; `cpu_only`
+    names the operators that are left, for which TensorRT has nothing.
     """
 
     model: Path
@@ -36,7 +38,12 @@ class Prepared:
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     made_up: bool = False
     rows_apart: bool = True
+    standard: Path | None = None
     cpu_only: tuple[str, ...] = ()
+
+    def basis(self, target: str) -> Path:
+        """Return the file that artefacts for a target are made of."""
+        return self.standard if self.standard and target == TENSORRT else self.model
 
 
 class Prepare(Protocol):

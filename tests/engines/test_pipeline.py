@@ -218,3 +218,28 @@ def test_the_same_again_is_the_same_manifest(tmp_path: Path, small: Prepared) ->
         _make(small, tmp_path / name)
     one, other = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "other"))
     assert one == other
+
+
+def test_what_is_of_other_operators_is_no_work_for_tensorrt(tmp_path: Path, small: Prepared) -> None:
+    plan = Plan(chosen(("int8-tensorrt",), ("tensorrt",)), builds_plans=True)
+    described, measured, _ = _make(replace(small, cpu_only=("TreeEnsembleClassifier",)), tmp_path, plan)
+    _, refused = described.artefacts
+    assert refused.reason == "does not fit this model: TensorRT has nothing for TreeEnsembleClassifier"
+    assert any(warning.startswith("for CPUs alone") for warning in measured.warnings)
+
+
+@pytest.mark.parametrize(("builds_plans", "is_same"), [(True, True), (True, False), (False, True)])
+def test_another_form_for_tensorrt_has_to_answer_the_same(
+    tmp_path: Path, small: Prepared, builds_plans: bool, is_same: bool
+) -> None:
+    standard = tmp_path / "model.standard.onnx"
+    model = onnx.load(small.model)
+    if not is_same:
+        weights = model.graph.initializer[0]
+        weights.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weights), weights.name))
+    onnx.save(model, standard)
+    plan = replace(_INT8, builds_plans=builds_plans)
+    described, _, _ = _make(replace(small, standard=standard), tmp_path, plan)
+    assert standard.exists() == (builds_plans and is_same)
+    forms = [made.passed for made in described.artefacts if made.file == standard.name]
+    assert forms == ([is_same] if builds_plans else [])
