@@ -52,7 +52,7 @@ def _dense() -> onnx.ModelProto:
 def _settled(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     path = folder / "model.onnx"
     onnx.save(model, path)
-    checks.settle(path, 17)
+    checks.finish(path, 17)
     return onnx.load(path)
 
 

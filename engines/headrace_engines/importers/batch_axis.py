@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from headrace_engines import independence
 from headrace_engines.errors import EngineError, UnsupportedModelError
-from headrace_engines.importers import model_file
+from headrace_engines.importers import exported, model_file
+from headrace_engines.importers.exported import BATCH_AXIS
 from headrace_engines.importers.fixed_reshapes import open_reshapes
 from headrace_engines.printable import printable
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.samples import Floats, accepted_recipe, is_floating
 
-BATCH: Final = "batch"
 _PROOF_ROWS: Final = 3
+_MOST_INFERRED_BYTES: Final = 1 << 30
 _TOLERANCE: Final = 1e-4
 """Of an output's range: kernels differ by batch size in the last bits, and layers widen that."""
 
@@ -47,7 +48,7 @@ def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
     symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in inputs} - {""}
     for value in real_inputs(result.graph):
         _name(value)
-    _name_outputs(result.graph, rows, symbols)
+    _name_told_outputs(result.graph, rows, symbols)
     del result.graph.value_info[:]
     if rows:
         try:
@@ -94,10 +95,10 @@ def _fixed_rows(inputs: Sequence[onnx.ValueInfoProto]) -> int:
 def _name(value: onnx.ValueInfoProto) -> None:
     dim = value.type.tensor_type.shape.dim[0]
     dim.Clear()
-    dim.dim_param = BATCH
+    dim.dim_param = BATCH_AXIS
 
 
-def _name_outputs(graph: onnx.GraphProto, rows: int, symbols: Collection[str]) -> None:
+def _name_told_outputs(graph: onnx.GraphProto, rows: int, symbols: Collection[str]) -> None:
     """Name the first axis of the outputs whose shapes say that it counts rows, and leave others' open."""
     for value in graph.output:
         kind = value.type.tensor_type
@@ -116,15 +117,18 @@ def _name_outputs(graph: onnx.GraphProto, rows: int, symbols: Collection[str]) -
             first.Clear()
 
 
-def name_proved(model: onnx.ModelProto, path: Path) -> None:
-    """Name the first axis of the outputs that tell nothing of it, if executing the model's file proves it.
+def name_outputs(model: onnx.ModelProto) -> None:
+    """Name the first axis of the outputs that tell nothing of it, if executing the model proves it.
 
-    Raises UnsupportedModelError if an output has not a row for each row that comes.
+    Raises UnsupportedModelError if an output has not a row for each that comes.
     """
     unnamed = [value for value in model.graph.output if not _is_named(value)]
     if not unnamed:
         return
-    with closing(OnnxRuntimeEngine(path)) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-") as folder,
+        closing(_engine(model, Path(folder, "model.onnx"), ())) as engine,
+    ):
         spec = engine.spec
     if not spec.has_batch_axis:
         shown = ", ".join(repr(printable(value.name)) for value in unnamed)
@@ -141,7 +145,7 @@ def name_proved(model: onnx.ModelProto, path: Path) -> None:
 
 def _is_named(value: onnx.ValueInfoProto) -> bool:
     dims = value.type.tensor_type.shape.dim
-    return bool(dims) and dims[0].dim_param == BATCH
+    return bool(dims) and dims[0].dim_param == BATCH_AXIS
 
 
 def _prove(before: onnx.ModelProto, after: onnx.ModelProto, rows: int, inside: Sequence[str]) -> None:
@@ -173,9 +177,12 @@ def _engine(model: onnx.ModelProto, path: Path, inside: Sequence[str]) -> OnnxRu
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     known = {value.name for value in shown.graph.output}
-    inferred = onnx.shape_inference.infer_shapes(shown).graph.value_info
-    shown.graph.output.extend(value for value in inferred if value.name in inside and value.name not in known)
-    model_file.write(shown, path)
+    if inside and model_file.weight_bytes(model) < _MOST_INFERRED_BYTES:
+        inferred = onnx.shape_inference.infer_shapes(shown).graph.value_info
+        shown.graph.output.extend(
+            value for value in inferred if value.name in inside and value.name not in known
+        )
+    exported.save(shown, path)
     return OnnxRuntimeEngine(path, max_batch_size=_PROOF_ROWS)
 
 

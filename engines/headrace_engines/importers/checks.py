@@ -11,7 +11,7 @@ import onnx
 from onnx import inliner, numpy_helper
 
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
-from headrace_engines.importers import batch_axis, model_file, opsets
+from headrace_engines.importers import batch_axis, exported, model_file, opsets
 from headrace_engines.importers.opsets import STANDARD, opset
 from headrace_engines.importers.simplify import simplified
 from headrace_engines.importers.standard.tidy import subgraphs
@@ -40,7 +40,7 @@ _ROUNDED: Final = (
 _SOME: Final = 3
 
 
-def settle(path: Path, least_opset: int) -> None:
+def finish(path: Path, least_opset: int) -> None:
     """Make of what an importer wrote the model that everything else is made of, in the same place.
 
     One file that ONNX's checker accepts, in at least this opset, each domain named once; the first axis of
@@ -57,9 +57,9 @@ def settle(path: Path, least_opset: int) -> None:
     _keep_constants(model)
     model = batch_axis.open_first_axis(model)
     model = simplified(opsets.suited(model, least_opset))
-    model_file.write(model, path)
-    batch_axis.name_proved(model, path)
-    model_file.write(model, path)
+    batch_axis.name_outputs(model)
+    exported.settle(model, [output.name for output in model.graph.output])
+    exported.save(model, path)
     check_whole(path)
 
 

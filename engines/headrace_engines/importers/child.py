@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers import messages, sandbox
-from headrace_engines.importers.importer import Importer, ImportOptions
+from headrace_engines.importers.importer import Importer, ImportOptions, standard_path
 from headrace_engines.importers.missing import missing
 
 
@@ -68,7 +68,9 @@ class _Opened:
         from headrace_engines.importers import checks  # libraries that a refusal does without
 
         self._importer.convert(into)
-        checks.settle(into, self._options.opset)
+        for model in (into, standard_path(into)):
+            if model.exists():
+                checks.finish(model, self._options.opset)
         return {}
 
     def _answers(self, question: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -33,6 +33,11 @@ class ImportOptions:
     is_trusted: bool = False
 
 
+def standard_path(path: Path) -> Path:
+    """Return where the twin of a model lies that is in ONNX's own domain alone, as TensorRT needs it."""
+    return path.with_name(f"{path.stem}.standard.onnx")
+
+
 class Importer(Protocol):
     """A source that was opened in its own framework.
 
@@ -52,7 +57,9 @@ class Importer(Protocol):
         """Write the model in FP32 as ONNX.
 
         The first axis of every input and output is dynamic and named "batch"; their names are the
-        source's. Weights lie in files beside `path` where they come to more than 2 GB.
+        source's. Weights lie in files beside `path` where they come to more than 2 GB. A model with
+        operators that CPUs execute better than what they stand for is also written as `standard_path`,
+        in ONNX's own domain.
         """
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:

@@ -1,21 +1,14 @@
-"""ONNX files read and written whole, also those whose weights lie in files beside them."""
+"""ONNX files read whole, also those whose weights lie in files beside them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from headrace_engines import files
 from headrace_engines.errors import ModelFileError
-
-MOST_BYTES: Final = (1 << 31) - 1
-"""Of one message: what is larger has its weights in a file beside it."""
-
-_ROOM_BYTES: Final = 1 << 20
-"""Left for what is not weights, where these alone come near the most."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -33,14 +26,6 @@ def read(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path.name}: {_missing(model, path) or error}") from error
     return model
-
-
-def write(model: onnx.ModelProto, path: Path) -> None:
-    """Write the model, with its weights in `path`.data beside it where they do not fit into one file."""
-    if weight_bytes(model) < MOST_BYTES - _ROOM_BYTES:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

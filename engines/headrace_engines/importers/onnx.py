@@ -13,15 +13,16 @@ from onnx import helper
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.importers import model_file, opsets
-from headrace_engines.importers.batch_axis import BATCH, real_inputs
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers import exported, model_file, opsets
+from headrace_engines.importers.batch_axis import real_inputs
+from headrace_engines.importers.exported import BATCH_AXIS
+from headrace_engines.importers.importer import ImportOptions, standard_path
 from headrace_engines.importers.onnx_layout import file_of
-from headrace_engines.importers.standard import standardise
+from headrace_engines.importers.standard import NATIVE, standardise
+from headrace_engines.importers.standard.graph import ML_DOMAIN
 from headrace_engines.printable import printable
 from headrace_engines.rows import Rows
 
-_ML_DOMAIN: Final = "ai.onnx.ml"
 _LOG_FATAL: Final = 4
 
 
@@ -47,11 +48,13 @@ class OnnxImporter:
         }
 
     def convert(self, path: Path) -> None:
-        """Write the same model; operators of classical machine learning become ONNX's own."""
+        """Write the same model, what is of classical machine learning in ONNX's own operators."""
         model = self._model
-        if any(node.domain == _ML_DOMAIN for node in model.graph.node):
-            model = standardise(model).model
-        model_file.write(model, path)
+        if any(node.domain == ML_DOMAIN for node in model.graph.node):
+            model = standardise(model, keep=NATIVE).model
+        exported.save(model, path)
+        if any(node.domain == ML_DOMAIN and node.op_type in NATIVE for node in model.graph.node):
+            exported.save(standardise(model).model, standard_path(path))
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return what the file as it came answers, to as many rows at a time as it is fixed at."""
@@ -93,7 +96,7 @@ class OnnxImporter:
                 raise UnsupportedModelError(
                     f"a row of the input {printable(name)!r} is {shown}, and {list(dims)} was given"
                 )
-            first = [dim.dim_value or dim.dim_param or None for dim in kind.shape.dim[:1]] or [BATCH]
+            first = [dim.dim_value or dim.dim_param or None for dim in kind.shape.dim[:1]] or [BATCH_AXIS]
             inputs[name].CopyFrom(helper.make_tensor_value_info(name, kind.elem_type, [*first, *dims]))
 
 

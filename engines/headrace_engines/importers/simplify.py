@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import onnx
 import onnxruntime
@@ -19,22 +20,24 @@ from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers import model_file
 from headrace_engines.importers.standard.tidy import tidy
 
-_LOG_FATAL = 4
+_LOG_FATAL: Final = 4
+_MOST_BYTES: Final = 1 << 30
+"""Of weights: what is written out of a model near the largest message may not fit into one."""
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same model in fewer operators, the shapes of its tensors inferred.
+    """Return the same model in fewer operators, with the shapes that can be inferred.
 
     Raises UnsupportedModelError if ONNX Runtime does not take it.
     """
     _add_pairs(model.graph)
-    if model_file.weight_bytes(model) < model_file.MOST_BYTES // 2:
+    if model_file.weight_bytes(model) < _MOST_BYTES:
         model = _folded(model)
     tidy(model)
     flatten_biases(model.graph)
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):  # an operator unlike its rules, or too large
+    except (onnx.shape_inference.InferenceError, ValueError):  # unlike an operator's rules, or too large
         return model
 
 
