@@ -101,10 +101,12 @@ $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
 .venv-oldest/.installed: pyproject.toml tools/floors.py $(RUN_STAMP)
 	@tools/venv.sh .venv-oldest $@ -e ".[dev]" $$($(BIN)/python tools/floors.py server fast cpu build)
 
+# Files of Keras 2 are written by TensorFlow's Keras 2, which asks for the TensorFlow that is no CPU build.
 # pip takes a CPU build of this release where it knows one, as the newer of two; what PyPI has for Linux brings CUDA.
 TORCH := torch==2.13.0
 .venv-frameworks/.installed: pyproject.toml Makefile
-	@tools/venv.sh .venv-frameworks $@ -e ".[dev,torch,keras,boost,pmml]" $(TORCH)
+	@tools/venv.sh .venv-frameworks $@-extras -e ".[dev,torch,keras,boost,pmml]" $(TORCH)
+	@tools/venv.sh .venv-frameworks $@ --no-deps tf_keras
 
 # All else is looked up in .venv, which takes less time than installing it again.
 .venv-between/.installed: Makefile $(DEV_STAMP)

@@ -27,16 +27,17 @@ def settle(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
     that no operator is of are dropped; the format's version is the first that has these operators.
     """
     _order(model.graph, outputs)
-    for graph in graphs(model.graph):
+    _, *inner = every = list(graphs(model.graph))
+    for graph in every:
         _strip(graph)
-        for tensor in graph.output if graph is not model.graph else ():
-            _forget_names(tensor)
+    for tensor in (tensor for graph in inner for tensor in graph.output):
+        _forget_names(tensor)
     for tensor in (*model.graph.input, *model.graph.output):
         dims = tensor.type.tensor_type.shape.dim
         if dims:
             dims[0].dim_param = BATCH_AXIS
     model.graph.name = "model"
-    used = {node.domain for graph in graphs(model.graph) for node in graph.node}
+    used = {node.domain for graph in every for node in graph.node}
     opsets = [helper.make_opsetid(opset.domain, opset.version) for opset in model.opset_import]
     del model.opset_import[:]
     model.opset_import.extend(opset for opset in opsets if opset.domain in used)
