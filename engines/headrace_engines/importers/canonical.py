@@ -74,7 +74,7 @@ class _Names:
         self._counts: dict[str, int] = dict.fromkeys(kept, 1)
 
     def rename(self, graph: onnx.GraphProto, outer: Mapping[str, str]) -> None:
-        """Rename what a graph and those inside of it make; `outer` gives what is around it, by the old name."""
+        """Rename what a graph and those inside of it make; `outer` gives those around it by old name."""
         names = dict(outer)
         for tensor in (*graph.input, *graph.initializer):
             if tensor.name not in outer:
