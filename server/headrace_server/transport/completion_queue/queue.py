@@ -25,6 +25,9 @@ _AT_ONCE: Final = 0.0
 """A moment that has passed."""
 _SOON_SECONDS: Final = 0.002
 """Soon is not later than that, though events go on coming."""
+_EVENTS_BETWEEN_READS: Final = 64
+"""A queue reads the sockets only when it has no event. Streams that have sent thousands of messages at once
+would otherwise be all that is heard until the last of these is done."""
 
 
 class QueueThread:
@@ -33,8 +36,10 @@ class QueueThread:
     quiet_turns = 1
     """What is run soon is run when no event is left."""
 
-    def __init__(self, queue: Queue | None = None) -> None:
+    def __init__(self, queue: Queue | None = None, sockets: Queue | None = None) -> None:
+        """`sockets` is a queue that never has an event, so that polling it reads what has come."""
         self.queue = queue or core.queue()
+        self._sockets = sockets or core.queue()
         self._soon_by = 0.0
         self._soon: list[Callable[[], object]] = []
         self._timers = Timers()
@@ -49,6 +54,7 @@ class QueueThread:
         self._timers.close()
         self.queue.shutdown()
         self._thread.join()
+        self._sockets.shutdown()
 
     def run(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Run it here and now: calls may be touched by every thread."""
@@ -66,7 +72,11 @@ class QueueThread:
 
     def _serve(self) -> None:
         poll = self.queue.poll
+        events = 0
         while True:
+            events += 1
+            if events % _EVENTS_BETWEEN_READS == 0:
+                self._sockets.poll(_AT_ONCE)
             event = poll(_AT_ONCE) if self._soon else poll()
             tag = event.tag
             try:
