@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 from headrace_engines import digits, folders, gates, imported, manifest, publication, report, store
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression, chosen
-from headrace_engines.data.options import DataOptions
 from headrace_engines.documents import dump
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.imported import FileOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.manifest import Manifest
 from headrace_engines.plans import library as libraries
@@ -48,15 +47,9 @@ _DISTRIBUTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What may be told about a build; the defaults suit most models.
+    """What may be told about a build; the defaults suit most models. `file` is about a source that is one."""
 
-    `importing`, `data` and `is_trusted` are about a source that is a file: `is_trusted` says that code in
-    it may be executed.
-    """
-
-    importing: ImportOptions = field(default_factory=ImportOptions)
-    data: DataOptions = field(default_factory=DataOptions)
-    is_trusted: bool = False
+    file: FileOptions = field(default_factory=FileOptions)
     wish: Wish = Wish()
     recipes: tuple[str, ...] = (AUTO,)
     targets: tuple[str, ...] = (CPU,)
@@ -144,7 +137,7 @@ def _source(named: str, options: BuildOptions) -> Source:
             f"cannot build {named!r}: there is no such file or folder; "
             f"without one there is: {', '.join(SOURCES)}"
         )
-    return imported.source(path, options.importing, options.data, is_trusted=options.is_trusted)
+    return imported.source(path, options.file)
 
 
 def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from headrace_engines.data.load import fingerprint, load, split
 from headrace_engines.data.options import Data, DataOptions, Split
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import DataError, ModelFileError, UnsupportedModelError
+from headrace_engines.folding import Fold, fold_in
 from headrace_engines.importers.formats import Format, Kind, detect
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.manifest import Recipe
@@ -31,28 +33,39 @@ _ALONE_ROWS: Final = 64
 _STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
 
-def source(path: Path, importing: ImportOptions, data: DataOptions, *, is_trusted: bool) -> Source:
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """What may be told about a source that is a file; `is_trusted` allows code in it to be executed."""
+
+    importing: ImportOptions = field(default_factory=ImportOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    fold: Fold | None = None
+    is_trusted: bool = False
+
+
+def source(path: Path, options: FileOptions) -> Source:
     """Return a file, or a folder, as a source; it is looked at and not opened.
 
     Raises ModelFileError or UnsupportedModelError if it is no model that is read, DataError if there are
     no such data.
     """
     found = detect(path)
-    recipe = Recipe(found.label, _settings(path, found, importing, data.seed))
+    recipe = Recipe(found.label, _settings(path, found, options))
 
     def prepare(folder: Path, stages: Stages) -> Prepared:
-        return _prepared(path, found, importing, data, folder, stages, is_trusted=is_trusted)
+        return _prepared(path, found, options, folder, stages)
 
-    return Source(recipe, found.tools, prepare, found.extra, fingerprint(data))
+    return Source(recipe, found.tools, prepare, found.extra, fingerprint(options.data))
 
 
-def _settings(path: Path, found: Format, importing: ImportOptions, seed: int) -> dict[str, Scalar]:
+def _settings(path: Path, found: Format, options: FileOptions) -> dict[str, Scalar]:
     """Return all that decides the ONNX, but for the versions of the tools."""
+    importing, data = options.importing, options.data
     settings: dict[str, Scalar] = {
         "kind": found.kind.value,
         "sha256": content_hash(path),
         "opset": importing.opset,
-        "seed": seed,
+        "seed": data.seed,
     }
     for name, dims in sorted(importing.input_shapes.items()):
         settings[f"input.{name}.dims"] = ",".join(map(str, dims))
@@ -63,7 +76,13 @@ def _settings(path: Path, found: Format, importing: ImportOptions, seed: int) ->
         program = Path(importing.factory.rpartition(":")[0])
         if program.is_file():
             settings["factory_sha256"] = content_hash(program)
-    if found.kind is Kind.ONNX:
+    if options.fold:
+        pixels = data.pixels
+        settings["pixels.scale"] = pixels.scale
+        settings["pixels.mean"] = ",".join(map(str, pixels.mean))
+        settings["pixels.std"] = ",".join(map(str, pixels.std))
+        settings["pixels.channels_last"] = options.fold.channels_last
+    if found.kind is Kind.ONNX and path.is_file():
         settings |= {f"weights.{file.name}": content_hash(file) for file in _weights_beside(path)}
     return settings
 
@@ -113,31 +132,24 @@ def _weights_beside(path: Path) -> Iterator[Path]:
             yield file
 
 
-def _prepared(
-    path: Path,
-    found: Format,
-    importing: ImportOptions,
-    data: DataOptions,
-    folder: Path,
-    stages: Stages,
-    *,
-    is_trusted: bool,
-) -> Prepared:
+def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, stages: Stages) -> Prepared:
     """Open the source in its framework, convert it, and ask it for answers to the held-out rows."""
     from headrace_engines.importers.session import import_session
 
+    data, fold = options.data, options.fold
     model, standard = folder / _MODEL, folder / _STANDARD
     with ExitStack() as stack:
         with stages(f"opening {printable(path.name)} ({found.label})", 0.0):
-            opened = import_session(path, found, importing, is_trusted=is_trusted)
+            opened = import_session(path, found, options.importing, is_trusted=options.is_trusted)
             session = stack.enter_context(opened)
         with stages("converting it to ONNX", 0.1):
             session.convert(model)
+            as_sent = fold_in(model, data.pixels, fold) if fold else _unchanged
         with stages("reading the data", 0.2):
             rows, rows_apart = _data(model, data)
             parts = split(rows, data.seed)
         with stages("asking the source for its answers", 0.3):
-            expected = _expected(session.answers, parts.held_out, rows_apart=rows_apart)
+            expected = _expected(session.answers, as_sent(parts.held_out), rows_apart=rows_apart)
         return Prepared(
             model=model,
             calibration=parts.calibration,
@@ -151,6 +163,10 @@ def _prepared(
             standard=standard if standard.exists() else None,
             cpu_only=_foreign_operators(standard if standard.exists() else model),
         )
+
+
+def _unchanged(rows: Rows) -> Rows:
+    return rows
 
 
 def _facts(facts: Mapping[str, Scalar], rows: Data) -> dict[str, Scalar]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -28,6 +29,26 @@ _DATA: Final = (
     ),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Decides which rows are held out, and made up."
+    ),
+)  # fmt: skip
+
+_PIXELS: Final = (
+    click.option(
+        "--scale", type=float, default=1 / 255, metavar="NUMBER",
+        help="What a picture's pixels are multiplied by: (pixel * scale - mean) / std. [default: 1/255]",
+    ),
+    click.option("--mean", default="0", show_default=True, metavar="NUMBER,…", help="One, or one a channel."),
+    click.option("--std", default="1", show_default=True, metavar="NUMBER,…", help="One, or one a channel."),
+    click.option(
+        "--resize", type=click.IntRange(0), default=0, metavar="PIXELS",
+        help="Length of a picture's shorter side before its middle is cut out. [default: as the model needs]",
+    ),
+    click.option(
+        "--uint8", is_flag=True, help="Put the scaling into the model, which then takes pixels in UINT8."
+    ),
+    click.option(
+        "--channels-last", is_flag=True,
+        help="With --uint8: let the model take [height, width, channels], as pictures are read.",
     ),
 )  # fmt: skip
 
@@ -82,7 +103,7 @@ _Command = Callable[..., Any]
 
 def data_options(command: _Command) -> _Command:
     """Add the flags that tell which rows a model is calibrated and judged with."""
-    return _with(_DATA, command)
+    return _with((*_DATA, *_PIXELS), command)
 
 
 def build_options(command: _Command) -> _Command:
@@ -107,6 +128,12 @@ def options_of(
     labels: str | None,
     columns: Sequence[str],
     seed: int,
+    scale: float,
+    mean: str,
+    std: str,
+    resize: int,
+    uint8: bool,
+    channels_last: bool,
     recipes: tuple[str, ...],
     targets: tuple[str, ...],
     task: str | None,
@@ -120,26 +147,46 @@ def options_of(
 ) -> BuildOptions:
     """Return what the flags say; raises ValueError for one that cannot be read."""
     from headrace_engines.build import BuildOptions
-    from headrace_engines.data.options import DataOptions
+    from headrace_engines.data.options import DataOptions, Pixels
+    from headrace_engines.folding import Fold
+    from headrace_engines.imported import FileOptions
     from headrace_engines.importers.importer import ImportOptions
     from headrace_engines.judgement import Wish
 
+    if channels_last and not uint8:
+        raise ValueError("--channels-last is about a model that takes pixels: it needs --uint8")
     told = [_input(text) for text in inputs]
-    return BuildOptions(
-        importing=ImportOptions(
-            factory=factory,
-            input_shapes={name: dims for name, _, dims in told},
-            input_dtypes={name: dtype for name, dtype, _ in told if dtype},
-            opset=opset,
-            is_trusted=trust,
-        ),
-        data=DataOptions(source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns))),
+    importing = ImportOptions(
+        factory=factory,
+        input_shapes={name: dims for name, _, dims in told},
+        input_dtypes={name: dtype for name, dtype, _ in told if dtype},
+        opset=opset,
         is_trusted=trust,
+    )
+    pixels = Pixels(scale, _numbers("--mean", mean), _numbers("--std", std), resize)
+    rows = DataOptions(
+        source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns)), pixels=pixels
+    )
+    return BuildOptions(
+        file=FileOptions(importing, rows, Fold(channels_last) if uint8 else None, trust),
         wish=Wish(task or "", metric or "", max_loss),
         recipes=recipes,
         targets=targets,
         max_batch_size=max_batch_size,
     )
+
+
+def trusting(options: BuildOptions) -> BuildOptions:
+    """Return the same, with leave to execute code in the source."""
+    importing = replace(options.file.importing, is_trusted=True)
+    return replace(options, file=replace(options.file, importing=importing, is_trusted=True))
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{flag} {text!r}: expected numbers with commas between them") from error
 
 
 def _input(text: str) -> tuple[str, str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +16,10 @@ from onnx_models import Models
 
 from headrace_engines import trial
 from headrace_engines.build import BuildOptions, BuildResult, build
-from headrace_engines.data.options import DataOptions
+from headrace_engines.data.options import DataOptions, Pixels
 from headrace_engines.errors import DataError, EngineError, FolderError, ModelFileError, UnsupportedModelError
+from headrace_engines.folding import Fold
+from headrace_engines.imported import FileOptions
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.load import load
@@ -65,7 +68,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory, wide: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(rows: Path) -> BuildOptions:
-    return replace(_INT8, data=DataOptions(source=str(rows), labels="label"), wish=Wish(max_loss=0.05))
+    return replace(
+        _INT8, file=FileOptions(data=DataOptions(source=str(rows), labels="label")), wish=Wish(max_loss=0.05)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +110,18 @@ def test_the_same_again_opens_nothing(
     assert builder.steps == ["publishing", "done"]
 
 
+def _with_data(options: BuildOptions, **changes: Any) -> BuildOptions:
+    return replace(options, file=replace(options.file, data=replace(options.file.data, **changes)))
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda options, rows: replace(options, data=replace(options.data, seed=1)),
-        lambda options, rows: replace(options, data=replace(options.data, labels=None)),
+        lambda options, rows: _with_data(options, seed=1),
+        lambda options, rows: _with_data(options, labels=None),
         lambda options, rows: replace(options, max_batch_size=16),
         lambda options, rows: replace(options, wish=replace(options.wish, max_loss=0.04)),
-        lambda options, rows: replace(options, importing=ImportOptions(opset=18)),
+        lambda options, rows: replace(options, file=replace(options.file, importing=ImportOptions(opset=18))),
     ],
     ids=["seed", "labels", "batch", "loss", "opset"],
 )
@@ -222,7 +231,7 @@ def test_data_that_do_not_fit_are_refused(
     data = DataOptions(source=str(tmp_path / "rows.npz"), labels=labels)
     builder = Builder(tmp_path / "out")
     with pytest.raises(DataError, match=told):
-        builder(models.mlp(), replace(_INT8, data=data))
+        builder(models.mlp(), replace(_INT8, file=FileOptions(data=data)))
     assert not (builder.folder / "models").exists()
 
 
@@ -254,3 +263,27 @@ def test_a_model_without_rows_is_served_as_it_is_and_not_built(models: Models, t
     path = models.unary("Softmax", onnx.TensorProto.FLOAT, (2, 3), (2, 3), axis=0)
     with pytest.raises((UnsupportedModelError, ModelFileError), match=r"axis|rows|batch"):
         Builder(tmp_path)(path)
+
+
+def test_pixels_may_be_scaled_inside_the_model(tmp_path: Path, models: Models) -> None:
+    """The source takes numbers, channels first; the artefact takes pixels as they are read."""
+    node = [
+        onnx.helper.make_node("Flatten", ["picture"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    random = np.random.default_rng(0)
+    path = models.save(
+        node,
+        {"picture": (onnx.TensorProto.FLOAT, ("N", 3, 8, 8))},
+        {"y": (onnx.TensorProto.FLOAT, ("N", 4))},
+        {"w": random.standard_normal((192, 4)).astype(np.float32)},
+    )
+    np.save(tmp_path / "pixels.npy", random.integers(256, size=(200, 8, 8, 3), dtype=np.uint8))
+    pixels = Pixels(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    data = DataOptions(source=str(tmp_path / "pixels.npy"), pixels=pixels)
+    options = replace(_INT8, recipes=("auto",), file=FileOptions(data=data, fold=Fold(channels_last=True)))
+    result = Builder(tmp_path)(path, options)
+    (tensor,) = result.manifest.inputs
+    assert (tensor.name, tensor.dtype, tensor.dims) == ("picture", np.uint8, (8, 8, 3))
+    assert result.report.conversion_error < 1e-5
+    assert result.manifest.source.settings["pixels.mean"] == "0.4,0.5,0.6"

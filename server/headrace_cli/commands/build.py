@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace_cli import console
-from headrace_cli.build_options import build_options, data_options, import_options, options_of
+from headrace_cli.build_options import build_options, data_options, import_options, options_of, trusting
 from headrace_cli.cache import cache_option
 from headrace_cli.failure import CommandError, ExitCode, failing, needs
 
@@ -79,7 +78,7 @@ def _built(source: str, name: str, into: Path, cache: Path, options: BuildOption
         click.echo(str(error), err=True)
     click.confirm("Open it?", abort=True, err=True)
     with bar() as progress:
-        return run(source, name, into, cache, progress, replace(options, is_trusted=True))
+        return run(source, name, into, cache, progress, trusting(options))
 
 
 def run(
