@@ -115,7 +115,9 @@ def test_invariant_4_streams_that_are_not_read_give_up_what_others_need() -> Non
         eventually(lambda: it.server.transport.in_flight_bytes == 0, "nothing is held any more")
 
 
-def test_invariant_4_a_stream_that_was_ended_holds_nothing_even_while_its_client_does_not_read() -> None:
+@contextlib.contextmanager
+def given_up() -> Iterator[Gated]:
+    """Serve while the client of the one stream does not read, which has been ended for others."""
     rows = infer_request("m", ("x", "INT64", (4, ELEMENTS), ROW * 4))
     limit_bytes = 8 << 20
     whole = infer_request("none", ("x", "INT64", (1, 1), bytes(limit_bytes)))
@@ -137,7 +139,19 @@ def test_invariant_4_a_stream_that_was_ended_holds_nothing_even_while_its_client
             return bool(transport.in_flight_bytes == 0)
 
         eventually(is_free, "nothing is held any more")
+        yield it
         stream.cancel()
+
+
+def test_invariant_4_a_stream_that_was_ended_has_no_place_even_while_its_client_does_not_read() -> None:
+    with given_up() as it:
+        eventually(lambda: it.server.transport.open_calls == 0, "its place is free")
+        assert it.server.transport.open_streams == 0
+
+
+def test_a_stop_does_not_wait_for_a_client_whose_stream_was_ended_to_read_it() -> None:
+    with given_up() as it:
+        it.server.begin_stop(grace_seconds=60).result(PATIENCE_SECONDS)
 
 
 def test_a_client_who_comes_back_is_told_why_its_stream_ended() -> None:

@@ -86,9 +86,7 @@ class Inference:
             self._limits.stream_patience_seconds,
             ends_with_error=_GRPC_ERROR in call.metadata,
         )
-        stream = Stream(
-            call, self._intake, self.holdings, limits, self._streams.discard, self.open_calls.leave
-        )
+        stream = Stream(call, self._intake, self.holdings, limits, self._let_go)
         self._streams.add(stream)
         if self._finishing:
             self._reactor.run(stream.finish)
@@ -103,6 +101,10 @@ class Inference:
     def close(self) -> None:
         """Let go of the threads; nothing comes any more."""
         self._intake.close()
+
+    def _let_go(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        self.open_calls.leave()
 
     def _end_stalled(self) -> None:
         """Have the streams end that hold what others need, and are not read."""

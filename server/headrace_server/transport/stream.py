@@ -59,16 +59,14 @@ class Stream:
         holdings: Holdings,
         limits: StreamLimits,
         on_let_go: Callable[[Stream], None],
-        on_end: Callable[[], None],
     ) -> None:
-        """`on_let_go` is called when nothing is held any more, which may be before the call's end."""
+        """`on_let_go` is called once, when nothing is held any more, which may be before the call's end."""
         self.held = Call()
         self.intake = intake
         self.holdings = holdings
         self._call = call
         self._limits = limits
         self._on_let_go = on_let_go
-        self._on_end = on_end
         self._lock = threading.Lock()
         self._working: set[StreamRequest] = set()
         self._outgoing: collections.deque[_Outgoing] = collections.deque()
@@ -80,6 +78,7 @@ class Stream:
         self._error: Exception | None = None
         """What the stream ends with, once all that came before it has been sent."""
         self._has_ended = False
+        self._has_let_go = False
 
     def begin(self) -> None:
         """Let the first request in."""
@@ -118,7 +117,6 @@ class Stream:
         with self._lock:
             self._has_ended = True
         self._let_go()
-        self._on_end()
 
     def end_if_stalled(self, now: float) -> None:
         """End the stream if its client has taken nothing for so long that others may have its room."""
@@ -197,18 +195,21 @@ class Stream:
     def _let_go(self) -> None:
         """Give up what is in work, and what was not sent; the stream has ended."""
         with self._lock:
+            if self._has_let_go:  # the end of a call that was cut comes when its client likes
+                return
+            self._has_let_go = True
             working, self._working = self._working, set()
             outgoing, self._outgoing = self._outgoing, collections.deque()
             if self._sending is not None:
                 outgoing.append(self._sending)
                 self._sending = None
         self.holdings.release(self.held)
-        self._on_let_go(self)
         for request in working:
             request.give_up()
         for one in outgoing:
             if one.window is not None:
                 one.window.written(one.held_bytes)
+        self._on_let_go(self)
 
     def _move_on(self) -> None:
         """Do what can be done next: send, end, let another request in. The lock is held."""
