@@ -193,12 +193,16 @@ def resnet50(seed: int = 0) -> onnx.ModelProto:
     graph = model.graph
     shapes = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     made = [node for node in graph.node if node.op_type == "ConstantOfShape"]
-    scales = {node.input[1] for node in graph.node if node.op_type == "BatchNormalization"}
-    variances = {node.input[4] for node in graph.node if node.op_type == "BatchNormalization"}
+    added = {name for node in graph.node if node.op_type == "Sum" for name in node.input}
+    ones = {}
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            # What is added up would grow with every block if all of it were of size one.
+            ones |= {node.input[1]: 0.5 if node.output[0] in added else 1.0, node.input[4]: 1.0}
     for node in made:
         dims, name = tuple(shapes[node.input[0]]), node.output[0]
-        if name in scales | variances:
-            values = np.ones(dims)
+        if name in ones:
+            values = np.full(dims, ones[name])
         else:
             values = random.normal(size=dims) * (np.sqrt(2 / np.prod(dims[1:])) if len(dims) > 1 else 0.1)
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
@@ -213,6 +217,7 @@ def resnet50(seed: int = 0) -> onnx.ModelProto:
         if node.op_type == "Reshape":
             graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), "flat"))
             node.input[1] = "flat"
+    model.ir_version = 8  # older ones want constants among the inputs
     return onnx.version_converter.convert_version(model, 17)
 
 

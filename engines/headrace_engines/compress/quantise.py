@@ -54,7 +54,7 @@ def quantise(
             result,
             _CalibrationRows(graph.batches(calibration, model.graph)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_operators(how),
+            op_types_to_quantize=_operators(how, model.graph),
             nodes_to_exclude=sorted(keep),
             per_channel=True,
             activation_type=_TYPES[how.activations],
@@ -89,8 +89,9 @@ def quantise_dynamically(
         return onnx.load(result)
 
 
-def _operators(how: Quantise) -> list[str]:
-    known = how.only or {*QDQRegistry, *QLinearOpsRegistry}
+def _operators(how: Quantise, graph_: onnx.GraphProto) -> list[str]:
+    chosen = how.only if any(node.op_type == "Conv" for node in graph_.node) else how.dense
+    known = chosen or {*QDQRegistry, *QLinearOpsRegistry}
     return sorted(set(known) - set(how.never))
 
 

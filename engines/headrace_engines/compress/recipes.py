@@ -79,6 +79,10 @@ def _cpu(calibration: Calibration) -> Quantise:
         activations=Numbers.UINT8,
         quantised_bias=True,
         calibration=calibration,
+        # Between convolutions a tensor stays in 8 bits through whatever stands there; between matrices
+        # that costs more than it saves, and their kernels give FP32 at no cost.
+        dense=_MATRIX,
+        float_outputs=("Gemm", "MatMul"),
         # Softmax would round every probability to 1/256; the others have no integer kernels.
         never=("Softmax", "LayerNormalization", "InstanceNormalization", "BatchNormalization"),
     )
@@ -91,6 +95,7 @@ def _tensorrt(calibration: Calibration) -> Quantise:
         quantised_bias=False,
         calibration=calibration,
         only=_MATRIX,
+        dense=_MATRIX,
         float_outputs=_MATRIX,
     )
 

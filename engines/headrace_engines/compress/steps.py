@@ -28,7 +28,8 @@ class Quantise:
 
     Weights are symmetric INT8 with a scale for each channel. Every target wants quantise and
     dequantise nodes in other places: `only` are the operators to quantise (empty: all that are
-    known), less `never`; outputs of those in `float_outputs` stay FP32.
+    known), less `never`, and `dense` those of a model without a convolution; outputs of those in
+    `float_outputs` stay FP32.
     """
 
     verb: ClassVar[str] = "quantise"
@@ -36,6 +37,7 @@ class Quantise:
     quantised_bias: bool
     calibration: Calibration
     only: tuple[str, ...] = ()
+    dense: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     float_outputs: tuple[str, ...] = ()
 
