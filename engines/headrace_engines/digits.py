@@ -128,6 +128,6 @@ SOURCE = Source(
             "seed": _SEED,
         },
     ),
-    tools=("scikit-learn", "scipy"),
+    tools=("scikit-learn", "scipy", "skl2onnx"),
     prepare=prepare,
 )

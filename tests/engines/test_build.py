@@ -88,7 +88,14 @@ def test_the_folder_is_what_its_manifest_says(built_digits: BuiltDigits) -> None
     for artefact in result.manifest.artefacts:
         manifest.verify(result.folder, artefact)
         assert (result.folder / artefact.file).stat().st_size == artefact.size_bytes
-    assert set(result.manifest.tools) == {"numpy", "onnx", "onnxruntime", "scikit-learn", "scipy"}
+    assert set(result.manifest.tools) == {
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "scikit-learn",
+        "scipy",
+        "skl2onnx",
+    }
     assert result.manifest.tools["onnx"] == metadata.version("onnx")
     assert set(result.manifest.data) == {"train", "calibration", "held_out"}
     assert [(tensor.name, tensor.dims) for tensor in result.manifest.inputs] == [("image", (64,))]

@@ -1,100 +1,251 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import onnx
 import pytest
-import sklearn
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from classical_models import FEATURES, ROWS, THREE, TWO, VALUES, assert_faithful
+from ml_models import operators
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    AdaBoostRegressor,
+    BaggingClassifier,
+    IsolationForest,
+    StackingClassifier,
+    VotingRegressor,
+)
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_selection import SelectKBest, VarianceThreshold
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import (
+    ElasticNet,
+    LinearRegression,
+    LogisticRegression,
+    Perceptron,
+    PoissonRegressor,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+    SGDRegressor,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import BernoulliNB, GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC
 
-from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.importers.sklearn import convert
-from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+from headrace_engines.errors import InputError, UnsupportedModelError
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.sklearn import SklearnImporter, convert
 
 _RANDOM = np.random.default_rng(0)
-_ROWS = _RANDOM.normal(size=(120, 5)).astype(np.float32) * np.float32([1, 2, 3, 4, 0])
-_LABELS = np.arange(120) % 3
+
+
+def _importer(estimator: Any) -> SklearnImporter:
+    return SklearnImporter(estimator, ImportOptions(), "")
 
 
 def _perceptron(activation: str = "relu", hidden: tuple[int, ...] = (7,)) -> MLPClassifier:
     return MLPClassifier(hidden, activation=activation, max_iter=20, tol=1.0, random_state=0)
 
 
+_REGRESSORS = [
+    LinearRegression(),
+    Ridge(),
+    ElasticNet(),
+    SGDRegressor(random_state=0),
+    PoissonRegressor(),
+    MLPRegressor(hidden_layer_sizes=(8,), max_iter=30, tol=1.0, random_state=0),
+    SVR(),
+    SVR(kernel="poly"),
+    LinearSVR(),
+    KNeighborsRegressor(),
+    GaussianProcessRegressor(),
+    PLSRegression(2),
+    AdaBoostRegressor(n_estimators=4, random_state=0),
+    VotingRegressor([("a", LinearRegression()), ("b", Ridge(10))]),
+    make_pipeline(PolynomialFeatures(2), StandardScaler(), Ridge()),
+]
+_CLASSIFIERS = [
+    LogisticRegression(),
+    SGDClassifier(loss="log_loss", random_state=0),
+    SGDClassifier(random_state=0),
+    RidgeClassifier(),
+    Perceptron(),
+    LinearSVC(),
+    SVC(),
+    SVC(kernel="sigmoid"),
+    NuSVC(nu=0.1),
+    _perceptron(),
+    KNeighborsClassifier(),
+    GaussianNB(),
+    BernoulliNB(),
+    LinearDiscriminantAnalysis(),
+    QuadraticDiscriminantAnalysis(),
+    OneVsRestClassifier(LogisticRegression()),
+    CalibratedClassifierCV(LogisticRegression(), cv=2),
+    AdaBoostClassifier(n_estimators=4, random_state=0),
+    BaggingClassifier(n_estimators=3, random_state=0),
+    StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]),
+    make_pipeline(StandardScaler(), PCA(3), LogisticRegression()),
+    make_pipeline(SelectKBest(k=3), VarianceThreshold(), MinMaxScaler(), LogisticRegression()),
+    make_pipeline(SimpleImputer(), RobustScaler(), Normalizer(), LogisticRegression()),
+    make_pipeline(QuantileTransformer(n_quantiles=20), LogisticRegression()),
+    make_pipeline(PowerTransformer(), TruncatedSVD(3), LogisticRegression()),
+    make_pipeline(KBinsDiscretizer(3, encode="ordinal"), LogisticRegression()),
+]
+
+
+@pytest.mark.parametrize("estimator", _REGRESSORS, ids=lambda each: type(each).__name__)
+def test_a_regressor_predicts_as_before(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(ROWS, np.abs(VALUES))
+    found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
+    assert [output.name for output in found["cpu"].graph.output] == ["prediction"]
+
+
+@pytest.mark.parametrize("labels", [TWO, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("estimator", _CLASSIFIERS, ids=lambda each: type(each).__name__)
+def test_a_classifier_answers_as_before(estimator: Any, labels: Any, tmp_path: Path) -> None:
+    estimator.fit(ROWS, labels)
+    found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
+    scores = "probabilities" if hasattr(estimator, "predict_proba") else "scores"
+    assert [output.name for output in found["cpu"].graph.output] == ["label", scores]
+
+
+@pytest.mark.filterwarnings("ignore:.*probability.*")
+@pytest.mark.parametrize("labels", [TWO, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_a_machine_with_probabilities_couples_them_as_before(
+    kernel: str, labels: Any, tmp_path: Path
+) -> None:
+    estimator = SVC(kernel=kernel, probability=True, random_state=0).fit(ROWS, labels)
+    assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
+
+
 @pytest.mark.parametrize(
-    "estimator",
-    [
-        *(_perceptron(activation) for activation in ("relu", "tanh", "logistic", "identity")),
-        _perceptron(hidden=(4, 6, 3)),
-        make_pipeline(MaxAbsScaler(), _perceptron()),
-        make_pipeline(StandardScaler(), _perceptron()),
-        make_pipeline(StandardScaler(with_mean=False), _perceptron()),
-        make_pipeline(StandardScaler(with_std=False), _perceptron()),
-        make_pipeline(StandardScaler(), make_pipeline(MaxAbsScaler(), _perceptron())),
-    ],
-    ids=str,
+    "estimator", [KMeans(3, n_init=1, random_state=0), IsolationForest(n_estimators=5, random_state=0)]
 )
-def test_the_graph_answers_like_the_estimator(tmp_path: Path, estimator: Any) -> None:
-    estimator.fit(_ROWS, _LABELS)
-    path = tmp_path / "model.onnx"
-    path.write_bytes(convert(estimator, input_name="x", output_name="y").SerializeToString())
-    engine = OnnxRuntimeEngine(path)
-    for rows in (1, 7, 120):
-        (answers,) = engine.run([_ROWS[:rows]])
-        assert np.abs(answers - estimator.predict_proba(_ROWS[:rows])).max() < 1e-6
-    assert [tensor.name for tensor in (*engine.spec.inputs, *engine.spec.outputs)] == ["x", "y"]
+def test_what_is_neither_gives_labels_and_scores(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(ROWS)
+    found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS})
+    assert [output.name for output in found["cpu"].graph.output] == ["label", "scores"]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_graph_uses_standard_operators_alone(dtype: type) -> None:
-    estimator = make_pipeline(StandardScaler(), _perceptron()).fit(_ROWS.astype(dtype), _LABELS)
+def test_linear_models_become_gemm_with_biases_of_one_dimension() -> None:
+    estimator = make_pipeline(StandardScaler(), _perceptron()).fit(ROWS, THREE)
     model = convert(estimator, input_name="x", output_name="y")
-    assert [node.op_type for node in model.graph.node] == ["Sub", "Div", "Gemm", "Relu", "Gemm", "Softmax"]
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [opset.domain for opset in model.opset_import] == [""]
-    constants = {weight.name: weight for weight in model.graph.initializer}
-    assert {weight.data_type for weight in constants.values()} == {onnx.TensorProto.FLOAT}
+    assert [name for name in operators(model) if name in ("Gemm", "Relu", "Softmax")] == [
+        "Gemm",
+        "Relu",
+        "Gemm",
+        "Softmax",
+    ]
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    assert {constant.data_type for constant in constants.values()} == {onnx.TensorProto.FLOAT}
     biases = [constants[node.input[2]] for node in model.graph.node if node.op_type == "Gemm"]
     assert [len(bias.dims) for bias in biases] == [1, 1]
-    for tensor in (*model.graph.input, *model.graph.output):
-        assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["x", "y"]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
+def test_classes_are_told_in_the_order_of_their_probabilities(text: bool, tmp_path: Path) -> None:
+    names = np.array(["dog", "cat", "owl"] if text else [30, 10, 20])
+    importer = _importer(LogisticRegression().fit(ROWS, names[THREE]))
+    found = assert_faithful(importer, tmp_path, {"input": ROWS})
+    outputs = [output.name for output in found["cpu"].graph.output]
+    assert outputs == (["probabilities"] if text else ["label", "probabilities"])
+    assert importer.facts["classes"] == json.dumps(sorted(names.tolist()))
+    assert importer.facts["task"] == "classification"
+
+
+def test_text_goes_in_as_text(tmp_path: Path) -> None:
+    texts = np.array(["good film", "bad film", "very good", "very bad film"] * 3)
+    for vectoriser in (CountVectorizer(), TfidfVectorizer()):
+        estimator = make_pipeline(vectoriser, LogisticRegression()).fit(texts, [1, 0, 1, 0] * 3)
+        rows = {"input": texts.reshape(-1, 1).astype(object)}
+        assert_faithful(_importer(estimator), tmp_path, rows, left={"ai.onnx.ml.LabelEncoder"})
+
+
+def test_a_search_is_its_best_estimator(tmp_path: Path) -> None:
+    from headrace_engines.importers.sklearn import open_source
+
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=2).fit(ROWS, VALUES)
+    joblib.dump(search, tmp_path / "search.joblib")
+    importer = open_source(tmp_path / "search.joblib", ImportOptions(is_trusted=True))
+    assert importer.facts["class"] == "Ridge"
+    assert_faithful(importer, tmp_path, {"input": ROWS})
+
+
+def test_columns_of_a_matrix_are_prepared_inside_the_graph(tmp_path: Path) -> None:
+    codes = _RANDOM.integers(0, 4, size=(len(ROWS), 2))
+    rows = np.hstack([ROWS, codes]).astype(np.float32)
+    rows[::7, 0] = np.nan
+    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    columns = ColumnTransformer(
+        [
+            ("numbers", numbers, [0, 1, 2]),
+            ("one-hot", OneHotEncoder(handle_unknown="ignore"), [FEATURES]),
+            ("ordinal", OrdinalEncoder(), [FEATURES + 1]),
+        ],
+        remainder="passthrough",
+    )
+    estimator = make_pipeline(columns, LogisticRegression(max_iter=500)).fit(rows, THREE)
+    assert_faithful(_importer(estimator), tmp_path, {"input": rows})
 
 
 @pytest.mark.parametrize(
     ("estimator", "labels", "complaint"),
     [
-        (RandomForestClassifier(2), _LABELS, "RandomForestClassifier cannot be converted"),
-        (LogisticRegression(), _LABELS, "LogisticRegression cannot be converted"),
-        (
-            MLPRegressor(hidden_layer_sizes=(3,), max_iter=20, tol=10.0),
-            _LABELS,
-            "MLPRegressor cannot be converted",
-        ),
-        (_perceptron(), _LABELS % 2, "MLPClassifier with logistic outputs"),
-        (_perceptron(), np.eye(3, dtype=int)[_LABELS], "MLPClassifier with logistic outputs"),
-        (make_pipeline(MinMaxScaler(), _perceptron()), _LABELS, "MinMaxScaler.* cannot be converted"),
+        (_perceptron(), np.eye(3, dtype=int)[THREE], "several labels at once"),
+        (make_pipeline(FunctionTransformer(np.sin), Ridge()), VALUES, "FunctionTransformer|Pipeline cannot"),
     ],
-    ids=str,
+    ids=["several labels", "a function"],
 )
-def test_anything_else_is_refused_by_name(estimator: Any, labels: Any, complaint: str) -> None:
-    estimator.fit(_ROWS, labels)
+def test_what_cannot_be_converted_is_refused_by_name(
+    estimator: Any, labels: Any, complaint: str, tmp_path: Path
+) -> None:
+    estimator.fit(ROWS, labels)
     with pytest.raises(UnsupportedModelError, match=complaint):
-        convert(estimator, input_name="x", output_name="y")
+        _importer(estimator).convert(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_scaler_that_clips_is_refused_by_name() -> None:
-    if "clip" not in MaxAbsScaler().get_params():
-        pytest.skip(f"scikit-learn {sklearn.__version__}'s MaxAbsScaler never clips")
-    estimator = make_pipeline(MaxAbsScaler(clip=True), _perceptron()).fit(_ROWS, _LABELS)
-    with pytest.raises(UnsupportedModelError, match=r"clip=True.* cannot be converted"):
-        convert(estimator, input_name="x", output_name="y")
-
-
-def test_an_estimator_that_was_not_fitted_is_refused() -> None:
+def test_a_graph_of_probabilities_needs_a_fitted_classifier() -> None:
     with pytest.raises(UnsupportedModelError, match="MLPClassifier was not fitted"):
         convert(_perceptron(), input_name="x", output_name="y")
+    with pytest.raises(UnsupportedModelError, match="Ridge gives no probabilities"):
+        convert(Ridge().fit(ROWS, VALUES), input_name="x", output_name="y")
+
+
+def test_rows_that_the_estimator_does_not_take_are_the_callers_fault() -> None:
+    importer = _importer(make_pipeline(MaxAbsScaler(), Ridge()).fit(ROWS, VALUES))
+    with pytest.raises(InputError, match=r"Pipeline does not take these rows: .*NaN"):
+        importer.answers({"input": np.full((1, FEATURES), np.nan, np.float32)})

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from ml_models import ML_DOMAIN, Value, answers, assert_same, graph_model, ml_model, operators
 from onnx import TensorProto, helper, numpy_helper
 
 from headrace_engines.importers.standard import NATIVE, standardise
-from tests.support.ml_models import ML_DOMAIN, Value, answers, assert_same, graph_model, ml_model, operators
 
 FLOAT, INT64, STRING, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.DOUBLE
 _RANDOM = np.random.default_rng(0)

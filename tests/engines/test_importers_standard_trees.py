@@ -7,11 +7,11 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_models import answers, assert_same, ml_model, operators
+from ml_trees import FEATURES, GRID, rows_on_thresholds, tree_attributes
 from onnx import TensorProto, helper, numpy_helper
 
 from headrace_engines.importers.standard import standardise
-from tests.support.ml_models import answers, assert_same, ml_model, operators
-from tests.support.ml_trees import FEATURES, GRID, rows_on_thresholds, tree_attributes
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 _X = {"x": (FLOAT, ["n", FEATURES])}

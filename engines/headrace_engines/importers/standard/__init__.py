@@ -77,6 +77,8 @@ def standardise(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> Standa
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    if not any(opset.domain in STANDARD for opset in result.opset_import):
+        result.opset_import.append(helper.make_opsetid("", _OPSET))
     if any(opset.domain in STANDARD and opset.version < _OLDEST_OPSET for opset in model.opset_import):
         result = version_converter.convert_version(result, _OPSET)
     _drop_maps(result)

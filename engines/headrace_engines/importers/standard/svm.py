@@ -23,11 +23,12 @@ def regressor(graph: Graph, operator: Operator) -> None:
         raise Unsuited("post_transform")
     supports = int(operator.attributes.get("n_supports", 0))
     coefficients = operator.floats("coefficients")
+    weights, rho = coefficients.reshape(-1, 1), operator.floats("rho")[:1]
     if supports:
-        kernel = _kernel(graph, operator, operator.floats("support_vectors").reshape(supports, -1))
+        vectors = operator.floats("support_vectors").reshape(supports, -1)
+        score = _scores(graph, operator, vectors, weights, rho)
     else:
-        kernel = graph.floats(operator.inputs[0])
-    score = graph.add("Gemm", kernel, coefficients.reshape(-1, 1), operator.floats("rho")[:1])
+        score = graph.add("Gemm", graph.floats(operator.inputs[0]), weights, rho)
     if operator.attributes.get("one_class", 0):
         score = graph.add("Where", graph.add("Greater", score, np.float32(0)), np.float32(1), np.float32(-1))
     graph.give(score, operator.outputs[0])
@@ -39,10 +40,10 @@ def classifier(graph: Graph, operator: Operator) -> None:
     counts = operator.integers("vectors_per_class")
     if not counts.sum() or operator.text("post_transform", "NONE") != "NONE":
         raise Unsuited("a linear machine, or post_transform")
-    kernel = _kernel(graph, operator, operator.floats("support_vectors").reshape(int(counts.sum()), -1))
+    vectors = operator.floats("support_vectors").reshape(int(counts.sum()), -1)
     pairs = [(one, other) for one in range(len(labels)) for other in range(one + 1, len(labels))]
     rho = operator.floats("rho")[: len(pairs)]
-    scores = graph.add("Gemm", kernel, _pair_weights(operator, counts, pairs), rho)
+    scores = _scores(graph, operator, vectors, _pair_weights(operator, counts, pairs), rho)
     graph.give(_voted(graph, scores, pairs, labels), operator.outputs[0])
     if operator.floats("prob_a").size:
         result = _coupled(graph, _pair_probabilities(graph, operator, scores), pairs, len(labels))
@@ -53,6 +54,20 @@ def classifier(graph: Graph, operator: Operator) -> None:
     graph.give(result, operator.outputs[1] if len(operator.outputs) > 1 else "")
 
 
+def _scores(
+    graph: Graph,
+    operator: Operator,
+    vectors: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    rho: NDArray[np.float32],
+) -> str:
+    """Return what all support vectors say, weighed; with a linear kernel they are one matrix beforehand."""
+    if operator.text("kernel_type", "LINEAR") == "LINEAR":
+        folded = (vectors.T.astype(np.float64) @ weights.astype(np.float64)).astype(np.float32)
+        return graph.add("Gemm", graph.floats(operator.inputs[0]), folded, rho)
+    return graph.add("Gemm", _kernel(graph, operator, vectors), weights, rho)
+
+
 def _kernel(graph: Graph, operator: Operator, vectors: NDArray[np.float32]) -> str:
     """Return [rows, vectors], how near each row is to each support vector."""
     gamma, offset, degree = (*operator.floats("kernel_params"), 0, 0, 0)[:3]
@@ -61,8 +76,6 @@ def _kernel(graph: Graph, operator: Operator, vectors: NDArray[np.float32]) -> s
     if kind == "RBF":
         return _gaussian(graph, value, vectors, gamma)
     product = graph.add("MatMul", value, vectors.T)
-    if kind == "LINEAR":
-        return product
     scaled = graph.add("Add", graph.add("Mul", product, np.float32(gamma)), np.float32(offset))
     if kind == "SIGMOID":
         return graph.add("Tanh", scaled)
