@@ -23,6 +23,7 @@ from headrace_engines.importers.missing import missing
 
 def main() -> None:
     """Answer until the parent closes its end."""
+    sandbox.be_killed_first()
     network = sandbox.leave_network()
     sandbox.end_with(int(sys.argv[1]))
     with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:

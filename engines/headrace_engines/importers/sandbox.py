@@ -1,8 +1,8 @@
 """Takes from this process what the opening of a model needs none of: the network, and to outlive its parent.
 
-Linux lets a process leave for a network of its own with nothing in it: an administrator's, or one that
-makes itself a user namespace. Either bars the way back, and to the memory and environment of the parent.
-A container or a hardened system may forbid both; then the caller is told.
+The kernel refuses it sockets, and where that is allowed it also leaves for a network of its own with
+nothing in it: by an administrator's rights, or those in a user namespace that it makes for itself. Either
+of these bars the way back, and to the memory and environment of the parent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from headrace_engines.importers import socket_filter
 
 _NEW_USER: Final = 0x10000000
 _NEW_NETWORK: Final = 0x40000000
@@ -23,19 +26,22 @@ _FILE_RIGHTS: Final = 0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 def leave_network() -> str:
-    """Give this process, which must have one thread, a network with nothing in it.
+    """Give up the network, in this process, which must have one thread, and in all that it starts.
 
     Returns "" if that was done, and otherwise why it could not be.
     """
-    if not hasattr(ctypes.CDLL(None), "unshare"):
-        return "this system has no network namespaces"
-    reason = ""
-    for leave in (_as_root, _as_user) if os.getuid() == 0 else (_as_user,):
-        reason = _tried(leave)
-        if not reason:
-            leave()
-            break
-    return reason
+    reason = _leave_namespace()
+    try:
+        socket_filter.refuse_sockets()
+    except OSError as error:
+        return reason and f"{reason}, and {error.strerror}"
+    return ""
+
+
+def be_killed_first() -> None:
+    """Have the system end this process before its parent where memory runs out."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def end_with(parent: int) -> None:
@@ -48,6 +54,19 @@ def end_with(parent: int) -> None:
         library.prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it ended before it was asked for
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _leave_namespace() -> str:
+    """Leave for a network with nothing in it; returns why that could not be done."""
+    if not hasattr(ctypes.CDLL(None), "unshare"):
+        return "this system has no network namespaces"
+    reason = ""
+    for leave in (_as_root, _as_user) if os.getuid() == 0 else (_as_user,):
+        reason = _tried(leave)
+        if not reason:
+            leave()
+            break
+    return reason
 
 
 def _tried(way: Callable[[], None]) -> str:
