@@ -27,16 +27,20 @@ class ServerProcess:
         *arguments: str,
         port: int = 0,
         stdout: int | IO[str] = subprocess.PIPE,
+        stderr: int | IO[str] = subprocess.PIPE,
         open_files: int | None = None,
     ) -> None:
-        """`open_files` is the limit on them where it is another one than the test's own."""
+        """`open_files` is the limit on them where it is another one than the test's own.
+
+        The log is empty where `stderr` goes elsewhere.
+        """
         command = [
             sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
             "--grpc-port", str(port), "--metrics-port", "0", "--grpc-transport", transport, *arguments,
         ]  # fmt: skip
         if open_files is not None:
             command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
-        self._process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
         self.log: list[str] = []
         self._seen = threading.Condition()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
@@ -111,8 +115,7 @@ class ServerProcess:
         return self._process.stdout.read()
 
     def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        for line in self._process.stderr or ():
             with self._seen:
                 self.log.append(line.rstrip("\n"))
                 self._seen.notify_all()

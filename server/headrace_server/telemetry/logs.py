@@ -12,9 +12,10 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Final
 
 from headrace_engines.printable import printable
+from headrace_server.telemetry.log_handler import Handler
 from headrace_server.telemetry.repeats import Repeats
 
 _QUIET: Final = ("asyncio", "grpc", "httpx", "httpcore", "urllib3")
@@ -79,16 +80,6 @@ class TextFormatter(logging.Formatter):
         """Return the record's first line."""
         record.message = printable(record.message)
         return super().formatMessage(record)
-
-
-class Handler(logging.StreamHandler[TextIO]):
-    """Writes to stderr as it is at the start; what cannot be written is lost, and nothing else.
-
-    A program may close it, or the disk behind it may be full, while somebody is to be told an error.
-    """
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base's name
-        """Let the line be lost."""
 
 
 class Log:
