@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import threading
 import time
@@ -14,6 +16,7 @@ from scripted_engines import (
     ROWS,
     WITHOUT_BATCH,
     Arrays,
+    Gate,
     ScriptedEngine,
     Served,
     answered,
@@ -26,7 +29,7 @@ from headrace_engines.spec import ModelSpec
 from headrace_server.core.model import Limits
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
 from headrace_server.core.settings import ModelSettings
-from headrace_server.errors import DeviceLost
+from headrace_server.errors import DeviceLost, ShuttingDown
 
 ATTEMPTS = 2000
 """The engine is lent after a few dozen executions; those that find its thread not waiting do not count."""
@@ -34,7 +37,7 @@ KEEPS_BUSY_NS = 1_000_000
 
 
 class QuickEngine(ScriptedEngine):
-    """Computes on the thread that calls it, and remembers which ones those were."""
+    """Computes on the thread that calls it, remembers which ones those were, and bears but one at a time."""
 
     computes_on_caller = True
 
@@ -43,10 +46,38 @@ class QuickEngine(ScriptedEngine):
     ) -> None:
         super().__init__(spec, slots=slots, before=before)
         self.threads: list[int] = []
+        self._is_free = threading.Lock()
+
+    def submit(self, slot: int, rows: int) -> None:
+        assert self._is_free.acquire(blocking=False), "another thread uses the engine"
+        assert not self.closed.is_set()
+        super().submit(slot, rows)
 
     def wait(self, slot: int) -> Arrays:
         self.threads.append(threading.get_ident())
-        return super().wait(slot)
+        try:
+            return super().wait(slot)
+        finally:
+            self._is_free.release()
+
+    def close(self) -> None:
+        assert self._is_free.acquire(blocking=False), "it is closed while it is used"
+        super().close()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Return what is released whenever the thread of an engine that is served from now on begins to wait."""
+    begun = threading.Semaphore(0)
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread().name.startswith("engine-"):
+                begun.release()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(threading, "Condition", Watched)
+    return begun
 
 
 def ask(served: Served, key: object, *values: int) -> list[int]:
@@ -136,7 +167,22 @@ def test_an_engine_whose_next_batch_may_cost_anything_keeps_to_its_thread(
     assert threading.get_ident() not in used
 
 
-def test_what_comes_while_the_engine_is_lent_is_executed_by_its_thread() -> None:
+def test_an_engine_is_not_lent_while_its_own_thread_uses_it() -> None:
+    gate = Gate()
+    with serving(QuickEngine()) as served:
+        assert is_lent(served)
+        served.engine.before = gate
+        served.infer("its own", 1)
+        gate.arrival()
+        served.infer("meanwhile", 2, hold=True)
+        served.model.release()
+        gate.open()
+        assert served.answers.rows_of("its own") == answered(1)
+        assert served.answers.rows_of("meanwhile") == answered(2)
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["beside the transport", "by another transport"])
+def test_what_comes_while_the_engine_is_lent_is_executed_by_its_thread(hold: bool) -> None:
     with serving(QuickEngine(rows_spec(1))) as served:
         assert is_lent(served)
         engine = served.engine
@@ -145,7 +191,9 @@ def test_what_comes_while_the_engine_is_lent_is_executed_by_its_thread() -> None
         def more_comes(_: Arrays) -> None:
             if not came.is_set():
                 came.set()
-                served.infer("meanwhile", 2)  # of another thread, as one beside the transport submits
+                served.infer("meanwhile", 2, hold=hold)
+                if hold:
+                    served.model.release()
 
         engine.before = more_comes
         assert ask(served, "first", 1) == answered(1)
@@ -161,12 +209,13 @@ def test_a_device_that_is_lost_in_other_hands_answers_everything_once() -> None:
     assert is_lent(served)
 
     def lose(_: Arrays) -> None:
+        served.infer("waiting", 13)
         raise DeviceError("Xid 79")
 
     engine.before = lose
-    for key in ("culprit", "waiting"):
-        served.infer(key, 13, hold=True)
+    served.infer("culprit", 13, hold=True)
     served.model.release()
+    assert engine.threads[-1] == threading.get_ident()
     for key in ("culprit", "waiting"):
         assert isinstance(served.answers.error_of(key), DeviceLost)
         assert len(served.answers.by_key[key]) == 1
@@ -175,22 +224,60 @@ def test_a_device_that_is_lost_in_other_hands_answers_everything_once() -> None:
     assert served.losses == ["Xid 79"]
 
 
-def test_a_model_that_is_closed_while_its_engine_is_lent_ends_after_it() -> None:
+@pytest.mark.parametrize("waiting", [[], [2]], ids=["nothing waits", "a request waits"])
+def test_a_model_that_is_closed_while_its_engine_is_lent_ends_after_it(
+    waits: threading.Semaphore, waiting: list[int]
+) -> None:
     engine = QuickEngine(rows_spec(1))
     served = Served(engine, Limits())
     served.worker.start()
     assert is_lent(served)
-    was_closed = []
+    lent_to = []
 
     def close(_: Arrays) -> None:
+        engine.before = lambda _: None
+        lent_to.append(threading.get_ident())
+        while waits.acquire(blocking=False):
+            pass
+        for value in waiting:
+            served.infer(value, value)
         served.model.close(drain=True)
-        was_closed.append(engine.closed.is_set())
+        assert waits.acquire(timeout=PATIENCE_SECONDS), "woken by the close, its thread waits again"
 
     engine.before = close
-    for key in ("first", "second"):
-        served.infer(key, 1, hold=True)
-    served.model.release()
-    assert served.answers.rows_of("first") == served.answers.rows_of("second") == answered(1)
+    assert ask(served, "lent", 1) == answered(1)
+    assert lent_to == [threading.get_ident()]
+    for value in waiting:
+        assert served.answers.rows_of(value) == answered(value)
+        assert engine.threads[-1] != threading.get_ident()
     assert served.worker.join(PATIENCE_SECONDS)
-    assert was_closed == [False, False]
     assert engine.closed.is_set()
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_an_engine_that_several_bring_work_for_is_used_by_one_at_a_time_until_it_is_closed(
+    attempt: int,
+) -> None:
+    with serving(QuickEngine(rows_spec(4))) as served:
+        assert is_lent(served)
+        accepted: list[tuple[int, int]] = []
+
+        def bring(number: int) -> None:
+            with contextlib.suppress(ShuttingDown):
+                for turn in itertools.count():
+                    served.infer((number, turn), turn, hold=True)
+                    accepted.append((number, turn))
+                    served.model.release()
+                    served.answers.wait_for((number, max(turn - 1, 0)))
+
+        threads = [threading.Thread(target=bring, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        served.answers.wait_for(*((number, 200) for number in range(3)))
+        served.model.close(drain=True)
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert served.worker.join(PATIENCE_SECONDS)
+        for key in accepted:
+            assert served.answers.rows_of(key) == answered(key[1])
+            assert len(served.answers.by_key[key]) == 1
