@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -112,3 +113,31 @@ def test_a_server_that_has_stopped_says_so(beside: Beside) -> None:
     with pytest.raises(ShuttingDown):
         beside.run(10, lambda: 7)
     assert beside.holdings.size_bytes == 0
+
+
+@contextlib.contextmanager
+def no_further_thread() -> Iterator[None]:
+    """Keep threads from being begun: none finds room for its stack."""
+    usual_bytes = threading.stack_size(1 << 46)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threading.Thread(target=threading.Event().set).start()
+        yield
+    finally:
+        threading.stack_size(usual_bytes)
+
+
+def test_where_no_further_thread_can_be_begun_the_others_do_what_is_to_be_done(beside: Beside) -> None:
+    busy = beside.run(10, beside.wait)
+    with no_further_thread():
+        waiting = [beside.run(10, functools.partial(beside.done.append, number)) for number in range(3)]
+    beside.gate.set()
+    for told in (busy, *waiting):
+        told.result(PATIENCE_SECONDS)
+    assert sorted(map(str, beside.done)) == ["0", "1", "2"]
+    assert beside.holdings.size_bytes == 0
+
+
+def test_there_is_a_thread_even_where_none_can_be_begun_any_more(beside: Beside) -> None:
+    with no_further_thread():
+        assert beside.run(10, lambda: 7).result(PATIENCE_SECONDS) == 7

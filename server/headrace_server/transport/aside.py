@@ -5,6 +5,8 @@ What waits for them counts as held until it has been done, even where its caller
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,7 +25,10 @@ class Aside:
         """`name` is that of the threads."""
         self._reactor = reactor
         self._holdings = holdings
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._threads = ThreadPoolExecutor(threads, name)
+        self._threads.submit(_begin)  # so that there is one, if no further one can be begun some day
 
     def run(
         self,
@@ -43,14 +48,18 @@ class Aside:
         """
         held = Call()
         self._holdings.admit(held, size_bytes, own_bytes)
-        try:
-            self._threads.submit(self._do, held, function, then, is_wanted, left)
-        except RuntimeError:
-            self._holdings.release(held)
-            raise ShuttingDown("the server is stopping") from None
+        with self._lock:
+            if self._is_closed:
+                self._holdings.release(held)
+                raise ShuttingDown("the server is stopping")
+            # The error is that no further thread can be begun; by then this waits for those that there are.
+            with contextlib.suppress(RuntimeError):
+                self._threads.submit(self._do, held, function, then, is_wanted, left)
 
     def close(self) -> None:
         """Let the threads end once they have done what is still wanted."""
+        with self._lock:
+            self._is_closed = True
         self._threads.shutdown(wait=False)
 
     def _do(
@@ -74,3 +83,7 @@ class Aside:
         if is_wanted():
             self._reactor.run(then, result)
         del result  # an error knows this frame, and what it was about
+
+
+def _begin() -> None:
+    """Do nothing, on a thread that goes on."""
