@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import pickle
@@ -18,7 +19,7 @@ import pytest
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError, UntrustedSource
 from headrace_engines.importers import sandbox
-from headrace_engines.importers.formats import Format, Kind
+from headrace_engines.importers.formats import Format, Kind, detect
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.session import ImportSession, import_session
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -184,6 +185,17 @@ def test_what_the_source_raises_is_told(
     refused = _refusal(opening(code))
     assert type(refused) is kind
     assert str(refused) == told
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
+def test_a_framework_that_is_not_installed_is_told_with_its_extra(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x02" + b"\0" * 7 + b"{}")
+    refused = _refusal(import_session(path, detect(path), _OPTIONS, is_trusted=False))
+    assert type(refused) is UnsupportedModelError
+    assert str(refused) == (
+        "this needs torch, which is not installed; in a clone of Headrace: pip install '.[torch]'"
+    )
 
 
 def test_errors_of_the_child_keep_their_class_and_text_and_the_session(opening: Sessions) -> None:
