@@ -96,7 +96,7 @@ def test_keras(tmp_path: Path, keras: Any) -> None:
     network.save(tmp_path / "model.h5")
     network.export(tmp_path / "saved", verbose=False)
     assert _told(tmp_path / "model.keras") == (Kind.KERAS, "Keras model", False)
-    assert _told(tmp_path / "model.h5") == (Kind.KERAS, "Keras HDF5 model", True)
+    assert _told(tmp_path / "model.h5") == (Kind.KERAS, "Keras HDF5 model", False)
     assert _told(tmp_path / "saved") == (Kind.SAVED_MODEL, "TensorFlow SavedModel", True)
     _network(keras, keras.layers.Lambda(lambda x: x * 2)).save(tmp_path / "lambda.keras")
     assert _told(tmp_path / "lambda.keras") == (Kind.KERAS, "Keras model", True)

@@ -12,6 +12,8 @@ from headrace_engines.importers.kinds import Finding, Kind
 from headrace_engines.importers.onnx_layout import Layout, layout
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_CODE_LAYERS: Final = (b'"Lambda"', b'"TorchModuleWrapper"', b'"__lambda__"')
+"""What is code in an architecture; the importer, which reads all of it, goes by its own view besides."""
 _HDF5_END_AT: Final = 40
 _MOST_HEADER_BYTES: Final = 100_000_000
 """Of safetensors, by its own rules."""
@@ -34,7 +36,8 @@ def _hdf5(path: Path) -> Finding:
                 f"{path.name}: an HDF5 file without a Keras model's architecture, perhaps weights "
                 "alone: load them into the model and save it whole, with model.save('model.keras')"
             )
-    return Finding(Kind.KERAS, "Keras HDF5 model", runs_code=True)
+        runs_code = any(content.find(name) >= 0 for name in _CODE_LAYERS)
+    return Finding(Kind.KERAS, "Keras HDF5 model", runs_code=runs_code)
 
 
 def _safetensors(path: Path, start: bytes) -> Finding | None:
