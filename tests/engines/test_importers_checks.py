@@ -184,6 +184,19 @@ def test_what_was_settled_stays_as_it_is(tmp_path: Path) -> None:
     assert _settled(first, tmp_path) == first
 
 
+def test_fp16_stays_fp16(tmp_path: Path) -> None:
+    dtype = TensorProto.FLOAT16
+    constants = {"w": _weights(2, 3).astype(np.float16)}
+    inputs, outputs = [_value("x", ["N", 2], dtype)], [_value("y", ["N", 3], dtype)]
+    model = _model([oh.make_node("Gemm", ["x", "w"], ["y"])], inputs, outputs, constants)
+    assert [node.op_type for node in _settled(model, tmp_path).graph.node] == ["Gemm"]
+
+
+def test_operators_of_the_runtime_are_left_as_they_are(tmp_path: Path) -> None:
+    result = _settled(_of_domain("com.microsoft", "Gelu"), tmp_path)
+    assert [(node.domain, node.op_type) for node in result.graph.node] == [("com.microsoft", "Gelu")]
+
+
 def test_an_old_opset_is_raised(tmp_path: Path) -> None:
     nodes = [
         oh.make_node("Squeeze", ["x"], ["flat"], axes=[2]),

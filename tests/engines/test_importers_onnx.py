@@ -93,6 +93,33 @@ def _convolution() -> onnx.ModelProto:
     return _model(nodes, [_value("x", [1, 1, 6, 6])], [_value("y", [1, 5])], constants)
 
 
+def _recurrent() -> onnx.ModelProto:
+    """A recurrent layer that starts from the zeros of one row."""
+    nodes = [
+        oh.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        oh.make_node("LSTM", ["steps", "w", "r", "", "", "zeros", "zeros"], ["", "last"], hidden_size=4),
+        oh.make_node("Squeeze", ["last", "first"], ["y"]),
+    ]
+    constants = {
+        "w": _weights(1, 16, 8),
+        "r": _weights(1, 16, 4),
+        "zeros": np.zeros((1, 1, 4), np.float32),
+        "first": np.array([0]),
+    }
+    return _model(nodes, [_value("x", [1, 5, 8])], [_value("y", [1, 4])], constants)
+
+
+def _token() -> onnx.ModelProto:
+    """A token of the model's own before those of the one row, spread to the row's shape."""
+    nodes = [
+        oh.make_node("Expand", ["token", "shape"], ["spread"]),
+        oh.make_node("Concat", ["spread", "x"], ["tokens"], axis=1),
+        oh.make_node("ReduceMean", ["tokens"], ["y"], axes=[1], keepdims=0),
+    ]
+    constants = {"token": _weights(1, 1, 8), "shape": np.array([1, 1, 8])}
+    return _model(nodes, [_value("x", [1, 5, 8])], [_value("y", [1, 8])], constants)
+
+
 def _imported(
     model: onnx.ModelProto, folder: Path, options: ImportOptions = _OPTIONS
 ) -> tuple[onnx.ModelProto, float]:
@@ -130,6 +157,11 @@ def test_attention_for_a_fixed_number_of_rows_is_opened(tmp_path: Path, rows: in
     (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
     (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == gemm.input[2])
     assert list(bias.dims) == [32]
+
+
+@pytest.mark.parametrize("model", [_recurrent(), _token()], ids=["recurrent", "token"])
+def test_constants_of_one_row_are_given_to_every_row(tmp_path: Path, model: onnx.ModelProto) -> None:
+    assert _imported(model, tmp_path)[1] < 1e-6
 
 
 def test_a_convolution_for_one_row_is_opened(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from headrace_engines import independence
 from headrace_engines.errors import EngineError, UnsupportedModelError
 from headrace_engines.importers import exported, model_file
 from headrace_engines.importers.exported import BATCH_AXIS
-from headrace_engines.importers.fixed_reshapes import open_reshapes
+from headrace_engines.importers.fixed_constants import open_constants
+from headrace_engines.importers.fixed_reshapes import known_shapes, open_reshapes
 from headrace_engines.printable import printable
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.samples import Floats, accepted_recipe, is_floating
@@ -44,6 +45,8 @@ def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     names = [value.name for value in inputs]
+    if rows == 1:
+        open_constants(result.graph, names, known_shapes(model, names, rows))
     reshaped = open_reshapes(result, names, rows) if rows else []
     symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in inputs} - {""}
     for value in real_inputs(result.graph):

@@ -31,12 +31,12 @@ def open_reshapes(model: onnx.ModelProto, inputs: Sequence[str], rows: int) -> l
     Returns the names of the tensors that follow now and have their rows on the first axis. What cannot be
     told stays: executing the model shows whether it had to change.
     """
-    before = _shapes(model, inputs, rows)
+    before = known_shapes(model, inputs, rows)
     waiting = {node.output[0]: node for node in model.graph.node if node.op_type == "Reshape"}
     constants = _small_constants(model.graph)
     opened: list[str] = []
     while waiting:
-        after = _shapes(model, inputs, rows * _TIMES)
+        after = known_shapes(model, inputs, rows * _TIMES)
         for name in _first(model.graph, waiting):
             node = waiting.pop(name)
             came, grown, left = (before.get(node.input[0]), after.get(node.input[0]), before.get(name))
@@ -92,10 +92,10 @@ def _first(graph: onnx.GraphProto, waiting: Mapping[str, onnx.NodeProto]) -> lis
     return first
 
 
-def _shapes(model: onnx.ModelProto, inputs: Sequence[str], rows: int) -> _Shapes:
+def known_shapes(model: onnx.ModelProto, inputs: Sequence[str], rows: int) -> _Shapes:
     """Return the shapes that are known in full where each of these inputs has so many rows."""
     inferred = onnx.shape_inference.infer_shapes(_with_rows(model, inputs, rows), data_prop=True)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for value in (*inferred.graph.value_info, *inferred.graph.input):
         kind = value.type.tensor_type
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
