@@ -217,6 +217,13 @@ def test_what_has_no_rewrite_is_named_and_kept(model: onnx.ModelProto, left: tup
     onnx.checker.check_model(standard.model)
 
 
+def test_an_unknown_category_fails_nobody() -> None:
+    inputs, outputs = {"x": (INT64, ["n", 1])}, _out(FLOAT, 1, 2)
+    model = ml_model("OneHotEncoder", inputs, outputs, cats_int64s=[0, 1], zeros=0)
+    (flags,) = answers(standardise(model).model, np.array([[1], [5]]))
+    np.testing.assert_array_equal(flags, [[[0, 1]], [[0, 0]]])
+
+
 def test_operators_stay_where_they_are_to_be_kept() -> None:
     model, _ = _CASES["scaler"]
     standard = standardise(model, keep={"Scaler"})

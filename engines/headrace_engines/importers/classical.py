@@ -51,7 +51,15 @@ def written(
     once its outputs are tensors.
     """
     _declare(model, opset)
-    _use_plain_locale(model)
+    for node in model.graph.node:
+        # Every system has this locale for lowering letters. A category that is unknown is told by zeros,
+        # as the alternative is to fail the whole batch.
+        for kind, attribute, value in (
+            ("StringNormalizer", "locale", "C.UTF-8"),
+            ("OneHotEncoder", "zeros", 1),
+        ):
+            if node.op_type == kind:
+                _set(node, attribute, value)
     cpu = standardise(model, keep=NATIVE).model
     amend(cpu)
     _name_outputs(cpu, outputs, names)
@@ -63,8 +71,8 @@ def written(
     shapes = _row_shapes(standard)
     for each in (cpu, standard) if has_trees else (cpu,):
         for output in each.graph.output:
-            kind = output.type.tensor_type.elem_type
-            output.CopyFrom(helper.make_tensor_value_info(output.name, kind, shapes[output.name]))
+            element = output.type.tensor_type.elem_type
+            output.CopyFrom(helper.make_tensor_value_info(output.name, element, shapes[output.name]))
         exported.settle(each, kept)
     return Converted(cpu, standard)
 
@@ -76,13 +84,10 @@ def _declare(model: onnx.ModelProto, opset: int) -> None:
     model.opset_import.extend([helper.make_opsetid("", opset), *others])
 
 
-def _use_plain_locale(model: onnx.ModelProto) -> None:
-    """Have letters lowered by a locale that every system has; not all have the operator's own."""
-    for node in model.graph.node:
-        if node.op_type == "StringNormalizer":
-            others = [attribute for attribute in node.attribute if attribute.name != "locale"]
-            del node.attribute[:]
-            node.attribute.extend([*others, helper.make_attribute("locale", "C.UTF-8")])
+def _set(node: onnx.NodeProto, name: str, value: str | int) -> None:
+    others = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*others, helper.make_attribute(name, value)])
 
 
 def _name_outputs(model: onnx.ModelProto, outputs: Sequence[str], names: Mapping[str, str]) -> None:

