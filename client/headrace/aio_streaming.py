@@ -16,6 +16,7 @@ from typing import Any, Generic
 import grpc
 
 from headrace.aio_servers import AioServers
+from headrace.carriage import ANONYMOUS, UNANSWERED
 from headrace.channels import AioConnection
 from headrace.errors import ClientClosed, InvalidInput, Unavailable
 from headrace.exchange import REFILL_SECONDS, Exchange, Key, Leg, Outcome
@@ -24,7 +25,7 @@ from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import failure_of
 from headrace.stream_requests import Given, pair_of
-from headrace.streaming import ANONYMOUS, UNANSWERED, Encode
+from headrace.streaming import Encode
 
 Requests = AsyncIterable[tuple[Key, Given]] | Iterable[tuple[Key, Given]]
 

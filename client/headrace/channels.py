@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from headrace import core_support
 from headrace.config import Settings, Tls
 from headrace.endpoint import Endpoint
+from headrace.wire import IteratedWire, Owner, Wire
 from headrace_proto import socket_path
 from headrace_proto.certificates import read_authorities, read_identity
 from headrace_proto.names import INFERENCE_SERVICE
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
 
-if TYPE_CHECKING:  # a type of the stub file alone
+if TYPE_CHECKING:  # a type of the stub file alone, and one whose module is made of names that may be missing
+    from headrace.core_wire import CoreWire
     from headrace_proto.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
 logger = logging.getLogger(__name__)
@@ -43,9 +48,9 @@ def _chosen(endpoint: Endpoint, given: grpc.ChannelCredentials | None) -> grpc.C
 
 
 class Connection:
-    """A channel to one server, and its calls; `infer` and `stream` take and give bytes."""
+    """A channel to one server, and its calls; `infer` and streams take and give bytes."""
 
-    __slots__ = ("channel", "infer", "is_secure", "stream", "stub")
+    __slots__ = ("_stream", "channel", "infer", "is_secure", "stub")
 
     def __init__(
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
@@ -60,7 +65,11 @@ class Connection:
             self.channel = grpc.secure_channel(endpoint.address, chosen, options)
         self.stub = InferenceServiceStub(self.channel)
         self.infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
-        self.stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
+        self._stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
+
+    def open_stream(self, lock: Lock, owner: Owner) -> Wire:
+        """Begin a stream, with the lock held; ValueError if the channel is closed."""
+        return _wire_kind()(self._stream, lock, owner)
 
 
 class AioConnection:
@@ -82,6 +91,19 @@ class AioConnection:
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
         self.infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
         self.stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
+
+
+@cache
+def _wire_kind() -> type[CoreWire] | type[IteratedWire]:
+    """Return how streams go: by grpcio's own core, which costs less, wherever that can be trusted."""
+    reason = core_support.why_not()
+    if reason is not None:
+        logger.info("streams are iterated, which costs more a message: %s", reason)
+        return IteratedWire
+    # Only where it was looked at before: it is made of names that may be missing.
+    from headrace.core_wire import CoreWire
+
+    return CoreWire
 
 
 def channel_options(endpoint: Endpoint, settings: Settings) -> Options:

@@ -26,17 +26,22 @@ CONNECTION_LOST: Final = "Internal error from Core"
 """What grpc.aio says where a stream's connection broke while it was being written to."""
 
 
-class _Ended(Protocol):
+class Ended(Protocol):
     """What both kinds of gRPC errors have, blocking and asynchronous."""
 
-    def code(self) -> StatusCode: ...
-    def details(self) -> str | None: ...
-    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+    def code(self) -> StatusCode:
+        """Return the status."""
+
+    def details(self) -> str | None:
+        """Return the server's words, or gRPC's."""
+
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """Return what the server said beside them."""
 
 
-def failure_of(error: RpcError, *, is_secure: bool) -> Failure:
+def failure_of(error: RpcError | Ended, *, is_secure: bool) -> Failure:
     """Return the facts in what a gRPC call raised; `is_secure` says whether TLS was to be spoken."""
-    ended = cast("_Ended", error)
+    ended = cast("Ended", error)
     code = ended.code()
     message = explained(ended.details() or NO_REASON, is_secure=is_secure)
     if code is StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:

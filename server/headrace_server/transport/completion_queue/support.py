@@ -1,18 +1,15 @@
-"""Whether the installed grpcio is one that this transport was tried with.
-
-Nothing is called to find out: names and signatures are compared, and the version.
-"""
+"""Whether the installed grpcio is one that this transport was tried with."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from types import MappingProxyType, ModuleType
 from typing import Final
 
 import grpc
 
-_TRIED: Final = (1, 85)
+from headrace_proto import grpcio_core
+
 _MODULE: Final = "grpc._cython.cygrpc"
 _SIGNATURES: Final = MappingProxyType(
     {
@@ -45,32 +42,5 @@ _FIELDS: Final = (
 
 def why_not(version: str = grpc.__version__, module: ModuleType | None = None) -> str | None:
     """Return why this transport cannot serve with grpcio as it is, or None."""
-    found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if found != _TRIED:
-        return f"grpcio {version} is installed, it was tried with {'.'.join(map(str, _TRIED))}"
     cygrpc = module or importlib.import_module(_MODULE)
-    for name in _FIELDS:
-        if _find(cygrpc, name) is None:
-            return f"grpcio {version} has no {name}"
-    for name, expected in _SIGNATURES.items():
-        function = _find(cygrpc, name)
-        if function is None:
-            return f"grpcio {version} has no {name}"
-        came = _parameters(function)
-        if came != expected:
-            return f"grpcio {version} has {name}({', '.join(came)}), ({', '.join(expected)}) was expected"
-    return None
-
-
-def _find(module: ModuleType, name: str) -> object | None:
-    found: object | None = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
-def _parameters(function: object) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(function).parameters)  # type: ignore[arg-type]  # that is the question
-    except (TypeError, ValueError):
-        return ("no signature",)
+    return grpcio_core.why_not(version, cygrpc, names=_FIELDS, signatures=_SIGNATURES)
