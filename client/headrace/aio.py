@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from random import Random
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
@@ -15,7 +16,7 @@ from grpc import StatusCode
 from numpy.typing import NDArray
 
 from headrace.aio_servers import AioServers
-from headrace.aio_streaming import AioStreamCall, Requests, cancelled_by_caller
+from headrace.aio_streaming import AioStreamCall, Requests
 from headrace.answers import Arrays, decode_response
 from headrace.channels import AioConnection
 from headrace.config import (
@@ -38,6 +39,12 @@ from headrace.stream_requests import Encoder
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
 
 Answer = TypeVar("Answer")
+
+
+def _cancelled_by_caller() -> bool:
+    """Say whether a CancelledError is meant for this task; gRPC raises the same for a closed connection."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class AsyncClient:
@@ -156,9 +163,8 @@ class AsyncClient:
         *,
         once: bool = False,
     ) -> Answer:
-        now = asyncio.get_running_loop().time
         timeout = self._settings.timeout_of_call(timeout_seconds)
-        deadline = math.inf if timeout is None else now() + timeout
+        deadline = math.inf if timeout is None else monotonic() + timeout
         tried: list[str] = []
         self._retries.budget.deposit()
         while True:
@@ -166,7 +172,7 @@ class AsyncClient:
             tried.append(slot.address)
             at_fault = False
             try:
-                left = None if timeout is None else deadline - now()
+                left = None if timeout is None else deadline - monotonic()
                 return await method(slot.link)(request, timeout=left)
             except grpc.aio.AioRpcError as error:
                 failure = failure_of(error, is_secure=slot.link.is_secure)
@@ -174,7 +180,7 @@ class AsyncClient:
             except grpc.aio.UsageError:  # the connection was closed after it was picked
                 failure = CONNECTION_CLOSED
             except asyncio.CancelledError:
-                if cancelled_by_caller():
+                if _cancelled_by_caller():
                     raise
                 failure = CONNECTION_CLOSED
             finally:
@@ -184,7 +190,7 @@ class AsyncClient:
             delay = self._retries.delay_or_raise(
                 failure,
                 tried,
-                left_seconds=deadline - now(),
+                left_seconds=deadline - monotonic(),
                 elsewhere=self._servers.elsewhere(tried),
                 may_repeat=not once,
             )

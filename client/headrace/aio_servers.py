@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Collection
 from random import Random
+from time import monotonic
 
 from headrace.channels import AioConnection, read_credentials
 from headrace.config import Settings
@@ -45,13 +46,13 @@ class AioServers:
         return isinstance(self._source, tuple) and len(self._source) == 1
 
     async def pick(self, tried: Collection[str], deadline: float) -> Slot[AioConnection]:
-        """Choose a server for one call, which `done` has to end; `deadline` is the loop's time.
+        """Choose a server for one call, which `done` has to end.
 
         Unavailable if there is none, ClientClosed if the client is.
         """
         if not self._pool.known or self._closed.is_set():
             await self._wait_for_first_set(deadline)
-        slot = self._pool.pick(_now(), tried)
+        slot = self._pool.pick(monotonic(), tried)
         if slot is None:
             raise nobody(self._name, self._pool.listed, self._source)
         return slot
@@ -65,7 +66,7 @@ class AioServers:
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(self._source), name="headrace-lookup")
         try:
-            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+            async with asyncio.timeout(None if deadline == math.inf else deadline - monotonic()):
                 await self._known.wait()
         except TimeoutError:
             raise unanswered(self._name, self._source) from None
@@ -83,27 +84,27 @@ class AioServers:
             self._known.set()
 
     def _update(self, endpoints: tuple[Endpoint, ...]) -> None:
-        self._close_later(self._pool.update(endpoints, _now()))
+        self._close_later(self._pool.update(endpoints, monotonic()))
         self._known.set()
 
     def _sweep(self) -> None:
-        self._close_later(self._pool.sweep(_now()))
+        self._close_later(self._pool.sweep(monotonic()))
 
     def _close_later(self, connections: list[AioConnection]) -> None:
         for connection in connections:
-            task = asyncio.ensure_future(connection.channel.close())
+            task = asyncio.ensure_future(connection.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     def done(self, slot: Slot[AioConnection], *, failed: bool) -> None:
         """End a call; `failed` says that the server was at fault and is better left out for a while."""
-        closing = self._pool.done(slot, _now(), failed=failed)
+        closing = self._pool.done(slot, monotonic(), failed=failed)
         if closing:
             self._close_later(closing)
 
     def elsewhere(self, tried: Collection[str]) -> bool:
         """Say whether a server other than those tried could be asked."""
-        return self._pool.elsewhere(_now(), tried)
+        return self._pool.elsewhere(monotonic(), tried)
 
     async def pause(self, seconds: float) -> None:
         """Wait before a retry; ClientClosed as soon as the client is."""
@@ -129,7 +130,3 @@ class AioServers:
         self._close_later(self._pool.clear())
         if self._closing:
             await asyncio.wait(self._closing)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -13,7 +13,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from grpc import StatusCode
 
-from headrace.exchange import Exchange, Key, Leg
+from headrace.errors import ClientClosed
+from headrace.exchange import Exchange, Key, Leg, Outcome
 from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
@@ -23,6 +24,9 @@ from headrace.wire import Owner, Wire
 UNANSWERED: Final = Failure(
     StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
 )
+GATHER_SECONDS: Final = 0.001
+"""How long a caller who takes outcomes one after another waits for several to come, at most."""
+
 ANONYMOUS: Final = Failure(StatusCode.UNKNOWN, "the server answered without saying which request it meant")
 
 
@@ -65,6 +69,23 @@ class Carriage(Generic[Key, AnyLink]):
         self.exchange = exchange
         self.caller = caller
         self._legs: list[CarriedLeg[Key, AnyLink]] = []
+
+    @property
+    def has_legs(self) -> bool:
+        """Whether a leg has not come to its end."""
+        return bool(self._legs)
+
+    def next_outcome(self, now: float) -> Outcome[Key] | None:
+        """Return one outcome, if there is one; ClientClosed after `close`."""
+        if self.closed:
+            raise ClientClosed("the client was closed during the stream")
+        if self.exchange.tick(now):
+            self.send()
+        was_full = self.exchange.is_full
+        outcome = self.exchange.next_outcome()
+        if was_full:
+            self.resume()
+        return outcome
 
     def start(self, slot: Slot[AnyLink]) -> None:
         """Begin a leg to a server; the lock is not held."""

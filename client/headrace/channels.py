@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -73,9 +74,13 @@ class Connection:
 
 
 class AioConnection:
-    """A channel of the running event loop to one server, and its calls; as `Connection`."""
+    """A channel of the running event loop to one server, and its calls; as `Connection`.
 
-    __slots__ = ("channel", "infer", "is_secure", "stream", "stub")
+    Streams go over one that is not the event loop's, which is not opened before there is one: grpc.aio has
+    its tasks woken twice for each message of a stream.
+    """
+
+    __slots__ = ("_blocking", "_closed", "_connect", "channel", "infer", "is_secure", "stub")
 
     def __init__(
         self, endpoint: Endpoint, settings: Settings, credentials: grpc.ChannelCredentials | None
@@ -90,7 +95,24 @@ class AioConnection:
             self.channel = grpc.aio.secure_channel(endpoint.address, chosen, options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
         self.infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
-        self.stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
+        self._connect = partial(Connection, endpoint, settings, credentials)
+        self._blocking: Connection | None = None
+        self._closed = False
+
+    def open_stream(self, lock: Lock, owner: Owner) -> Wire:
+        """Begin a stream, with the lock held; ValueError if the connection is closed."""
+        if self._closed:
+            raise ValueError("the connection is closed")
+        if self._blocking is None:
+            self._blocking = self._connect()
+        return self._blocking.open_stream(lock, owner)
+
+    async def close(self) -> None:
+        """Cancel all calls, and let go of the server."""
+        self._closed = True
+        await self.channel.close()
+        if self._blocking is not None:
+            await asyncio.to_thread(self._blocking.channel.close)
 
 
 @cache

@@ -125,6 +125,11 @@ class Exchange(Generic[Key]):
         return len(self._outcomes) * 8 >= self._max_in_flight or len(self._entries) * 2 < self._max_in_flight
 
     @property
+    def has_outcomes(self) -> bool:
+        """Whether there is one to take."""
+        return bool(self._outcomes)
+
+    @property
     def is_full(self) -> bool:
         """Whether answers had better wait at the server until the caller has taken some outcomes.
 

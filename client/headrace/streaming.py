@@ -9,19 +9,16 @@ import math
 from collections.abc import Callable, Collection, Generator, Iterator
 from threading import Condition, Thread
 from time import monotonic
-from typing import Final, Generic
+from typing import Generic
 
-from headrace.carriage import Carriage, CarriedLeg
+from headrace.carriage import GATHER_SECONDS, Carriage, CarriedLeg
 from headrace.channels import Connection
-from headrace.errors import ClientClosed, InvalidInput, Unavailable
+from headrace.errors import InvalidInput, Unavailable
 from headrace.exchange import REFILL_SECONDS, Exchange, Key, Outcome
 from headrace.servers import Servers
 from headrace.stream_requests import Encoded, Given, pair_of
 
 Encode = Callable[[Given], Encoded]
-
-GATHER_SECONDS: Final = 0.001
-"""How long a caller who takes outcomes one after another waits for several to come, at most."""
 
 
 class StreamCall(Generic[Key]):
@@ -58,17 +55,10 @@ class StreamCall(Generic[Key]):
     def _next(self) -> Outcome[Key] | None:
         while True:
             with self._lock:
-                if self._carriage.closed:
-                    raise ClientClosed("the client was closed during the stream")
                 now = monotonic()
-                if self._exchange.tick(now):
-                    self._carriage.send()
-                was_full = self._exchange.is_full
-                outcome = self._exchange.next_outcome()
+                outcome = self._carriage.next_outcome(now)
                 if outcome is not None:
                     self._gathers = True
-                    if was_full:
-                        self._carriage.resume()
                     if self._exchange.is_thirsty:
                         self._room.notify()
                     return outcome
