@@ -7,7 +7,7 @@ only feeds it, takes the outcomes and starts legs.
 from __future__ import annotations
 
 from collections.abc import Collection
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -19,7 +19,7 @@ from headrace.messages import decode_stream_answer
 from headrace.pool import Slot
 from headrace.retry import CONNECTION_CLOSED, Failure
 from headrace.status import Ended, failure_of
-from headrace.wire import Owner, Wire
+from headrace.wire import Guard, Owner, Wire
 
 UNANSWERED: Final = Failure(
     StatusCode.UNAVAILABLE, "the server ended the stream without an answer to this request"
@@ -37,7 +37,7 @@ class Link(Protocol):
     def is_secure(self) -> bool:
         """Whether TLS is spoken."""
 
-    def open_stream(self, lock: Lock, owner: Owner) -> Wire:
+    def open_stream(self, lock: Guard, owner: Owner) -> Wire:
         """Begin a stream, with the lock held; ValueError if the connection is closed."""
 
 
@@ -64,7 +64,7 @@ class Carriage(Generic[Key, AnyLink]):
     """The legs of one stream call; `lock` is held wherever nothing else is said."""
 
     def __init__(self, exchange: Exchange[Key], caller: Caller[Key, AnyLink]) -> None:
-        self.lock = Lock()
+        self.lock = RLock()  # the garbage collector may end a stream on a thread that holds it
         self.closed = False
         self.exchange = exchange
         self.caller = caller
@@ -186,16 +186,15 @@ class CarriedLeg(Generic[Key, AnyLink]):
             self.wire.receive()
 
     def received(self, message: bytes) -> None:
-        """Take an answer, and ask for the next one."""
+        """Ask for the next answer, which may come while this one is read, and take this one."""
         if self.failure is not None:
-            return
-        self.failure = self._accept(message)
-        if self.failure is not None:
-            self.wire.cancel()
             return
         self._asks = not self._carriage.exchange.is_full
         if self._asks:
             self.wire.receive()
+        self.failure = self._accept(message)
+        if self.failure is not None:
+            self.wire.cancel()
 
     def _accept(self, message: bytes) -> Failure | None:
         """Pass an answer on; return a failure that names no request, which ends the leg."""

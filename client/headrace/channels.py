@@ -7,7 +7,6 @@ import ipaddress
 import logging
 from functools import cache, partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -15,7 +14,7 @@ import grpc
 from headrace import core_support
 from headrace.config import Settings, Tls
 from headrace.endpoint import Endpoint
-from headrace.wire import IteratedWire, Owner, Wire
+from headrace.wire import Guard, IteratedWire, Owner, Wire
 from headrace_proto import socket_path
 from headrace_proto.certificates import read_authorities, read_identity
 from headrace_proto.names import INFERENCE_SERVICE
@@ -68,7 +67,7 @@ class Connection:
         self.infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(_INFER)
         self._stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(_STREAM)
 
-    def open_stream(self, lock: Lock, owner: Owner) -> Wire:
+    def open_stream(self, lock: Guard, owner: Owner) -> Wire:
         """Begin a stream, with the lock held; ValueError if the channel is closed."""
         return _wire_kind()(self._stream, lock, owner)
 
@@ -99,7 +98,7 @@ class AioConnection:
         self._blocking: Connection | None = None
         self._closed = False
 
-    def open_stream(self, lock: Lock, owner: Owner) -> Wire:
+    def open_stream(self, lock: Guard, owner: Owner) -> Wire:
         """Begin a stream, with the lock held; ValueError if the connection is closed."""
         if self._closed:
             raise ValueError("the connection is closed")

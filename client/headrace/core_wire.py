@@ -14,14 +14,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Final, Protocol
 
 import grpc
 from grpc import StatusCode
 from grpc._cython import cygrpc as _cygrpc  # type: ignore[attr-defined]  # it has no stubs
 
-from headrace.wire import Owner
+from headrace.wire import Guard, Owner
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class CoreWire:
     """A stream whose events are taken on grpcio's own thread for the channel."""
 
     def __init__(
-        self, method: grpc.StreamStreamMultiCallable[bytes, bytes], lock: Lock, owner: Owner
+        self, method: grpc.StreamStreamMultiCallable[bytes, bytes], lock: Guard, owner: Owner
     ) -> None:
         """Begin the stream, with the lock held; ValueError if the channel is closed."""
         self._lock = lock
@@ -117,15 +116,19 @@ class CoreWire:
         with self._lock:
             self._due -= 1
             over = self._due == 0
-            try:
-                for operation in event.batch_operations:
-                    self._take(operation)
-            except Exception:
-                logger.exception("a stream ends for a fault of this client")
-                self.cancel()
+            for operation in event.batch_operations:
+                self._guard(self._take, operation)
         if over:
-            self._owner.ended(self._status)
+            self._guard(self._owner.ended, self._status)
         return over
+
+    def _guard(self, act: Callable[[Any], None], argument: Any) -> None:
+        """Do what might fail, so that nothing is raised here."""
+        try:
+            act(argument)
+        except Exception:
+            logger.exception("a stream ends for a fault of this client")
+            self.cancel()
 
     def _take(self, operation: Any) -> None:
         kind = operation.type()

@@ -7,13 +7,17 @@ happened, the thread that gRPC waits in sends and receives what comes next by it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from typing import Protocol, cast
 
 import grpc
 
 from headrace.status import Ended
+
+Guard = AbstractContextManager[bool]
+"""A lock of any kind."""
 
 
 class Owner(Protocol):
@@ -49,7 +53,7 @@ class IteratedWire:
     """A stream by grpcio's public interface, on the threads that this takes."""
 
     def __init__(
-        self, method: grpc.StreamStreamMultiCallable[bytes, bytes], lock: Lock, owner: Owner
+        self, method: grpc.StreamStreamMultiCallable[bytes, bytes], lock: Guard, owner: Owner
     ) -> None:
         """Begin the stream, with the lock held; ValueError if the channel is closed."""
         self._lock = lock
@@ -94,5 +98,7 @@ class IteratedWire:
             pass
         except grpc.RpcError as error:
             status = cast("Ended", error)
-        self._outgoing.put(None)
-        self._owner.ended(status)
+        finally:  # even for a fault of this client, as the end is waited for
+            self._call.cancel()
+            self._outgoing.put(None)
+            self._owner.ended(status)

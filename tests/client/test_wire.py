@@ -179,6 +179,24 @@ def test_a_channel_that_is_closed_ends_its_streams(kind: Any, serve: Any) -> Non
     assert status is None or status.code() is grpc.StatusCode.CANCELLED
 
 
+class Closing(Owner):
+    """One that closes the channel as soon as the stream has ended."""
+
+    def __init__(self, kind: Any, channel: grpc.Channel, messages: list[bytes]) -> None:
+        self.channel = channel
+        super().__init__(kind, channel.stream_stream(f"/{INFERENCE_SERVICE}/ModelStreamInfer"), messages)
+
+    def ended(self, status: Ended | None) -> None:
+        self.channel.close()
+        super().ended(status)
+
+
+def test_the_channel_may_be_closed_where_the_end_is_told(kind: Any, serve: Any) -> None:
+    owner = Closing(kind, grpc.insecure_channel(serve().address), requests(20))
+    assert owner.end() is None
+    assert len(owner.answers) == 20
+
+
 class Faulty(Owner):
     """One that fails at its first answer."""
 
