@@ -41,9 +41,11 @@ _AS_THEY_ARE: Final = frozenset(tensors.DTYPES.values()) - {np.dtype(object), _B
 class _Template:
     """What requests of one kind have in common, and what stands before each tensor.
 
-    None stands for a tensor that does not lie in memory as it travels, or is not always of one size.
+    `head` are the model and its version, `fields` all else but what a request has of its own. A prefix is
+    None for a tensor that does not lie in memory as it travels, or is not always of one size.
     """
 
+    head: bytes
     fields: bytes
     prefixes: tuple[bytes | None, ...]
 
@@ -62,8 +64,9 @@ class RequestEncoder:
         outputs: Outputs | None = None,
         own: bytes = b"",
     ) -> bytes:
-        """Return a request; `own` are fields that it has of its own, serialised, which come last.
+        """Return a request; `own` are fields that it has of its own, serialised: its id and its parameters.
 
+        All fields stand in the order in which protobuf writes them, by which servers recognise requests.
         InvalidInput, naming the tensor, for what cannot be sent.
         """
         if not isinstance(model, str):
@@ -85,14 +88,13 @@ class RequestEncoder:
             if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
             self._templates[key] = template
-        parts: list[Any] = [template.fields]
+        parts: list[Any] = [template.head, own, template.fields]
         for prefix, (name, array) in zip(template.prefixes, arrays.items(), strict=True):
             if prefix is None or not array.flags.c_contiguous:
                 raw = _raw(name, array)
                 parts += (_prefix(len(raw)), raw)
             else:
                 parts += (prefix, array)
-        parts.append(own)
         return b"".join(parts)
 
 
@@ -154,7 +156,8 @@ def _template(
 ) -> _Template:
     if not arrays:
         raise InvalidInput("inputs: none came, at least one expected")
-    request = ModelInferRequest(model_name=_text("model", model), model_version=_text("version", version))
+    head = ModelInferRequest(model_name=_text("model", model), model_version=_text("version", version))
+    request = ModelInferRequest()
     for name, array in arrays.items():
         try:
             datatype = tensors.datatype_of(array.dtype)
@@ -170,7 +173,7 @@ def _template(
     prefixes = tuple(
         _prefix(array.nbytes) if array.dtype in _AS_THEY_ARE else None for array in arrays.values()
     )
-    return _Template(request.SerializeToString(), prefixes)
+    return _Template(head.SerializeToString(), request.SerializeToString(), prefixes)
 
 
 def encode_own(parameters: Parameters | None, request_id: str = "") -> bytes:

@@ -43,17 +43,15 @@ def pair_of(item: object) -> tuple[Any, Any]:
 
 @dataclass(slots=True, eq=False)
 class Encoded:
-    """One request of a stream as it is sent; its last `timeout_size` bytes say how long it may take."""
+    """One request of a stream as it is sent."""
 
     id: str
     message: bytes
-    timeout_size: int = 0
     is_of_a_sequence: bool = False
 
     def with_timeout(self, seconds: float) -> bytes:
-        """Return the message with another time to take, which copies it."""
-        end = len(self.message) - self.timeout_size
-        return b"".join((memoryview(self.message)[:end], _timeout(seconds)))
+        """Return the message with another time to take, which copies it: the last one said counts."""
+        return self.message + _timeout(seconds)
 
 
 def _timeout(seconds: float) -> bytes:
@@ -99,9 +97,9 @@ class Encoder:
                 self._common = self._said(self._parameters)
             fields, is_of_a_sequence = self._common
         number = str(next(self._numbers))
-        own = b"%b\x1a%c%b%b" % (fields, len(number), number.encode(), self._timeout)
+        own = b"\x1a%c%b%b%b" % (len(number), number.encode(), fields, self._timeout)
         message = self._requests.encode(self._model, inputs, self._version, self._outputs, own)
-        return Encoded(number, message, len(self._timeout), is_of_a_sequence)
+        return Encoded(number, message, is_of_a_sequence)
 
     def _said(self, parameters: Parameters) -> tuple[bytes, bool]:
         """Return the parameters as they are sent, and whether they are those of a sequence."""

@@ -144,6 +144,18 @@ def test_messages_that_are_written_in_other_ways_are_left_to_protobuf(data: byte
     assert forms.recall(data) is None
 
 
+@pytest.mark.parametrize("names", [("timeout", "origin", "page"), ("page", "origin", "timeout")])
+def test_parameters_are_recognised_in_whatever_order_they_come(names: tuple[str, ...]) -> None:
+    """Protobuf writes a map in an order of each process's own."""
+    beginning = pb.ModelInferRequest(model_name="m", id="7").SerializeToString()
+    rest = message(model_name="", id="", model_version="").SerializeToString()
+    said = (pb.ModelInferRequest(parameters={name: pb.InferParameter(int64_param=1)}) for name in names)
+    data = beginning + b"".join(one.SerializeToString() for one in said) + rest
+    request = learned(data).recall(data)
+    assert request is not None
+    assert request._replace(form=None) == as_protobuf_reads(data)
+
+
 def test_an_id_that_is_no_text_is_refused_as_ever() -> None:
     data = message(id="77").SerializeToString().replace(b"77", b"\xc3\x28")
     assert learned(message().SerializeToString()).recall(data) is None

@@ -7,6 +7,7 @@ and only the id and the data are taken out. That is for messages which are writt
     model, version | id | all but the data; tag and length of the first data | the data | tag, length | …
 
 All but the id and the data has to be equal byte for byte, so that protobuf would find the same in it.
+Parameters are a map, which protobuf writes in another order in each process: they are learned as they come.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.request import Form, InputTensor, Parameter, Parameters, Request
@@ -125,7 +128,7 @@ class Forms:
         head = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
         head_bytes = head.SerializeToString()
         id_bytes = pb.ModelInferRequest(id=request.id).SerializeToString()
-        parts = _parts(built, inputs)
+        parts = _parts(message, len(head_bytes) + len(id_bytes), built, inputs)
         form_bytes = len(head_bytes) + sum(len(part.mark) for part in parts)
         if form_bytes > _MOST_FORM_BYTES or not _consists_of(message, (head_bytes, id_bytes), parts):
             return
@@ -156,10 +159,23 @@ def _consists_of(message: bytes, beginning: Sequence[bytes], parts: Sequence[_Pa
     return at == len(message)
 
 
-def _parts(built: pb.ModelInferRequest, inputs: Sequence[InputTensor]) -> tuple[_Part, ...]:
+def _is(built: pb.ModelInferRequest, message: bytes) -> bool:
+    try:
+        return pb.ModelInferRequest.FromString(message) == built
+    except DecodeError:
+        return False
+
+
+def _parts(
+    message: bytes, at: int, built: pb.ModelInferRequest, inputs: Sequence[InputTensor]
+) -> tuple[_Part, ...]:
+    """Return the inputs of a message; `at` is where its id ends."""
     for field in ("model_name", "model_version", "id", "raw_input_contents"):
         built.ClearField(field)
     before = built.SerializeToString()
+    came = message[at : at + len(before)]
+    if came != before and _is(built, came):  # parameters may stand in any order, also here
+        before = came
     parts = []
     for tensor in inputs:
         size_bytes = len(tensor.data)
