@@ -1,6 +1,7 @@
 """The servers behind a target, for calls on one event loop: the asynchronous twin of `servers`.
 
-Everything runs on the loop, so there is no lock. The look-up is a task that the first call starts.
+Everything runs on the loop, so there is no lock; `elsewhere`, which only reads, is asked by the threads of
+streams as well. The look-up is a task that the first call starts.
 """
 
 from __future__ import annotations
