@@ -76,7 +76,8 @@ class _Names:
     def rename(self, graph: onnx.GraphProto, outer: Mapping[str, str]) -> None:
         """Rename what a graph and those inside of it make; `outer` gives those around it by old name."""
         names = dict(outer)
-        for tensor in (*graph.input, *graph.initializer):
+        made: list[Any] = [*graph.input, *graph.initializer]
+        for tensor in made:
             if tensor.name not in outer:
                 names[tensor.name] = self._fresh(tensor.name if "/" in tensor.name else _MADE_NAME)
             tensor.name = names[tensor.name]
@@ -92,8 +93,8 @@ class _Names:
             for inner in _inner(node):
                 inner.name = self._fresh(inner.name, "graph ")
                 self.rename(inner, names)
-        for tensor in graph.output:
-            tensor.name = names.get(tensor.name, tensor.name)
+        for last in graph.output:
+            last.name = names.get(last.name, last.name)
 
     def _fresh(self, name: str, space: str = "") -> str:
         base = _NUMBER.sub("", name).removesuffix(":0")
