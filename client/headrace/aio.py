@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from headrace.aio_servers import AioServers
 from headrace.aio_streaming import AioStreamCall, Requests
 from headrace.answers import Arrays, decode_response
+from headrace.cancelling import cancelled_by_caller
 from headrace.channels import AioConnection
 from headrace.config import (
     DEFAULT_KEEPALIVE_SECONDS,
@@ -39,12 +40,6 @@ from headrace.stream_requests import Encoder
 from headrace_proto.v1.inference_pb2 import ModelMetadataRequest, ServerReadyRequest
 
 Answer = TypeVar("Answer")
-
-
-def _cancelled_by_caller() -> bool:
-    """Say whether a CancelledError is meant for this task; gRPC raises the same for a closed connection."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class AsyncClient:
@@ -180,7 +175,7 @@ class AsyncClient:
             except grpc.aio.UsageError:  # the connection was closed after it was picked
                 failure = CONNECTION_CLOSED
             except asyncio.CancelledError:
-                if _cancelled_by_caller():
+                if cancelled_by_caller():
                     raise
                 failure = CONNECTION_CLOSED
             finally:

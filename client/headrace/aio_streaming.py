@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Generic
 
 from headrace.aio_servers import AioServers
+from headrace.cancelling import cancelled_by_caller
 from headrace.carriage import GATHER_SECONDS, Carriage, CarriedLeg
 from headrace.channels import AioConnection
 from headrace.errors import InvalidInput, Unavailable
@@ -157,7 +158,7 @@ class AioStreamCall(Generic[Key]):
         self._news.set()
 
     async def _feed(self, requests: Requests[Key]) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             source = requests if isinstance(requests, AsyncIterable) else _as_async(requests)
             iterator = aiter(source)
@@ -165,6 +166,10 @@ class AioStreamCall(Generic[Key]):
                 self._admit(await anext(iterator))
         except StopAsyncIteration:
             pass
+        except asyncio.CancelledError as raised:
+            if cancelled_by_caller():
+                raise
+            error = raised  # of something that the caller's iterator waited for
         except Exception as raised:  # raised again where the caller waits for outcomes
             error = raised
         with self._lock:

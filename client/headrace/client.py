@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from random import Random
 from time import monotonic
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
@@ -68,6 +69,7 @@ class Client:
         self._retries = Retries(retry, Random())
         self._requests = RequestEncoder()
         self._streams: WeakSet[StreamCall[Any]] = WeakSet()
+        self._streams_lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +82,9 @@ class Client:
     def close(self) -> None:
         """Close every connection; calls and streams that are under way end with ClientClosed."""
         self._servers.close()
-        for stream in tuple(self._streams):
+        with self._streams_lock:
+            streams = tuple(self._streams)
+        for stream in streams:
             stream.close()
 
     def infer(
@@ -140,7 +144,8 @@ class Client:
             one_server=self._servers.is_one,
         )
         stream = StreamCall(self._servers, exchange, encoder.encode)
-        self._streams.add(stream)
+        with self._streams_lock:
+            self._streams.add(stream)
         return stream.outcomes(iter(requests))
 
     def metadata(

@@ -22,6 +22,9 @@ from grpc import StatusCode
 from headrace.config import Retry
 from headrace.errors import MODEL_NOT_READY, HeadraceError, error_for
 
+_MOST_DOUBLINGS: Final = 30
+"""Of a backoff; after that many it is longer than any that is allowed, and a float still holds it."""
+
 NO_REASON: Final = "the server gave no reason"
 """The text of a failure that came without one."""
 
@@ -107,7 +110,8 @@ def next_delay_seconds(
 
 def _backoff_seconds(policy: Retry, attempts: int, random: Random) -> float:
     """Double with each attempt, between half and all of it, so that callers do not come back together."""
-    limit = min(policy.backoff_seconds * 2.0 ** (attempts - 1), policy.max_backoff_seconds)
+    doublings = min(attempts - 1, _MOST_DOUBLINGS)
+    limit = min(policy.backoff_seconds * 2.0**doublings, policy.max_backoff_seconds)
     return limit * (0.5 + random.random() / 2)
 
 

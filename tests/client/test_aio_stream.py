@@ -35,6 +35,21 @@ async def test_a_stream_from_any_iterable(serve: Any, source: Callable[[int], An
     assert found == Counter(range(3000))
 
 
+async def test_a_cancellation_inside_the_iterator_is_raised_as_any_error_of_it(serve: Any) -> None:
+    async def waits_for_what_was_cancelled() -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        yield 0, inputs(0)
+        other = asyncio.ensure_future(asyncio.Event().wait())
+        other.cancel()
+        await other
+
+    found: list[int] = []
+    async with AsyncClient(serve().address) as client:
+        with pytest.raises(asyncio.CancelledError):
+            async for key, _ in client.stream(waits_for_what_was_cancelled(), model="m"):
+                found.append(key)
+    assert found == [0]
+
+
 async def test_wrong_arguments_are_told_at_once() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(ValueError, match="max_in_flight"):

@@ -298,3 +298,27 @@ def test_a_finished_stream_leaves_no_thread(serve: Any) -> None:
         end = monotonic() + 5
         while any(thread.name.startswith("headrace") for thread in threading.enumerate()):
             assert monotonic() < end
+
+
+def test_a_client_is_closed_while_other_threads_begin_streams() -> None:
+    closed = threading.Event()
+
+    def begin() -> None:
+        kept = []
+        while not closed.is_set():
+            kept.append(client.stream(iter(()), model="m"))
+            begun.release()
+
+    for _ in range(10):
+        client, begun = Client("127.0.0.1:1"), threading.Semaphore(0)
+        closed.clear()
+        with ThreadPoolExecutor(2) as threads:
+            ended = [threads.submit(begin) for _ in range(2)]
+            for _ in range(300):
+                begun.acquire()
+            try:
+                client.close()
+            finally:
+                closed.set()
+            for one in ended:
+                one.result()
