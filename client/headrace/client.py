@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from random import Random
-from time import monotonic
 from threading import Lock
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
