@@ -40,7 +40,7 @@ class Sets:
 def sets_of(estimator: Any) -> Sets:
     """Return the sets that the decisions of a fitted estimator ask for."""
     known, places = estimator._bin_mapper.make_known_categories_bitsets()
-    found: dict[int, dict[bytes, NDArray[np.float32]]] = {}
+    found: dict[int, dict[bytes, int]] = {}
     where: dict[tuple[int, int, int], tuple[int, int]] = {}
     for iteration, predictors in enumerate(estimator._predictors):
         for target, predictor in enumerate(predictors):
