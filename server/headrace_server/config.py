@@ -15,9 +15,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from headrace_engines import files
+from headrace_engines.errors import ModelFileError
 from headrace_proto.consul import split_address
 from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.options import LARGEST_INT32, PREFIX, ConfigError, Option, setting
+
+_LARGEST_FILE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +167,8 @@ class ServerConfig:
     )
     message_timeout_secs: float = setting(
         60.0,
-        "Longest wait for a unary call's message, which holds one of the places for calls meanwhile; a call "
-        "that has none a quarter of this later is ended with DEADLINE_EXCEEDED.",
+        "Longest wait for a unary call's message, and for its client to take the answer: it holds one of the "
+        "places for calls meanwhile. A call that waits a quarter longer is ended with DEADLINE_EXCEEDED.",
         "number",
         least=1,
     )
@@ -305,10 +309,11 @@ def prepare_grpc(environ: MutableMapping[str, str] | None = None) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(files.text(file, _LARGEST_FILE_BYTES))
+    except ModelFileError as error:
+        reason = str(error).removeprefix(f"{file.name}: ")
+        raise ConfigError(f"cannot read the configuration file {file}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not a TOML file: {error}") from error
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,16 +180,23 @@ def test_what_orchestrators_set_is_not_doubted(variable: str) -> None:
     assert load({}, {variable: "debug"}).doubts == ()
 
 
-@pytest.mark.parametrize("contents", [b"grpc_port = ", b"\xff\xfe"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, contents: bytes) -> None:
+@pytest.mark.parametrize(
+    ("contents", "complaint"),
+    [
+        (b"grpc_port = ", "{file} is not a TOML file: "),
+        (b"\xff\xfe", "cannot read the configuration file {file}: no UTF-8 text"),
+        (b"#" * (1 << 20) + b"\n", "cannot read the configuration file {file}: larger than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, contents: bytes, complaint: str) -> None:
     file = tmp_path / "headrace.toml"
     file.write_bytes(contents)
-    with pytest.raises(ConfigError, match=f"^{file} is not a TOML file: "):
+    with pytest.raises(ConfigError, match=f"^{complaint.format(file=file)}"):
         load({}, {}, file)
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file or directory"):
+    with pytest.raises(ConfigError, match="no such file"):
         load({}, {}, tmp_path / "none.toml")
 
 
@@ -205,3 +213,12 @@ def test_what_grpcs_core_is_told_is_told_with_its_origin() -> None:
     assert loaded.grpc == {
         "GRPC_EXPERIMENTS": ("", "GRPC_EXPERIMENTS"), "GRPC_VERBOSITY": ("NONE", "default"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "pipe"])
+def test_what_is_no_file_is_not_waited_for(file: str, tmp_path: Path) -> None:
+    path = tmp_path / file  # an absolute one stays what it is
+    if file == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(ConfigError, match=f"^cannot read the configuration file {path}: not a regular file"):
+        load({}, {}, path)
