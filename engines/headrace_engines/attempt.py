@@ -6,6 +6,7 @@ two worst, then four, until the gate passes or too little would be left to gain.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -27,6 +28,8 @@ from headrace_engines.metrics import AGREEMENT
 from headrace_engines.report import Comparison, Layer
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.source import Prepared
+
+_log = logging.getLogger(__name__)
 
 GOOD: Final = "as good as FP32 and faster"
 GOOD_ELSEWHERE: Final = "as good as FP32; its speed shows on a GPU alone"
@@ -93,6 +96,12 @@ def attempt(how: Compression, reference: Reference) -> Attempt:
         made = Attempt(
             how.recipe, _refused(how, path, f"does not fit this model: {_named(error, how)}"), None
         )
+    except OSError:
+        raise  # of the folder, which no recipe could be made in
+    except Exception as error:  # of a library, whose fault with one recipe is no reason to lose the others
+        _log.warning("%s failed", how.name, exc_info=True)
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        made = Attempt(how.recipe, _refused(how, path, f"could not be made: {told}"), None)
     if not made.artefact.passed:
         path.unlink(missing_ok=True)
     return made

@@ -79,6 +79,11 @@ _ENDS = {
     "a depthwise convolution": (("Conv", (16, 1, 3, 3), {"group": 16}), ("Conv", (5, 16, 1, 1))),
     "pooling and flattening": (("MaxPool", {"kernel_shape": [2, 2]}), ("Flatten",), ("Gemm", (16 * 49, 5))),
     "a reshape": (("AveragePool", {"kernel_shape": [4, 4]}), ("Reshape", [-1, 400]), ("Gemm", (400, 5))),
+    "a reshape as PyTorch writes it": (
+        ("AveragePool", {"kernel_shape": [4, 4]}),
+        ("Reshape", [-1, 400], {"allowzero": 1}),
+        ("Gemm", (400, 5)),
+    ),
     "a mean over the picture": (("GlobalAveragePool",), ("Flatten",), ("Gemm", (16, 5))),
     "a reduction": (("ReduceMean", {"axes": [2, 3], "keepdims": 0}), ("MatMul", (16, 5))),
     "channels last": (("Transpose", {"perm": [0, 2, 3, 1]}), ("Relu",), ("MatMul", (16, 5))),

@@ -187,4 +187,8 @@ def _shrink(graph_: onnx.GraphProto, hidden: Hidden, stay: NDArray[np.intp]) -> 
         graph.set_attribute(node, "group", len(stay))
     for node in hidden.flattened:
         node.input[1] = f"{node.name}~shape"
+        # The 0 stands for "as many as there are", which this would forbid.
+        others = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(others)
         graph_.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), node.input[1]))
