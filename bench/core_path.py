@@ -163,7 +163,8 @@ def measure(model: Network, engine: Engine, batch: int, requests: int) -> float:
     def bring() -> None:
         nonlocal turn
         turn += 1
-        service.infer(decode(messages[turn % _MESSAGES]), NO_DEADLINE, sink, None, time.monotonic_ns())
+        asked = decode(messages[turn % _MESSAGES]), NO_DEADLINE, sink, None, time.monotonic_ns()
+        service.submit(service.prepare(*asked), service.prepare, *asked)
 
     fed.bring = bring
     worker = Worker(fed, engine)

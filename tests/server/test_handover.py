@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gated_server import answered, expected, rows
+from hosted_server import connected, hosted
 from model_folders import put
 from numpy.typing import NDArray
 from onnx_models import Models
 from repositories import explicit
-from scripted_engines import PATIENCE_SECONDS, Answers, ScriptedEngine, Shelf, serving
+from scripted_engines import PATIENCE_SECONDS, Answers, ScriptedEngine, Shelf, infer, serving
 
 from headrace_server.core.model import Model
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request, Work
+from headrace_server.core.request import InputTensor, Request, Work
 from headrace_server.core.service import Service
 from headrace_server.errors import InferenceError, ModelNotReady, ShuttingDown
 
@@ -50,10 +51,23 @@ def test_a_request_that_found_the_old_version_is_answered_by_the_new_one() -> No
 
         catalogue = Changing(old.model, change)
         answers = Answers()
-        work = Service(catalogue).infer(REQUEST, NO_DEADLINE, answers, "key", time.monotonic_ns())
+        work = infer(Service(catalogue), REQUEST, answers, "key")
         assert work.model is new.model
         assert answers.rows_of("key") == [1]
         assert old.model.snapshot().fail.count == 0
+
+
+def test_invariant_5_a_call_that_found_the_old_version_is_answered_by_the_new_one() -> None:
+    with serving(ScriptedEngine()) as old, serving(ScriptedEngine()) as new:
+
+        def change() -> None:
+            catalogue.put(new.model)
+            old.model.close(drain=True)
+
+        catalogue = Changing(old.model, change)
+        with hosted(Service(catalogue)) as server, connected(server.address) as stub:
+            assert answered(stub.ModelInfer(rows(7), timeout=PATIENCE_SECONDS)) == expected(7)
+        assert (old.engine.executed, len(new.engine.executed)) == ([], 1)
 
 
 def test_a_request_that_found_a_model_which_is_unloaded_then_is_told_so() -> None:
@@ -68,14 +82,14 @@ def test_a_request_that_found_a_model_which_is_unloaded_then_is_told_so() -> Non
 
         catalogue = Changing(old.model, change)
         with pytest.raises(ModelNotReady, match="being unloaded"):
-            Service(catalogue).infer(REQUEST, NO_DEADLINE, Answers(), "key", time.monotonic_ns())
+            infer(Service(catalogue), REQUEST, Answers(), "key")
 
 
 def test_a_request_that_found_a_model_of_a_server_which_stops_is_told_so() -> None:
     with serving(ScriptedEngine()) as old:
         catalogue = Changing(old.model, lambda: old.model.close(drain=True))
         with pytest.raises(ShuttingDown):
-            Service(catalogue).infer(REQUEST, NO_DEADLINE, Answers(), "key", time.monotonic_ns())
+            infer(Service(catalogue), REQUEST, Answers(), "key")
 
 
 class Crowd:
@@ -127,7 +141,7 @@ class Crowd:
         request = Request("m", "", "", [InputTensor("x", "FP32", (1, 3), bytes(12))])
         while not self._ended.is_set():
             try:
-                self._service.infer(request, NO_DEADLINE, self, answered, time.monotonic_ns())
+                infer(self._service, request, self, answered)
             except InferenceError as error:
                 with self._changed:
                     self.outcomes[repr(error)] += 1

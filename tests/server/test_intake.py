@@ -270,6 +270,20 @@ class Handover(Shelf):
         return found
 
 
+def test_a_request_moves_to_the_version_that_has_taken_over_and_is_held_there_for_others() -> None:
+    old, new = (Model("m", number, RAGGED, "scripted", Limits()) for number in "12")
+    old.close(drain=False)
+    with entrance() as it:
+        it.use(Handover(old, new))
+        asked = [it.begin(rows(7)), it.begin(rows(8))]
+        assert new.take(wait=False) == [], "the transport has not looked for others"
+        it.reactor.turn()
+        it.reactor.turn()
+        assert new.take(wait=False) == [one.work for one in asked]
+        assert [one.outcome.result(0) for one in asked] == [None, None]
+        assert old.snapshot().fail.count == 0
+
+
 def test_a_slow_request_moves_to_the_version_that_has_taken_over_and_is_refused_where_none_has() -> None:
     old = Model("m", "1", RAGGED, "scripted", Limits())
     old.close(drain=False)

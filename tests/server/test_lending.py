@@ -20,6 +20,7 @@ from scripted_engines import (
     ScriptedEngine,
     Served,
     answered,
+    infer,
     rows_spec,
     serving,
 )
@@ -27,7 +28,7 @@ from scripted_engines import (
 from headrace_engines.errors import DeviceError
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.model import Limits
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.request import InputTensor, Request
 from headrace_server.core.settings import ModelSettings
 from headrace_server.errors import DeviceLost, ShuttingDown
 
@@ -161,7 +162,7 @@ def test_an_engine_whose_next_batch_may_cost_anything_keeps_to_its_thread(
         for number in range(100):
             inputs = [InputTensor("x", "INT64", shape, bytes(8 * math.prod(shape)))]
             request = Request("m", "", str(number), inputs)
-            served.service.infer(request, NO_DEADLINE, served.answers, number, time.monotonic_ns(), hold=True)
+            infer(served.service, request, served.answers, number, hold=True)
             served.model.release()
             served.answers.wait_for(number)
     assert threading.get_ident() not in used

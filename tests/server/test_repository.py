@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from model_folders import put
 from onnx_models import Models
 from repositories import ALL_VERSIONS, answer, serving, states
-from scripted_engines import PATIENCE_SECONDS, Answers
+from scripted_engines import PATIENCE_SECONDS, Answers, infer
 
 from headrace_server.core.catalogue import Entry, ModelState
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.request import InputTensor, Request
 from headrace_server.core.service import Service
 from headrace_server.errors import InvalidInput, ModelNotFound, ModelNotReady, ShuttingDown
 from headrace_server.models.layout import RepositoryError
@@ -147,12 +146,12 @@ def test_closing_executes_what_was_accepted_and_ends_the_threads(tmp_path: Path,
         engines = {thread.name for thread in threading.enumerate() if thread.name.startswith("engine-m-1")}
         assert len(engines) == 2, "an instance has a thread"
         for number in range(50):
-            service.infer(request, NO_DEADLINE, answers, number, time.monotonic_ns())
+            infer(service, request, answers, number)
         assert repository.close(PATIENCE_SECONDS)
         assert all(isinstance(answer, bytes) for answer in answers.wait_for(*range(50)))
         assert not [thread for thread in threading.enumerate() if thread.name in engines]
         with pytest.raises(ShuttingDown):
-            service.infer(request, NO_DEADLINE, answers, 50, time.monotonic_ns())
+            infer(service, request, answers, 50)
 
 
 def test_a_version_that_was_lost_is_unavailable_told_of_and_another_one_answers(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from hosted_server import eventually
 from model_folders import put
 from onnx_models import Models
 from repositories import ALL_VERSIONS, answer, serving, states
-from scripted_engines import PATIENCE_SECONDS, Answers
+from scripted_engines import PATIENCE_SECONDS, Answers, infer
 
 from headrace_server.core.catalogue import ModelState
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.request import InputTensor, Request
 from headrace_server.core.service import Service
 from headrace_server.errors import DeadlineMissed, ModelNotFound, ModelNotReady, ShuttingDown
 from headrace_server.models import long_loads
@@ -70,7 +69,7 @@ class Stage:
     def infer(self, key: str) -> None:
         request = Request("m", "", "", [InputTensor("x", "FP32", (1, 3), bytes(12))])
         service = Service(self.repository.catalogue, self.repository)
-        service.infer(request, NO_DEADLINE, self.answers, key, time.monotonic_ns())
+        infer(service, request, self.answers, key)
 
     def answer_of(self, key: str) -> float:
         (came,) = self.answers.wait_for(key)

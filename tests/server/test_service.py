@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from scripted_engines import ROWS, Answers, Gate, ScriptedEngine, Shelf, f, serving
+from scripted_engines import ROWS, Answers, Gate, ScriptedEngine, Shelf, f, infer, serving
 
 from headrace_server.core.catalogue import Entry, IsWanted, ModelState, Override, always
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.request import InputTensor, Request
 from headrace_server.core.service import Service
 from headrace_server.core.settings import ModelSettings
 from headrace_server.errors import (
@@ -49,7 +49,7 @@ def test_invariant_2_a_request_that_must_fail_is_refused_and_never_waits(
         served.infer("first", 0)
         gate.arrival()
         with pytest.raises(error):
-            served.service.infer(wrong, time.monotonic() + 10, served.answers, "wrong", time.monotonic_ns())
+            infer(served.service, wrong, served.answers, "wrong")
         assert served.model.waiting == 0
         gate.open()
         served.infer("next", 1)
@@ -185,7 +185,7 @@ class Taken(Shelf):
 def test_a_model_that_closes_meanwhile_hands_over_to_the_one_that_takes_over() -> None:
     old, new = (Model("m", number, ROWS, "scripted", Limits()) for number in "12")
     old.close(drain=True)
-    work = Service(Taken(old, new)).infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+    work = infer(Service(Taken(old, new)), request(), Answers(), None)
     assert work.model is new
     assert (old.waiting, new.waiting) == (0, 1)
     assert old.snapshot().fail.count == 0, "the request came for the new one"
@@ -195,16 +195,16 @@ def test_a_model_that_closes_with_nobody_to_take_over_refuses() -> None:
     model = Model("m", "1", ROWS, "scripted", Limits())
     model.close(drain=True)
     with pytest.raises(ShuttingDown, match="model 'm' is being closed"):
-        Service(Shelf(model)).infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+        infer(Service(Shelf(model)), request(), Answers(), None)
 
 
 def test_a_decoupled_model_is_for_callers_who_can_be_given_several_responses() -> None:
     model = Model("m", "1", ROWS, "scripted", Limits(), settings=ModelSettings(is_decoupled=True))
     service = Service(Shelf(model))
     with pytest.raises(NotSupported, match="model 'm' is decoupled: it is reached by streams"):
-        service.infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns())
+        infer(service, request(), Answers(), None)
     assert model.snapshot().fail.count == 1
-    service.infer(request(), NO_DEADLINE, Answers(), None, time.monotonic_ns(), takes_many=True)
+    infer(service, request(), Answers(), None, takes_many=True)
     assert model.waiting == 1
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
-from scripted_engines import PATIENCE_SECONDS, Answers
+from scripted_engines import PATIENCE_SECONDS, Answers, infer
 
 from headrace_server.core.catalogue import ModelState
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Request
+from headrace_server.core.request import InputTensor, Request
 from headrace_server.core.service import Service
 from headrace_server.models.repository import Mode, Repository, RepositoryOptions
 from headrace_server.models.versions import LoadOptions
@@ -41,7 +40,7 @@ def answer(repository: Repository, name: str = "m", version: str = "") -> float:
     """Ask for a row of zeros; return its first element."""
     service, answers = Service(repository.catalogue, repository), Answers()
     row = InputTensor("x", "FP32", (1, 3), bytes(12))
-    service.infer(Request(name, version, "", [row]), NO_DEADLINE, answers, "key", time.monotonic_ns())
+    infer(service, Request(name, version, "", [row]), answers, "key")
     (came,) = answers.wait_for("key")
     assert isinstance(came, bytes), repr(came)
     return float(np.frombuffer(came, np.float32)[0])

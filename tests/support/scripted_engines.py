@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import queue
 import threading
 import time
@@ -219,6 +220,25 @@ class Shelf:
         ]
 
 
+def infer(
+    service: Service,
+    request: Request,
+    sink: Any,
+    reply: Any,
+    *,
+    deadline: float = NO_DEADLINE,
+    now_ns: int | None = None,
+    takes_many: bool = False,
+    hold: bool = False,
+) -> Work:
+    """Ask as a transport does; return the work that was accepted."""
+    now_ns = time.monotonic_ns() if now_ns is None else now_ns
+    prepare = functools.partial(
+        service.prepare, request, deadline, sink, reply, now_ns, takes_many=takes_many
+    )
+    return service.submit(prepare(), prepare, hold=hold)
+
+
 class Served:
     """A model with its worker, and the service in front of it."""
 
@@ -267,8 +287,15 @@ class Served:
             [InputTensor("x", "INT64", shape, data)],
             parameters={"timeout": timeout_us, "priority": priority} if timeout_us or priority else {},
         )
-        now = time.monotonic_ns() if now_ns is None else now_ns
-        return self.service.infer(request, deadline, sink or self.answers, key, now, hold=hold)
+        return infer(
+            self.service,
+            request,
+            sink or self.answers,
+            key,
+            deadline=deadline,
+            now_ns=now_ns,
+            hold=hold,
+        )
 
     def _note_loss(self) -> None:
         self.losses.append(self.model.lost)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scripted_engines import PATIENCE_SECONDS, ROWS, Answers, Shelf
+from scripted_engines import PATIENCE_SECONDS, ROWS, Answers, Shelf, infer
 
 from headrace_engines.spec import ModelSpec
 from headrace_engines.steps import Call, Outcome
 from headrace_server.core.model import Limits, Model
-from headrace_server.core.request import NO_DEADLINE, InputTensor, Parameter, Request, Work
+from headrace_server.core.request import InputTensor, Parameter, Request, Work
 from headrace_server.core.service import Service
 from headrace_server.core.settings import ModelSettings
 from headrace_server.core.steps_batch import Patience
@@ -112,10 +111,7 @@ class ServedProgram:
         data = np.array(values, np.int64).tobytes()
         inputs = [InputTensor("x", "INT64", (len(values), 1), data)]
         request = Request("m", "", str(key), inputs, parameters=parameters)
-        now_ns = time.monotonic_ns()
-        work = self.service.prepare(request, NO_DEADLINE, sink or self.answers, key, now_ns, takes_many=True)
-        self.model.submit(work)
-        return work
+        return infer(self.service, request, sink or self.answers, key, takes_many=True)
 
     def _note_loss(self) -> None:
         self.losses.append(self.model.lost)

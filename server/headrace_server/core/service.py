@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVarTuple
 
 from headrace_server.core.catalogue import Catalogue, Entry, IsWanted, ModelControl, Override, always
 from headrace_server.core.model import Model
@@ -16,6 +16,8 @@ from headrace_server.errors import (
     ShuttingDown,
 )
 
+Ts = TypeVarTuple("Ts")
+
 
 class Service:
     """Answers questions about models, and passes requests to the one that they name."""
@@ -25,33 +27,6 @@ class Service:
         self._control = control
         self._leaving = False
         self._stopping = False
-
-    def infer(
-        self,
-        request: Request,
-        deadline: float,
-        sink: Sink,
-        reply: Any,
-        now_ns: int,
-        *,
-        takes_many: bool = False,
-        hold: bool = False,
-    ) -> Work:
-        """Check the request and let it wait for its model; the answer comes through `sink`.
-
-        `hold` keeps the request from the engine until `Model.release`; the rest is as for `prepare`.
-        Raises an InferenceError if the request is not accepted.
-        """
-        while True:
-            work = self.prepare(request, deadline, sink, reply, now_ns, takes_many=takes_many)
-            try:
-                work.model.submit(work, hold=hold)
-            except ShuttingDown:
-                # Between finding and submitting another version may have taken over: it is asked instead.
-                if self._catalogue.find(request.model, request.version) is work.model:
-                    raise
-            else:
-                return work
 
     def prepare(
         self,
@@ -63,7 +38,7 @@ class Service:
         *,
         takes_many: bool = False,
     ) -> Work:
-        """Check the request, and return the work that `work.model.submit` takes. Any thread may call it.
+        """Check the request, and return the work that `submit` takes. Any thread may call it.
 
         `deadline` is on the monotonic clock in seconds, `now_ns` that clock in nanoseconds, `reply` the
         sink's own note of whom to answer; `takes_many` says that the caller can be given more than one
@@ -90,6 +65,24 @@ class Service:
             model.refused(error)
             raise
         return work
+
+    def submit(self, work: Work, again: Callable[[*Ts], Work], *arguments: *Ts, hold: bool = False) -> Work:
+        """Let prepared work wait for its model, and return what waits; the answer comes through its sink.
+
+        Another version may have taken over since the work was prepared: it gets what `again` prepares, given
+        the arguments. `hold` keeps the work from the engine until `Model.release`. Raises an InferenceError
+        if it is not accepted.
+        """
+        while True:
+            refused = work.model
+            try:
+                refused.submit(work, hold=hold)
+            except ShuttingDown:
+                work = again(*arguments)
+                if work.model is refused:
+                    raise
+            else:
+                return work
 
     def leave(self) -> None:
         """Say from now on that the server is not ready; requests are still accepted."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from headrace_server.core.arrays import STRING_BYTES
-from headrace_server.core.request import Holder, Request, Sink, Work
+from headrace_server.core.request import Request, Sink, Work
 from headrace_server.core.service import Service
-from headrace_server.errors import InferenceError, InvalidInput, ShuttingDown
+from headrace_server.errors import InferenceError, InvalidInput
 from headrace_server.transport import codec, outline
 from headrace_server.transport.aside import Aside
 from headrace_server.transport.gathering import Gathering
@@ -123,7 +122,6 @@ class Intake:
         `limit` is the call's deadline on the monotonic clock; `takes_many` says that the caller can be
         given more than one response.
         """
-        prepare: Callable[[], Work]
         try:
             request = codec.recall(message)
             if request is None and (is_compressed(message) or outline.is_slow(message)):
@@ -139,12 +137,7 @@ class Intake:
                 return
             work = self._prepare(request, limit, asker, takes_many)
             asker.accepted(work, foreseen_bytes(work))
-            try:
-                work.model.submit(work, hold=True)
-            except ShuttingDown:
-                # Meanwhile another version may have taken over: it is asked instead.
-                prepare = functools.partial(self._prepare, request, limit, asker, takes_many)
-                work = self._resubmit(prepare, asker, work.model)
+            work = self._service.submit(work, self._again, request, limit, asker, takes_many, hold=True)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             asker.settled(error)
         else:
@@ -179,7 +172,7 @@ class Intake:
         try:
             made_bytes = self._fetched_bytes(request) + _string_bytes(request)
             prepare = functools.partial(self._fetch_and_prepare, request, limit, asker, takes_many)
-            submit = functools.partial(self._submit, asker, limit, prepare)
+            submit = functools.partial(self._submit, request, limit, asker, takes_many)
             if is_quick and made_bytes <= _QUICK_BYTES:
                 submit(prepare())
             else:
@@ -196,17 +189,14 @@ class Intake:
         return _Decoded(codec.decode(inflated, self._regions), len(inflated), is_quick=is_quick)
 
     def _submit(
-        self, asker: Asker, limit: float, prepare: Callable[[], Work], work: Work | Exception
+        self, request: Request, limit: float, asker: Asker, takes_many: bool, work: Work | Exception
     ) -> None:
         if isinstance(work, Exception):
             asker.settled(work)
             return
         try:
             asker.accepted(work, work.size_bytes + foreseen_bytes(work))
-            try:
-                work.model.submit(work)
-            except ShuttingDown:
-                work = self._resubmit(prepare, asker, work.model, hold=False)
+            work = self._service.submit(work, self._again, request, limit, asker, takes_many)
         except Exception as error:  # the edge: the table of statuses decides what leaves
             asker.settled(error)
         else:
@@ -214,21 +204,11 @@ class Intake:
                 self._arm(work)
             asker.settled(None)
 
-    def _resubmit(
-        self, prepare: Callable[[], Work], asker: Asker, refused: Holder, *, hold: bool = True
-    ) -> Work:
-        """Submit to the version that has taken over from one that refused. Raises InferenceError."""
-        while True:
-            work = prepare()
-            asker.accepted(work, foreseen_bytes(work))
-            try:
-                work.model.submit(work, hold=hold)
-            except ShuttingDown:
-                if refused is work.model:
-                    raise
-                refused = work.model
-            else:
-                return work
+    def _again(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
+        """Prepare the request for the version that has taken over."""
+        work = self._fetch_and_prepare(request, limit, asker, takes_many)
+        asker.accepted(work, foreseen_bytes(work))
+        return work
 
     def _fetch_and_prepare(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
         if request.rendering is not None:
