@@ -31,6 +31,7 @@ keras = pytest.importorskip("keras", reason="needs the extra `keras`")
 pytest.importorskip("tf2onnx", reason="needs the extra `keras`")
 
 from headrace_engines.importers import keras as keras_importer  # noqa: E402  it needs what is looked for above
+from headrace_engines.importers import keras_sources  # noqa: E402  likewise
 
 pytestmark = pytest.mark.frameworks
 
@@ -106,6 +107,18 @@ def test_a_file_of_keras_2_answers_as_its_onnx_does(
     importer = keras_importer.open_source(tmp_path / "model", ImportOptions())
     assert str(importer.facts["framework"]).startswith("Keras 2.")
     assert_imported(importer, CASES[name], tmp_path)
+
+
+def test_where_keras_2_is_missing_keras_3_reads_what_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras_2 = pytest.importorskip("tf_keras", reason="needs pip install --no-deps tf-keras")
+    monkeypatch.setattr(keras_sources, "_KERAS_2", "no_module_of_this_name")
+    for name in ("cnn", "recurrent"):
+        save_h5(CASES[name].make(keras_2), tmp_path / name)
+    assert_imported(keras_importer.open_source(tmp_path / "cnn", ImportOptions()), CASES["cnn"], tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"Keras 2.* wrote it.*pip install --no-deps tf-keras=="):
+        keras_importer.open_source(tmp_path / "recurrent", ImportOptions())
 
 
 @pytest.mark.parametrize(
