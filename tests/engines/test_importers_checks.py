@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers import checks, opsets
-from headrace_engines.importers.fixed_reshapes import opened_shape
+from headrace_engines.importers.fixed_reshapes import Opened, opened_shape
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _RANDOM = np.random.default_rng(0)
@@ -220,20 +220,20 @@ def test_an_opset_that_is_newer_than_the_runtimes_is_lowered(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("came", "grown", "left", "rows", "opened"),
+    ("came", "grown", "left", "rows", "is_inner", "shape", "leaves_inner"),
     [
-        ((1, 2048, 1, 1), (7, 2048, 1, 1), (1, 2048), 1, (-1, 2048)),
-        ((1, 112, 56, 56), (7, 112, 56, 56), (1, 4, 28, 56, 56), 1, (-1, 4, 28, 56, 56)),
-        ((16, 1, 32), (16, 7, 32), (16, 4, 8), 1, (16, -1, 8)),
-        ((4, 16, 8), (28, 16, 8), (1, 4, 16, 8), 1, (-1, 4, 16, 8)),
-        ((16, 1, 4, 8), (16, 7, 4, 8), (16, 32), 1, (-1, 32)),
-        ((16, 32), (112, 32), (16, 1, 32), 1, (16, -1, 32)),
-        ((3, 5, 4), (21, 5, 4), (15, 4), 3, (-1, 4)),
-        ((15, 4), (105, 4), (3, 5, 4), 3, (-1, 5, 4)),
-        ((1, 8), (7, 8), (8,), 1, (-1,)),
-        ((4, 8), (4, 8), (32,), 1, None),
-        ((2, 8), (14, 56), (16,), 2, None),
-        ((6, 2), (6, 14), (3, 4), 2, (3, -1)),
+        ((1, 2048, 1, 1), (7, 2048, 1, 1), (1, 2048), 1, False, (-1, 2048), False),
+        ((1, 112, 56, 56), (7, 112, 56, 56), (1, 4, 28, 56, 56), 1, False, (-1, 4, 28, 56, 56), False),
+        ((16, 1, 32), (16, 7, 32), (16, 4, 8), 1, False, (16, -1, 8), False),
+        ((4, 16, 8), (28, 16, 8), (1, 4, 16, 8), 1, False, (-1, 4, 16, 8), False),
+        ((16, 1, 4, 8), (16, 7, 4, 8), (16, 32), 1, False, (-1, 32), True),
+        ((16, 32), (112, 32), (16, 1, 32), 1, True, (16, -1, 32), False),
+        ((17, 48), (119, 48), (1, 17, 1, 3, 16), 1, True, (1, 17, -1, 3, 16), False),
+        ((17, 48), (119, 48), (1, 17, 1, 3, 16), 1, False, (-1, 17, 1, 3, 16), False),
+        ((3, 5, 4), (21, 5, 4), (15, 4), 3, False, (-1, 4), False),
+        ((15, 4), (105, 4), (3, 5, 4), 3, False, (-1, 5, 4), False),
+        ((6, 2), (6, 14), (3, 4), 2, False, (3, -1), True),
+        ((1, 8), (7, 8), (8,), 1, False, (-1,), False),
     ],
 )
 def test_a_reshape_follows_the_rows(
@@ -241,6 +241,19 @@ def test_a_reshape_follows_the_rows(
     grown: tuple[int, ...],
     left: tuple[int, ...],
     rows: int,
-    opened: tuple[int, ...] | None,
+    is_inner: bool,
+    shape: tuple[int, ...],
+    leaves_inner: bool,
 ) -> None:
-    assert opened_shape(came, grown, left, rows) == opened
+    assert opened_shape(came, grown, left, rows, is_inner=is_inner) == Opened(shape, leaves_inner)
+
+
+@pytest.mark.parametrize(
+    ("came", "grown", "left", "rows"),
+    [((4, 8), (4, 8), (32,), 1), ((2, 8), (14, 56), (16,), 2), ((3, 2, 5), (3, 14, 5), (5, 6), 2)],
+    ids=["no rows", "two axes grow", "no axis fits"],
+)
+def test_a_reshape_stays_where_nothing_can_be_told(
+    came: tuple[int, ...], grown: tuple[int, ...], left: tuple[int, ...], rows: int
+) -> None:
+    assert opened_shape(came, grown, left, rows) is None

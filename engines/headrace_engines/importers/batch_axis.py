@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from headrace_engines import independence
 from headrace_engines.errors import EngineError, UnsupportedModelError
@@ -23,6 +24,7 @@ from headrace_engines.importers import exported, model_file
 from headrace_engines.importers.exported import BATCH_AXIS
 from headrace_engines.importers.fixed_constants import open_constants
 from headrace_engines.importers.fixed_reshapes import known_shapes, open_reshapes
+from headrace_engines.importers.simplify import folded
 from headrace_engines.printable import printable
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.samples import Floats, accepted_recipe, is_floating
@@ -43,10 +45,10 @@ def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
         raise UnsupportedModelError("the model has no inputs, so there are no rows to answer")
     rows = _fixed_rows(inputs)
     result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result.CopyFrom(folded(model) if rows else model)
     names = [value.name for value in inputs]
     if rows == 1:
-        open_constants(result.graph, names, known_shapes(model, names, rows))
+        open_constants(result.graph, names, known_shapes(result, names, rows))
     reshaped = open_reshapes(result, names, rows) if rows else []
     symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in inputs} - {""}
     for value in real_inputs(result.graph):
@@ -55,7 +57,7 @@ def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
     del result.graph.value_info[:]
     if rows:
         try:
-            _prove(model, result, rows, reshaped)
+            _prove(model, result, rows, _shared(model, result, reshaped))
         except EngineError as error:
             raise UnsupportedModelError(
                 f"the model's first axis is fixed at {rows} and cannot be opened ({error}): export it with "
@@ -130,7 +132,7 @@ def name_outputs(model: onnx.ModelProto) -> None:
         return
     with (
         tempfile.TemporaryDirectory(prefix="headrace-") as folder,
-        closing(_engine(model, Path(folder, "model.onnx"), ())) as engine,
+        closing(_engine(model, Path(folder, "model.onnx"))) as engine,
     ):
         spec = engine.spec
     if not spec.has_batch_axis:
@@ -151,7 +153,26 @@ def _is_named(value: onnx.ValueInfoProto) -> bool:
     return bool(dims) and dims[0].dim_param == BATCH_AXIS
 
 
-def _prove(before: onnx.ModelProto, after: onnx.ModelProto, rows: int, inside: Sequence[str]) -> None:
+def _shared(
+    before: onnx.ModelProto, after: onnx.ModelProto, names: Collection[str]
+) -> list[onnx.ValueInfoProto]:
+    """Return those of the named tensors inside that both models have, as outputs to compare them by."""
+    computed = {name for node in before.graph.node for name in node.output}
+    computed -= {value.name for value in before.graph.output}
+    if model_file.weight_bytes(after) > _MOST_INFERRED_BYTES:
+        return []
+    return [
+        helper.make_tensor_value_info(
+            value.name, value.type.tensor_type.elem_type, [None] * len(value.type.tensor_type.shape.dim)
+        )
+        for value in onnx.shape_inference.infer_shapes(after).graph.value_info
+        if value.name in names and value.name in computed
+    ]
+
+
+def _prove(
+    before: onnx.ModelProto, after: onnx.ModelProto, rows: int, inside: Sequence[onnx.ValueInfoProto]
+) -> None:
     """Raise EngineError unless each row gets what it got before, whoever its neighbours are."""
     with (
         tempfile.TemporaryDirectory(prefix="headrace-") as folder,
@@ -175,16 +196,13 @@ def _prove(before: onnx.ModelProto, after: onnx.ModelProto, rows: int, inside: S
             raise UnsupportedModelError(finding.why)
 
 
-def _engine(model: onnx.ModelProto, path: Path, inside: Sequence[str]) -> OnnxRuntimeEngine:
+def _engine(
+    model: onnx.ModelProto, path: Path, inside: Sequence[onnx.ValueInfoProto] = ()
+) -> OnnxRuntimeEngine:
     """Return an engine that also answers what is inside the model."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
-    known = {value.name for value in shown.graph.output}
-    if inside and model_file.weight_bytes(model) < _MOST_INFERRED_BYTES:
-        inferred = onnx.shape_inference.infer_shapes(shown).graph.value_info
-        shown.graph.output.extend(
-            value for value in inferred if value.name in inside and value.name not in known
-        )
+    shown.graph.output.extend(inside)
     exported.save(shown, path)
     return OnnxRuntimeEngine(path, max_batch_size=_PROOF_ROWS)
 

@@ -9,7 +9,8 @@ its constant anew, from the first to the last.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,18 @@ _LARGE_BYTES: Final = 1 << 10
 _Shapes = Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The shape that a reshape takes for any number of rows.
+
+    The rows are on the axis that is to be inferred. `is_inner` says that they share it with what stands
+    before them: that counts slower.
+    """
+
+    shape: tuple[int, ...]
+    is_inner: bool
+
+
 def open_reshapes(model: onnx.ModelProto, inputs: Sequence[str], rows: int) -> list[str]:
     """Let every reshape follow the number of rows on the first axis of the inputs, which is fixed at `rows`.
 
@@ -34,49 +47,62 @@ def open_reshapes(model: onnx.ModelProto, inputs: Sequence[str], rows: int) -> l
     before = known_shapes(model, inputs, rows)
     waiting = {node.output[0]: node for node in model.graph.node if node.op_type == "Reshape"}
     constants = _small_constants(model.graph)
-    opened: list[str] = []
+    followed: list[str] = []
+    inner: set[str] = set()
     while waiting:
         after = known_shapes(model, inputs, rows * _TIMES)
+        holding = _behind(model.graph, inner)
         for name in _first(model.graph, waiting):
             node = waiting.pop(name)
             came, grown, left = (before.get(node.input[0]), after.get(node.input[0]), before.get(name))
             if node.input[1] not in constants or came is None or grown is None or left is None:
                 continue
-            shape = opened_shape(came, grown, left, rows)
-            if shape is not None:
-                constant = numpy_helper.from_array(np.array(shape, np.int64), f"{name}/rows_shape")
-                model.graph.initializer.append(constant)
-                node.input[1] = constant.name
-                if shape[0] == _INFERRED and left[0] == rows:
-                    opened.append(name)
-    return opened
+            opened = opened_shape(came, grown, left, rows, is_inner=node.input[0] in holding)
+            if opened is None:
+                continue
+            constant = numpy_helper.from_array(np.array(opened.shape, np.int64), f"{name}/rows_shape")
+            model.graph.initializer.append(constant)
+            node.input[1] = constant.name
+            if opened.is_inner:
+                inner.add(name)
+            elif opened.shape[0] == _INFERRED and left[0] == rows:
+                followed.append(name)
+    return followed
 
 
 def opened_shape(
-    came: Sequence[int], grown: Sequence[int], left: Sequence[int], rows: int
-) -> tuple[int, ...] | None:
+    came: Sequence[int], grown: Sequence[int], left: Sequence[int], rows: int, *, is_inner: bool = False
+) -> Opened | None:
     """Return the shape for any number of rows that is `left` for `rows`; None where nothing has to change.
 
-    `came` is the shape that is reshaped, `grown` the same for more rows. The rows leave on an axis of
-    their own where one fits; else they are joined to another, which is not the last: that counts features.
+    `came` is the shape that is reshaped, `grown` the same for more rows, which are inner on their axis or
+    not. They leave on an axis of their own where one fits; else they are joined to another, which is not
+    the last: that counts features.
     """
     axes = [axis for axis, sizes in enumerate(zip(came, grown, strict=True)) if sizes[0] != sizes[1]]
     if len(axes) != 1 or grown[axes[0]] != _TIMES * came[axes[0]]:
         return None
-    outer = math.prod(came[: axes[0]])
-    axis = _axis(left, rows, outer, outer * came[axes[0]] // rows)
-    return None if axis is None else (*left[:axis], _INFERRED, *left[axis + 1 :])
+    in_front = math.prod(came[: axes[0]]) * (came[axes[0]] // rows if is_inner else 1)
+    fronts = [math.prod(left[:axis]) for axis in range(len(left))]
+    leading = [axis for axis, size in enumerate(left) if fronts[axis] == in_front and size % rows == 0]
+    alone = [axis for axis in leading if left[axis] == rows]
+    joined = [axis for axis in leading if axis != len(left) - 1]
+    trailing = [axis for axis, size in enumerate(left) if fronts[axis] * size == in_front * rows]
+    likely = [*alone, *joined, *trailing, *leading]
+    if not likely:
+        return None
+    axis = likely[0]
+    shape = (*left[:axis], _INFERRED, *left[axis + 1 :])
+    return Opened(shape, is_inner=axis not in leading)
 
 
-def _axis(shape: Sequence[int], rows: int, outer: int, inner: int) -> int | None:
-    """Return the axis that the rows are on, which have `outer` or `inner` elements in front of them."""
-    in_front = [math.prod(shape[:axis]) for axis in range(len(shape))]
-    alone = [axis for axis, size in enumerate(shape) if size == rows and in_front[axis] in (outer, inner)]
-    leading = [axis for axis, size in enumerate(shape) if in_front[axis] == outer and size % rows == 0]
-    trailing = [axis for axis, size in enumerate(shape) if in_front[axis] * size == outer * rows]
-    features = len(shape) - 1
-    likely = [*alone, *(axis for axis in leading if axis != features), *trailing, *leading]
-    return likely[0] if likely else None
+def _behind(graph: onnx.GraphProto, names: Collection[str]) -> set[str]:
+    """Return these tensors and all that are computed of them without another order of their axes."""
+    behind = set(names)
+    for node in graph.node:
+        if node.op_type not in ("Reshape", "Transpose") and not behind.isdisjoint(node.input):
+            behind.update(node.output)
+    return behind
 
 
 def _first(graph: onnx.GraphProto, waiting: Mapping[str, onnx.NodeProto]) -> list[str]:

@@ -31,8 +31,7 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises UnsupportedModelError if ONNX Runtime does not take it.
     """
     _add_pairs(model.graph)
-    if model_file.weight_bytes(model) < _MOST_BYTES:
-        model = _folded(model)
+    model = folded(model)
     tidy(model)
     flatten_biases(model.graph)
     try:
@@ -58,7 +57,13 @@ def _add_pairs(graph: onnx.GraphProto) -> None:
             node.op_type = "Add"
 
 
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with all computed that does not depend on its inputs; as it is where it is too large.
+
+    Raises UnsupportedModelError if ONNX Runtime does not take it.
+    """
+    if model_file.weight_bytes(model) > _MOST_BYTES:
+        return model
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = _LOG_FATAL
