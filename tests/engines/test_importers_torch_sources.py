@@ -228,6 +228,11 @@ REFUSED: Mapping[str, tuple[tuple[Write, ImportOptions], type[EngineError], str]
         Unsupported,
         r"features: float32 \[2, 7\].*mat1 and mat2",
     ),
+    "a shape of no sizes": (
+        module(torch_networks.mlp(), features=(0,)),
+        Unsupported,
+        r"'features' cannot have dims \[0\]",
+    ),
     "floats for indices": (
         module(torch_networks.encoder(), tokens=(4,), mask=(4,)),
         Unsupported,

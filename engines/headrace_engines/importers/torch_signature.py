@@ -63,6 +63,11 @@ def inputs(module: torch.nn.Module, options: ImportOptions) -> tuple[Input, ...]
                 f"{name_of(module)}.forward takes no {name!r}; it takes {', '.join(sorted(known)) or 'none'}"
             )
     wanted = [each for each in parameters if each.is_needed or each.name in options.input_shapes]
+    for name, dims in options.input_shapes.items():
+        if any(dim < 1 and dim != ANY for dim in dims):
+            raise UnsupportedModelError(
+                f"the input {name!r} cannot have dims {list(dims)}: expected sizes from 1, or -1 for any"
+            )
     missing = [each.name for each in wanted if each.name not in options.input_shapes]
     if missing or not wanted:
         raise UnsupportedModelError(_question(module, missing or ["input"]))
@@ -135,7 +140,7 @@ def _parameters(module: torch.nn.Module, options: ImportOptions) -> list[_Parame
 
 
 def _dtype(name: str, options: ImportOptions) -> torch.dtype:
-    text = options.input_dtypes.get(name, "float32")
+    text = options.input_dtypes.get(name) or "float32"
     dtype = getattr(torch, text, None)
     if not isinstance(dtype, torch.dtype):
         raise UnsupportedModelError(
