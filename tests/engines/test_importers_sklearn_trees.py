@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from classical_models import ROWS, THREE, TWO, VALUES, assert_faithful
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ml_models import operators
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -20,8 +23,9 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from threadpoolctl import threadpool_limits
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.importer import ImportOptions
@@ -29,6 +33,13 @@ from headrace_engines.importers.sklearn import SklearnImporter
 from headrace_engines.importers.sklearn_histogram import rounded_down
 
 _RANDOM = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads of OpenMP wait for one another in a loop, which takes long where cores are shared."""
+    with threadpool_limits(1):
+        yield
 
 
 def _importer(estimator: Any) -> SklearnImporter:
@@ -150,10 +161,25 @@ def test_categories_that_are_text_are_refused_with_what_helps(tmp_path: Path) ->
         _importer(estimator).convert(tmp_path / "model.onnx")
 
 
-def test_a_forest_behind_a_scaler_is_one_graph(tmp_path: Path) -> None:
-    estimator = make_pipeline(StandardScaler(), RandomForestRegressor(5, random_state=0)).fit(ROWS, VALUES)
+@pytest.mark.parametrize(
+    "scaler", [StandardScaler(), MinMaxScaler(), RobustScaler(), MaxAbsScaler()], ids=str
+)
+def test_scalers_are_folded_into_thresholds_exactly(scaler: Any, tmp_path: Path) -> None:
+    rows = (ROWS * 7).round().astype(np.float64) * 1.1
+    estimator = make_pipeline(scaler, RandomForestClassifier(5, random_state=0)).fit(rows, THREE)
+    raw = _on_thresholds(estimator[-1]).astype(np.float64)
+    on_thresholds = scaler.inverse_transform(raw).astype(np.float32)
+    beside = [np.nextafter(on_thresholds, np.float32(end)) for end in (-np.inf, np.inf)]
+    found = assert_faithful(_importer(estimator), tmp_path, {"input": np.vstack([on_thresholds, *beside])})
+    assert not {"Sub", "Mul", "ai.onnx.ml.Scaler"} & set(operators(found["cpu"]))
+
+
+def test_a_forest_behind_other_steps_is_one_graph_with_them(tmp_path: Path) -> None:
+    estimator = make_pipeline(StandardScaler(), PCA(3), RandomForestRegressor(5, random_state=0))
+    estimator.fit(ROWS, VALUES)
     found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.01)})
     assert {node.domain for node in found["standard"].graph.node} == {""}
+    assert "MatMul" in operators(found["cpu"])
 
 
 @given(st.floats(-1e30, 1e30))

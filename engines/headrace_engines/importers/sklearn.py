@@ -34,7 +34,7 @@ from sklearn.svm import SVC, LinearSVC, NuSVC
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, InputError, UnsupportedModelError
-from headrace_engines.importers import sklearn_converters, sklearn_files
+from headrace_engines.importers import sklearn_converters, sklearn_files, sklearn_folding
 from headrace_engines.importers.classical import (
     LABEL,
     ML_OPSET,
@@ -161,9 +161,17 @@ class SklearnImporter:
             from headrace_engines.importers.boosting import register  # frameworks of another extra
 
             register(_modules(self._estimator))
+        scalers, last = sklearn_folding.parted(self._estimator)
+        if scalers and not self._inputs.are_columns:
+            model = self._exported(last)
+            if sklearn_folding.fold(model, scalers):
+                return model
+        return self._exported(self._estimator)
+
+    def _exported(self, estimator: Any) -> onnx.ModelProto:
         try:
             model: onnx.ModelProto = convert_sklearn(
-                self._estimator,
+                estimator,
                 initial_types=self._inputs.types(),
                 target_opset={"": self._opset, "ai.onnx.ml": ML_OPSET},
             )
@@ -176,7 +184,7 @@ class SklearnImporter:
         except Exception as error:  # the exporter's converters raise whatever they meet
             told = f"; it was stored by {self._other_version}" if self._other_version else ""
             raise UnsupportedModelError(
-                f"{type(self._estimator).__name__} cannot be converted to ONNX: {brief(error)}{told}"
+                f"{type(estimator).__name__} cannot be converted to ONNX: {brief(error)}{told}"
             ) from error
         return model
 

@@ -48,10 +48,13 @@ def sets_of(estimator: Any) -> Sets:
                 node = predictor.nodes[number]
                 feature = int(node["feature_idx"])
                 column = _column(predictor, node, _bits(known[places[feature]]))
-                columns = found.setdefault(feature, {})
-                columns.setdefault(column.tobytes(), column)
-                where[iteration, target, int(number)] = feature, list(columns).index(column.tobytes())
-    tables = {feature: np.stack(list(columns.values()), axis=1) for feature, columns in sorted(found.items())}
+                numbers = found.setdefault(feature, {})
+                place = numbers.setdefault(column.tobytes(), len(numbers))
+                where[iteration, target, int(number)] = feature, place
+    tables = {
+        feature: np.stack([np.frombuffer(each, np.float32) for each in numbers], axis=1)
+        for feature, numbers in sorted(found.items())
+    }
     starts = dict(zip(tables, np.cumsum([0, *(table.shape[1] for table in tables.values())]), strict=False))
     return Sets(tables, {key: int(starts[feature]) + number for key, (feature, number) in where.items()})
 
