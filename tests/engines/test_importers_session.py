@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import select
 import socket
 import subprocess
 import sys
@@ -132,6 +133,38 @@ def test_the_process_and_what_it_started_end_with_the_block(opening: Sessions, r
     assert not child.exists()
     # Whoever adopts it may not have taken note of its end yet.
     assert not started.exists() or started.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+_WAITING = """
+from pathlib import Path
+from headrace_engines.importers.formats import Format, Kind
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.session import import_session
+found = Format(Kind.SCIKIT_LEARN, "pickle", "pickling_importer", True, "build", ())
+with import_session(Path("model.pkl"), found, ImportOptions(), is_trusted=True) as session:
+    print(session.facts["process"], flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system tells nobody of a process that ends")
+def test_the_process_ends_with_a_caller_that_is_killed(opening: Sessions, tmp_path: Path) -> None:
+    opening("1")
+    caller = subprocess.Popen(
+        [sys.executable, "-c", _WAITING],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(sandbox.__file__).parents[2]), "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with caller:
+        assert caller.stdout is not None
+        process = os.pidfd_open(int(caller.stdout.readline()))
+        try:
+            caller.kill()
+            assert select.select([process], [], [], 60)[0]
+        finally:
+            os.close(process)
 
 
 def test_what_the_source_prints_is_no_answer(opening: Sessions) -> None:

@@ -79,7 +79,7 @@ def _fixed_rows(inputs: Sequence[onnx.ValueInfoProto]) -> int:
         name = printable(value.name)
         if not value.type.tensor_type.HasField("shape"):
             raise UnsupportedModelError(
-                f"the input {name!r} does not tell its shape: give a row's, as in --input {name}:FP32:9"
+                f"the input {name!r} does not tell its shape: give a row's, as in --input {name}:float32:9"
             )
         dims = value.type.tensor_type.shape.dim
         if not dims:
