@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
-from headrace_engines.importers import checks, opsets
+from headrace_engines.importers import checks, exported, opsets, simplify
 from headrace_engines.importers.fixed_reshapes import Opened, opened_shape
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -195,6 +195,25 @@ def test_fp16_stays_fp16(tmp_path: Path) -> None:
 def test_operators_of_the_runtime_are_left_as_they_are(tmp_path: Path) -> None:
     result = _settled(_of_domain("com.microsoft", "Gelu"), tmp_path)
     assert [(node.domain, node.op_type) for node in result.graph.node] == [("com.microsoft", "Gelu")]
+
+
+def test_weights_of_a_large_model_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simplify, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(exported, "_LARGEST_BYTES", 2000)
+    constants = {"w": _weights(24, 24), "bias": _weights(1, 24)}
+    nodes = [
+        oh.make_node("Reshape", ["x", "flat"], ["rows"]),
+        oh.make_node("Gemm", ["rows", "w", "bias"], ["y"]),
+    ]
+    inputs, outputs = [_value("x", [1, 4, 6])], [_value("y", [1, 24])]
+    model = _model(nodes, inputs, outputs, {**constants, "flat": [1, 24]})
+    _settled(model, tmp_path)
+    assert (tmp_path / "model.onnx").stat().st_size < 1000
+    assert (tmp_path / "model.onnx.data").stat().st_size >= 24 * 24 * 4
+    rows = _weights(3, 4, 6)
+    (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
+    expected = rows.reshape(3, 24) @ constants["w"] + constants["bias"]
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_old_opset_is_raised(tmp_path: Path) -> None:

@@ -20,17 +20,16 @@ from onnx import helper
 
 from headrace_engines import independence
 from headrace_engines.errors import EngineError, UnsupportedModelError
-from headrace_engines.importers import exported, model_file
+from headrace_engines.importers import exported
 from headrace_engines.importers.exported import BATCH_AXIS
 from headrace_engines.importers.fixed_constants import open_constants
 from headrace_engines.importers.fixed_reshapes import known_shapes, open_reshapes
-from headrace_engines.importers.simplify import folded
+from headrace_engines.importers.simplify import folded, is_large
 from headrace_engines.printable import printable
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.samples import Floats, accepted_recipe, is_floating
 
 _PROOF_ROWS: Final = 3
-_MOST_INFERRED_BYTES: Final = 1 << 30
 _TOLERANCE: Final = 1e-4
 """Of an output's range: kernels differ by batch size in the last bits, and layers widen that."""
 
@@ -159,7 +158,7 @@ def _shared(
     """Return those of the named tensors inside that both models have, as outputs to compare them by."""
     computed = {name for node in before.graph.node for name in node.output}
     computed -= {value.name for value in before.graph.output}
-    if model_file.weight_bytes(after) > _MOST_INFERRED_BYTES:
+    if is_large(after):
         return []
     return [
         helper.make_tensor_value_info(

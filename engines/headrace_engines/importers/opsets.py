@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import onnx
+from google.protobuf.message import Error as MessageError
 from onnx import helper, version_converter
 
 from headrace_engines.errors import UnsupportedModelError
@@ -48,7 +49,7 @@ def suited(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     if version != wanted:
         try:
             model = version_converter.convert_version(model, wanted)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MessageError) as error:
             if not _LOWEST <= version <= NEWEST:
                 reason = " ".join(str(error).rpartition("failed: ")[2].split())
                 raise UnsupportedModelError(

@@ -8,6 +8,7 @@ a seventh, in the arithmetic of shapes. What stays are operators of ONNX's own d
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,13 +32,18 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises UnsupportedModelError if ONNX Runtime does not take it.
     """
     _add_pairs(model.graph)
-    model = folded(model)
-    tidy(model)
+    if not is_large(model):
+        model = folded(model)
+        tidy(model)
+        with suppress(onnx.shape_inference.InferenceError):  # an operator unlike its own rules
+            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     flatten_biases(model.graph)
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError):  # unlike an operator's rules, or too large
-        return model
+    return model
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether the model may not fit into one message, in which libraries hand it on."""
+    return model_file.weight_bytes(model) > _MOST_BYTES
 
 
 def flatten_biases(graph: onnx.GraphProto) -> None:
@@ -62,7 +68,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises UnsupportedModelError if ONNX Runtime does not take it.
     """
-    if model_file.weight_bytes(model) > _MOST_BYTES:
+    if is_large(model):
         return model
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
