@@ -1,0 +1,107 @@
+"""From PMML to ONNX, by the standard itself: versions 4.0 to 4.4.
+
+The model takes one matrix `input` [batch, fields] in FP32, with the active fields in the order of the
+MiningSchema, which the facts name. It answers `prediction` [batch, 1], or `label` [batch] and
+`probabilities` [batch, classes] in the order of the target's values; without `label` where these are text.
+No value may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from headrace_engines.documents import Scalar
+from headrace_engines.errors import InputError, UnsupportedModelError
+from headrace_engines.importers import pmml_values
+from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, written
+from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.pmml_document import Document
+from headrace_engines.importers.pmml_graph import INPUT, model_of
+from headrace_engines.importers.pmml_reader import read
+from headrace_engines.rows import Rows
+
+
+def open_source(path: Path, options: ImportOptions) -> PmmlImporter:
+    """Open a document with one model.
+
+    Raises ModelFileError if it is damaged or contradicts itself, UnsupportedModelError naming the element
+    that is not read.
+    """
+    return PmmlImporter(read(path), options)
+
+
+class PmmlImporter:
+    """A document that was read."""
+
+    def __init__(self, document: Document, options: ImportOptions) -> None:
+        for name in (*options.input_shapes, *options.input_dtypes):
+            if name != INPUT:
+                raise UnsupportedModelError(f"there is no input {name!r}; the only one is {INPUT!r}")
+        self._document = document
+        self._opset = options.opset
+        self._labels = _numbers(document.classes)
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """The model's element, the version of PMML, the fields by name, and what is predicted."""
+        document = self._document
+        facts: dict[str, Scalar] = {
+            "class": document.element,
+            "framework": f"PMML {document.version}",
+            "features": len(document.columns),
+            "columns": json.dumps(document.columns),
+            "task": "classification" if document.classes else "regression",
+        }
+        if document.target:
+            facts["target"] = document.target
+        if document.classes:
+            told = document.classes if self._labels is None else self._labels.tolist()
+            facts["classes"] = json.dumps(told)
+        return facts
+
+    def convert(self, path: Path) -> None:
+        """Write the model; one with trees also as `<name>.standard.onnx`, for TensorRT."""
+        model = model_of(self._document, self._opset)
+        written(model, self._opset, self._outputs, {}, self._relabel).save(path)
+
+    def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
+        """Return what the document answers by the standard; InputError if it does not take the rows."""
+        if INPUT not in rows:
+            raise InputError(f"the model takes {INPUT!r} alone")
+        found = pmml_values.answer(self._document, np.asarray(rows[INPUT], np.float32))
+        values = found.values.astype(np.float32)
+        return (values,) if self._labels is None else (self._labels[found.labels], values)
+
+    @property
+    def _outputs(self) -> tuple[str, ...]:
+        if not self._document.classes:
+            return (PREDICTION,)
+        return ("" if self._labels is None else LABEL, PROBABILITIES)
+
+    def _relabel(self, model: onnx.ModelProto) -> None:
+        """Put the classes' own numbers in the place of their places."""
+        if self._labels is None or np.array_equal(self._labels, np.arange(len(self._labels))):
+            return
+        output = model.graph.output[0].name
+        place, table = f"{output}_place", f"{output}_classes"
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [place if name == output else name for name in names]
+        model.graph.initializer.append(numpy_helper.from_array(self._labels, table))
+        model.graph.node.append(helper.make_node("Gather", [table, place], [output], axis=0))
+
+
+def _numbers(classes: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """Return classes that are whole numbers; None for others, and for none at all."""
+    try:
+        return np.array([int(name) for name in classes], np.int64) if classes else None
+    except ValueError:
+        return None

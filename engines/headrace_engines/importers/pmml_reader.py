@@ -1,0 +1,134 @@
+"""From a PMML file to the facts in it; what is not read is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from headrace_engines import files
+from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
+from headrace_engines.importers.pmml_document import Derived, Document, Model, Regression, Table, Term
+from headrace_engines.importers.pmml_fields import Classes, classes, derived, field_name, schema
+from headrace_engines.importers.pmml_trees import tree
+from headrace_engines.importers.pmml_xml import Element, parsed
+from headrace_engines.printable import printable
+
+MODELS: Final = ("RegressionModel", "TreeModel")
+_BESIDE: Final = ("Header", "MiningBuildTask", "DataDictionary", "TransformationDictionary")
+_TASKS: Final = ("regression", "classification")
+_OF_NUMBERS: Final = ("none", "softmax", "logit", "exp")
+_OF_CLASSES: Final = ("none", "softmax", "simplemax", "logit")
+
+
+def read(path: Path) -> Document:
+    """Return what a file says.
+
+    Raises ModelFileError if it is damaged or contradicts itself, UnsupportedModelError if it uses what is not
+    read; either text names the file, the element and its line.
+    """
+    try:
+        return _document(parsed(path))
+    except RecursionError as error:
+        raise UnsupportedModelError(f"{path.name}: its elements are nested too deeply to be read") from error
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    except EngineError as error:
+        raise type(error)(f"{path.name}: {error}") from error
+
+
+def _document(root: Element) -> Document:
+    version = root.get("version")
+    if root.name != "PMML" or not version.startswith("4."):
+        raise UnsupportedModelError(f"{root.where} of version {printable(version)!r}: 4.0 to 4.4 are read")
+    models = [child for child in root.only(*_BESIDE, *MODELS) if child.name in MODELS]
+    if len(models) != 1:
+        raise UnsupportedModelError(
+            f"the document holds {len(models)} models: write each into a file of its own"
+        )
+    (element,) = models
+    if element.get("isScorable", "true") != "true":
+        raise UnsupportedModelError(f"{element.where} says that it is not meant to be asked (isScorable)")
+    dictionary = root.one("DataDictionary")
+    fields = schema(element, dictionary)
+    target = classes(element, fields.target, dictionary) if _classifies(element) else None
+    everywhere = [each for part in root.all("TransformationDictionary") for each in part.only("DerivedField")]
+    model = _Reader(target).model(element, derived(everywhere, fields.columns), set(fields.columns))
+    return Document(
+        version, element.name, fields.columns, fields.target, target.values if target else (), model
+    )
+
+
+def _classifies(element: Element) -> bool:
+    return element.choice("functionName", "", _TASKS) == "classification"
+
+
+class _Reader:
+    """Reads models, of which those that classify tell the same classes apart."""
+
+    def __init__(self, target: Classes | None) -> None:
+        self._target = target
+
+    def model(self, element: Element, before: tuple[Derived, ...], known: set[str]) -> Model:
+        """Return a model over the known fields; `before` are calculated ahead of its own."""
+        inside = [each for part in element.all("LocalTransformations") for each in part.only("DerivedField")]
+        known = known | {each.name for each in before}
+        own = derived(inside, sorted(known))
+        known |= {each.name for each in own}
+        target = self._target if _classifies(element) else None
+        factor, constant = _rescaling(element)
+        body = (
+            tree(element, known, target)
+            if element.name == "TreeModel"
+            else _regression(element, known, target)
+        )
+        return Model(body, len(target.values) if target else 0, (*before, *own), factor, constant)
+
+
+def _rescaling(element: Element) -> tuple[float, float]:
+    """Return what a number that is predicted is multiplied by, and what is added then."""
+    targets = [each for part in element.all("Targets") for each in part.only("Target")]
+    if not targets:
+        return 1.0, 0.0
+    if len(targets) > 1:
+        raise UnsupportedModelError(f"{targets[1].where}: a second target; one is read")
+    for name in ("min", "max", "castInteger"):
+        if name in targets[0].attributes:
+            raise UnsupportedModelError(f"{targets[0].where}: {name} is not read")
+    return targets[0].number("rescaleFactor", 1.0), targets[0].number("rescaleConstant", 0.0)
+
+
+def _regression(element: Element, known: set[str], target: Classes | None) -> Regression:
+    element.only("MiningSchema", "Output", "LocalTransformations", "Targets", "RegressionTable")
+    name = element.choice("normalizationMethod", "none", _OF_CLASSES if target else _OF_NUMBERS)
+    tables = tuple(_table(each, known, target) for each in element.all("RegressionTable"))
+    if target is None:
+        if len(tables) != 1:
+            raise ModelFileError(f"{element.where}: {len(tables)} tables for one number")
+        return Regression(name, tables)
+    if sorted(table.category for table in tables) != list(range(len(target.values))):
+        found = json.dumps([target.values[table.category] for table in tables])
+        raise ModelFileError(
+            f"{element.where}: its tables are for {printable(found)}: each of the target's "
+            f"{len(target.values)} classes needs one"
+        )
+    if name == "logit" and len(tables) != 2:
+        raise UnsupportedModelError(
+            f"{element.where}: logit of {len(tables)} classes is not read; of 2 it is"
+        )
+    return Regression(name, tables)
+
+
+def _table(element: Element, known: set[str], target: Classes | None) -> Table:
+    terms = tuple(_term(each, known) for each in element.only("NumericPredictor"))
+    category = target.place(element, element.needed("targetCategory")) if target else 0
+    return Table(category, element.number("intercept"), terms)
+
+
+def _term(element: Element, known: set[str]) -> Term:
+    exponent = element.number("exponent", 1.0)
+    if exponent != int(exponent) or exponent < 0:
+        raise UnsupportedModelError(
+            f"{element.where}: exponent {exponent:g} is not read; whole numbers from 0 are"
+        )
+    return Term(field_name(element, known), int(exponent), element.number("coefficient"))
