@@ -1,13 +1,16 @@
-"""The calls that have come and are open: how many there may be, and how long each waits for its message.
+"""The calls that have come and are open: how many there may be, and how long each waits for its client.
 
-A call has its place from its beginning, and one whose message never comes would keep it for as long as its
-client likes. So every so often it is looked which of them still wait, and that is all: a call whose message
-comes at once, as nearly all do, costs nothing but its place.
+A call has its place from its beginning, and one whose message never comes, or whose answer is never taken,
+would keep it for as long as its client likes. So every so often it is looked which of them still wait, and
+that is all: a call whose message comes at once and whose answer is taken, as nearly all do, costs nothing but
+its place.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import grpc
@@ -31,8 +34,11 @@ class ArrivedCall(Protocol):
     def is_unsent(self) -> bool:
         """Whether the call needs a message, and has none yet."""
 
+    def is_untaken(self) -> bool:
+        """Whether the call has its end, which has not left. Always False where that cannot be helped."""
+
     def give_up(self, status: Status) -> None:
-        """End the call with this status, if it is unsent."""
+        """End the call with this status, if it is unsent or untaken."""
 
 
 C = TypeVar("C", bound=ArrivedCall)
@@ -51,6 +57,8 @@ class Arrived(Generic[C]):
         self.calls: dict[C, int] = {}
         """The transport's to fill and empty: with each call how many `looks` had been made when it came."""
         self.looks = 0
+        self._untaken: weakref.WeakKeyDictionary[C, int] = weakref.WeakKeyDictionary()
+        """With each such call how many looks had been made when it was first seen."""
 
     @property
     def unsent(self) -> int:
@@ -75,17 +83,27 @@ class Arrived(Generic[C]):
             self._timer.cancel()
 
     def _look(self) -> None:
-        told = status_of(
-            DeadlineMissed(
-                f"the call's message did not come within {self._timeout_seconds:g} s (--message-timeout-secs)"
-            )
-        )
-        self.looks += 1
-        late = 0
+        unsent: list[C] = []
+        untaken: list[C] = []
         for call, came in self.calls.copy().items():
-            if not self._is_over and self.looks - came > _LOOKS and call.is_unsent():
-                call.give_up(told)
-                late += 1
-        if late:
-            _logger.warning("%d calls were ended whose message did not come in time", late)
+            if call.is_untaken():
+                if self._is_late(self._untaken.setdefault(call, self.looks)):
+                    untaken.append(call)
+            elif self._is_late(came) and call.is_unsent():
+                unsent.append(call)
+        self.looks += 1
+        if not self._is_over:
+            self._end(unsent, "message did not come")
+            self._end(untaken, "answer was not taken")
         self.watch()
+
+    def _is_late(self, look: int) -> bool:
+        return self.looks - look >= _LOOKS
+
+    def _end(self, calls: Sequence[C], what: str) -> None:
+        seconds = f"{self._timeout_seconds:g} s (--message-timeout-secs)"
+        told = status_of(DeadlineMissed(f"the call's {what} within {seconds}"))
+        for call in calls:
+            call.give_up(told)
+        if calls:
+            _logger.warning("%d calls were ended whose %s in time", len(calls), what)

@@ -46,6 +46,10 @@ class AioCall:
         """Whether the call needs a message, and has none yet."""
         return False
 
+    def is_untaken(self) -> bool:
+        """Return False: grpc.aio has nothing that would end such a call in its core."""
+        return False
+
     def give_up(self, status: Status) -> None:
         """End the call with this status, if it is unsent."""
 

@@ -44,7 +44,7 @@ class Keeper(Protocol):
 class CoreCallBase:
     """What all calls have in common."""
 
-    __slots__ = ("_call", "_is_over", "_keeper", "_lock", "deadline", "metadata")
+    __slots__ = ("__weakref__", "_call", "_is_over", "_keeper", "_lock", "deadline", "metadata")
 
     def __init__(self, event: Event, keeper: Keeper) -> None:
         self._call = event.call
@@ -76,8 +76,14 @@ class CoreCallBase:
         """Whether the call needs a message, and has none yet."""
         return False
 
+    def is_untaken(self) -> bool:
+        """Whether the call has its end, which has not left: the client opens no window for it."""
+        return self._is_over
+
     def give_up(self, status: Status) -> None:
-        """End the call with this status, if it is unsent."""
+        """End the call with this status, if it is untaken."""
+        if self._is_over:
+            self._call.cancel(int(status.code.value[0]), status.text.encode())
 
     def _begin(self) -> None:
         raise NotImplementedError
@@ -125,11 +131,12 @@ class CoreUnaryCall(CoreCallBase):
         self._end(ending(status))
 
     def is_unsent(self) -> bool:
-        """Whether the message has not come."""
-        return self._take is not None
+        """Whether the message has not come, and is waited for."""
+        return self._take is not None and not self._is_over
 
     def give_up(self, status: Status) -> None:
-        """End the call with this status, if its message has not come."""
+        """End the call with this status, if its message has not come or its end has not left."""
+        super().give_up(status)
         if self._take is not None:
             self.fail(status)
 
