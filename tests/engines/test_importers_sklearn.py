@@ -204,6 +204,21 @@ def test_a_search_is_its_best_estimator(tmp_path: Path) -> None:
     assert_faithful(importer, tmp_path, {"input": ROWS})
 
 
+@pytest.mark.parametrize(
+    "scaler",
+    [StandardScaler(), RobustScaler(), MinMaxScaler(), StandardScaler(with_mean=False), MinMaxScaler((1, 3))],
+    ids=str,
+)
+def test_large_numbers_that_differ_little_are_scaled_as_before(scaler: Any, tmp_path: Path) -> None:
+    dates = 1.7e9 + 1e6 * ROWS[:, :1].astype(np.float64)
+    rows = np.hstack([dates, 2000 + ROWS[:, 1:]]).astype(np.float32)
+    estimator = make_pipeline(scaler, Ridge()).fit(rows.astype(np.float64), VALUES)
+    if "with_mean=False" in str(scaler) or scaler.get_params().get("feature_range") == (1, 3):
+        rows = ROWS  # these do not bring such numbers near zero
+        estimator = make_pipeline(scaler, Ridge()).fit(rows.astype(np.float64), VALUES)
+    assert_faithful(_importer(estimator), tmp_path, {"input": rows})
+
+
 def test_columns_of_a_matrix_are_prepared_inside_the_graph(tmp_path: Path) -> None:
     codes = _RANDOM.integers(0, 4, size=(len(ROWS), 2))
     rows = np.hstack([ROWS, codes]).astype(np.float32)

@@ -2,7 +2,8 @@
 
 Decision trees and forests get scikit-learn's own thresholds, rounded so that FP32 numbers are divided as
 before, and the ways that missing values go. Histogram-based boosting is written anew. Discriminant analysis
-between two classes is a logistic function of its score, of which the exporter takes twice as much.
+between two classes is a logistic function of its score, of which the exporter takes twice as much. Scalers
+subtract what FP32 leaves of a mean, too: of large numbers that differ little, as dates are, it is much.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import skl2onnx.operator_converters  # noqa: F401  it registers the converters t
 from onnx import helper
 from skl2onnx.common._registration import _converter_pool, register_converter
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.sklearn_histogram import histogram, rounded_down
@@ -33,6 +35,7 @@ _EXPORTED: Final = (
     "SklearnRandomForestRegressor",
 )
 _HISTOGRAM: Final = ("SklearnHistGradientBoostingClassifier", "SklearnHistGradientBoostingRegressor")
+_SCALERS: Final = ("SklearnScaler", "SklearnRobustScaler", "SklearnMinMaxScaler")
 _LINEAR: Final = "SklearnLinearClassifier"
 
 Converter = Callable[[Any, Any, Any], None]
@@ -40,7 +43,7 @@ Converter = Callable[[Any, Any, Any], None]
 
 def register() -> None:
     """Have the exporter use the converters of this module."""
-    replaced = dict.fromkeys(_EXPORTED, _completed) | {_LINEAR: _logistic}
+    replaced = dict.fromkeys(_EXPORTED, _completed) | dict.fromkeys(_SCALERS, _scaled) | {_LINEAR: _logistic}
     for name, replacement in replaced.items():
         known = _converter_pool[name]
         if not isinstance(known._fct, partial):  # a partial is what was put there before
@@ -95,3 +98,43 @@ def _logistic(exporter: Converter, scope: Any, operator: Any, container: Any) ->
         for attribute in node.attribute:
             if attribute.name == "post_transform":
                 attribute.s = b"LOGISTIC"
+
+
+def _scaled(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
+    """Write (x - offset) * scale, the offset in two parts; whatever else a scaler does is the exporter's."""
+    estimator = operator.raw_operator
+    offset: Any = 0.0
+    scale: Any = 1.0
+    match estimator:
+        case StandardScaler():
+            offset = estimator.mean_ if estimator.with_mean else offset
+            scale = 1 / estimator.scale_ if estimator.with_std else scale
+        case RobustScaler():
+            offset = estimator.center_ if estimator.with_centering else offset
+            scale = 1 / estimator.scale_ if estimator.with_scaling else scale
+        case MinMaxScaler() if not estimator.clip and estimator.feature_range[0] == 0:
+            offset, scale = estimator.data_min_, estimator.scale_
+        case _:
+            exporter(scope, operator, container)
+            return
+    if len(operator.inputs) > 1:
+        exporter(scope, operator, container)
+        return
+    offset, scale = (np.broadcast_to(each, (estimator.n_features_in_,)) for each in (offset, scale))
+    rounded = offset.astype(np.float32)
+    rest = offset - rounded
+    value = operator.inputs[0].full_name
+    parts = [(rounded, np.ones_like(rounded)), (rest, scale)] if rest.any() else [(rounded, scale)]
+    for part, factor in parts:
+        is_last = factor is scale
+        output = operator.outputs[0].full_name if is_last else scope.get_unique_variable_name("centred")
+        container.add_node(
+            "Scaler",
+            value,
+            output,
+            op_domain="ai.onnx.ml",
+            name=scope.get_unique_operator_name("Scaler"),
+            offset=part.astype(np.float32).tolist(),
+            scale=factor.astype(np.float32).tolist(),
+        )
+        value = output
