@@ -12,6 +12,7 @@ import small_networks as networks
 
 from headrace_engines.compress.make import compress
 from headrace_engines.compress.recipes import CPU, TENSORRT, chosen
+from headrace_engines.compress.sensitivity import errors
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.independence import check
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -144,3 +145,24 @@ def test_a_model_that_takes_one_row_at_a_time_is_calibrated_so(
         ]
         scans = networks.scans().held_out[:1]
         np.testing.assert_allclose(*(networks.answers(path, scans) for path in made), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_real_architecture_gets_smaller_and_answers_alike(tmp_path: Path) -> None:
+    model = tmp_path / "resnet50.onnx"
+    onnx.save(networks.resnet50(), model)
+    (name,) = (tensor.name for tensor in onnx.load(model).graph.input)
+    pictures = np.random.default_rng(0).normal(size=(8, 3, 224, 224)).astype(np.float32)
+    exact = networks.answers(model, pictures[4:])
+    for recipe, most_bytes, most_error in (
+        ("int8-cpu", 0.3, 0.35),
+        ("prune-structured+int8-cpu", 0.2, 0.5),
+    ):
+        made = _make(recipe, model, {name: pictures[:4]}, tmp_path / f"{recipe}.onnx")
+        assert made.stat().st_size < most_bytes * model.stat().st_size
+        found = networks.answers(made, pictures[4:])
+        assert np.linalg.norm(found - exact) < most_error * np.linalg.norm(exact)
+    judged = errors(model, tmp_path / "int8-cpu.onnx", {name: pictures[4:]})
+    assert len(judged) == 54
+    assert all(error.sqnr_db > 20 for error in judged)

@@ -58,6 +58,34 @@ def test_a_student_reads_nearly_as_well_as_its_teacher(maker: Any, name: str, tm
     assert [tensor.name for tensor in graph.output] == [tensor.name for tensor in before.output]
 
 
+def _reads_pictures() -> onnx.ModelProto:
+    """Return the convolutional network without the reshape that makes pictures of rows."""
+    model = networks.convolutional()
+    shaping = model.graph.node[0]
+    for node in model.graph.node:
+        node.input[:] = [networks.INPUT if name == shaping.output[0] else name for name in node.input]
+    model.graph.node.remove(shaping)
+    dims = ["batch", 1, 8, 8]
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(networks.INPUT, TensorProto.FLOAT, dims))
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("distil", "Gemm"), pytest.param(*_TORCH.values, "Conv", marks=_TORCH.marks)]
+)
+def test_pictures_are_flattened_by_one_student_and_convolved_by_the_other(
+    name: str, first: str, tmp_path: Path
+) -> None:
+    scans = networks.scans()
+    rows = {networks.INPUT: scans.train.reshape(-1, 1, 8, 8)}
+    student = _student(_reads_pictures(), tmp_path, name, rows)
+    layers = [node.op_type for node in onnx.load(student).graph.node if node.op_type in ("Conv", "Gemm")]
+    assert layers[0] == first
+    found = networks.answers(student, scans.held_out.reshape(-1, 1, 8, 8))
+    assert (found.argmax(axis=1) == scans.labels).mean() > 0.93
+
+
 def test_progress_is_told_and_grows(tmp_path: Path) -> None:
     onnx.save(networks.perceptron(), tmp_path / "teacher.onnx")
     told: list[float] = []

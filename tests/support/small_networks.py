@@ -207,8 +207,11 @@ def resnet50(seed: int = 0) -> onnx.ModelProto:
             values = random.normal(size=dims) * (np.sqrt(2 / np.prod(dims[1:])) if len(dims) > 1 else 0.1)
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
         graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    weights = [weight for weight in graph.initializer if weight.name in used]
     data, answer = graph.input[0], graph.output[0]
-    del graph.input[:], graph.output[:], graph.value_info[:]
+    del graph.input[:], graph.output[:], graph.value_info[:], graph.initializer[:]
+    graph.initializer.extend(weights)
     data.type.tensor_type.shape.dim[0].dim_param = "batch"
     answer.type.tensor_type.shape.dim[0].dim_param = "batch"
     graph.input.append(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -22,6 +22,9 @@ from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.missing import missing
 from headrace_engines.progress import Progress
 from headrace_engines.rows import Rows
+
+_MOST_VALUES: Final = 1 << 25
+"""Rows are made up as long as all of them hold no more values than this, which are kept in memory."""
 
 
 def distil(model: onnx.ModelProto, how: Distil, calibration: Rows, progress: Progress) -> onnx.ModelProto:
@@ -52,7 +55,8 @@ def _lessons(calibration: Rows, how: Distil) -> dict[str, NDArray[Any]]:
             raise UnsupportedModelError(f"nothing to distil: input {name!r} is {array.dtype}, not of numbers")
     random = np.random.default_rng(how.seed)
     given = min(len(array) for array in calibration.values())
-    more = max(0, how.rows - given)
+    values = sum(array[:1].size for array in calibration.values())
+    more = max(0, min(how.rows, _MOST_VALUES // max(values, 1)) - given)
     first, second = random.integers(given, size=(2, more))
     share = random.uniform(size=more).astype(np.float32)
     mixed = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from headrace_engines.errors import UnsupportedModelError
@@ -21,6 +22,7 @@ from headrace_engines.rows import Rows
 _BATCH: Final = 64
 _BATCH_VALUES: Final = 1 << 20
 _SILENT: Final = 4
+_MOST_BYTES: Final = 2**31
 
 MIN_WEIGHTS: Final = 1024
 """With fewer weights in all its matrix operators, a model has nothing to gain from 8-bit numbers."""
@@ -33,20 +35,40 @@ def prepared(model: Path) -> onnx.ModelProto:
     """Return the model with constants folded, batch normalisation fused and shapes inferred.
 
     Every node has a name of its own. The same model gives the same graph, so names found in one
-    are good in another.
+    are good in another. Raises UnsupportedModelError if the model is too large for one message.
     """
+    _check_size(model)
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         options = _options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(optimised)
-        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        whole = onnx.load(model).SerializeToString()  # with the weights of other files
+        onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
         found = onnx.load(optimised)
     _name(found.graph)
     _flatten_biases(found.graph)
     _drop_unused_domains(found)
     add_pre_process_metadata(found)  # or the library asks people to do this
     return onnx.shape_inference.infer_shapes(found)
+
+
+def _check_size(model: Path) -> None:
+    size = model.stat().st_size
+    if size < _MOST_BYTES:
+        graph = onnx.load(model, load_external_data=False).graph
+        size += sum(_external_bytes(constant) for constant in graph.initializer)
+    if size >= _MOST_BYTES:
+        raise UnsupportedModelError(
+            f"the model has {size:,} bytes; compression takes fewer than {_MOST_BYTES:,}"
+        )
+
+
+def _external_bytes(constant: onnx.TensorProto) -> int:
+    """Return how many bytes of a constant lie in another file."""
+    if constant.data_location != onnx.TensorProto.EXTERNAL:
+        return 0
+    return math.prod(constant.dims) * helper.tensor_dtype_to_np_dtype(constant.data_type).itemsize
 
 
 def of_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
