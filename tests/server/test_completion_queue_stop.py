@@ -17,6 +17,7 @@ from scripted_engines import PATIENCE_SECONDS, Gate, ScriptedEngine, serving
 from transports import needs_completion_queue
 
 from headrace_proto.v1.inference_pb2_grpc import InferenceServiceStub
+from headrace_server.errors import ShuttingDown
 from headrace_server.transport.choice import TransportKind
 
 pytestmark = needs_completion_queue
@@ -101,6 +102,13 @@ def waits(it: Gated, call: Any, count: int) -> bool:
     return not call.done()
 
 
+def test_what_a_server_had_not_accepted_when_it_ended_is_not_accepted_any_more() -> None:
+    with gated(transport=QUEUE) as it:
+        it.server.begin_stop().result(PATIENCE_SECONDS)
+        with pytest.raises(ShuttingDown, match="the server is stopping"):
+            it.served.infer("read beside the transport until now", 1)
+
+
 LATE = """
 import sys
 sys.path[:0] = {folders!r}
@@ -131,6 +139,32 @@ def test_answers_that_come_after_the_end_do_not_end_the_process(grace_seconds: f
     said, *codes = done.stdout.split()
     assert said == "alive"
     assert set(codes) <= {"UNAVAILABLE", "CANCELLED"}
+
+
+LAST = """
+import sys
+sys.path[:0] = {folders!r}
+from gated_server import gated
+from headrace_server.transport.choice import TransportKind
+from headrace_server.transport.completion_queue.calls import CoreCallBase
+
+CoreCallBase._closed = lambda call, event: None  # the call's end would be the queue's last event
+with gated(transport=TransportKind.COMPLETION_QUEUE) as it:
+    it.occupy()
+    it.server.begin_stop(grace_seconds=0.0).result(20)
+    it.gate.open()
+    it.served.model.close(drain=True)
+    assert it.served.worker.join(20)
+    print("alive")
+"""
+
+
+def test_an_answer_that_comes_before_the_end_of_its_call_is_heard_does_not_end_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST.format(folders=FOLDERS)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 UNSTOPPED = """

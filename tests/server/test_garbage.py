@@ -54,6 +54,7 @@ async def test_nothing_is_frozen_while_changes_go_on_or_after_the_end() -> None:
     garbage = Garbage(asyncio.get_running_loop(), settling_seconds=0.0)
     garbage.freeze()
     garbage.models_changed()
+    garbage.models_changed()
     garbage.close()
     later = asyncio.Event()
     asyncio.get_running_loop().call_later(0.0, later.set)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.shared_memory import Regions
+
+Ts = TypeVarTuple("Ts")
 
 STRINGS = ModelSpec(
     (TensorSpec("x", np.dtype(object), (ANY,)),), (TensorSpec("y", np.dtype(object), (ANY,)),), 8
@@ -102,6 +105,19 @@ class AskersAnswers(Answers):
                 work.reply.answered(work, answer)
 
 
+class Timed(DirectReactor):
+    """Remembers its timers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[threading.Timer] = []
+
+    def later(self, seconds: float, function: Callable[[*Ts], object], *arguments: *Ts) -> threading.Timer:
+        timer = super().later(seconds, function, *arguments)
+        self.timers.append(timer)
+        return timer
+
+
 class Entrance:
     """An intake before one gated model."""
 
@@ -109,7 +125,7 @@ class Entrance:
         self.served = served
         self.holdings = Holdings(most_bytes)
         self.regions = Regions(allowed=True)
-        self.reactor = DirectReactor()
+        self.reactor = Timed()
         self.inflation = Inflation(most_bytes)
         self.intake = self._before(served.service)
         self.asked = Asked()
@@ -350,6 +366,21 @@ def test_a_requests_own_timeout_is_told_while_the_engine_is_busy() -> None:
         work = it.take(rows(1, timeout=10_000), time.monotonic() + 60)
         assert "the deadline passed" in str(it.answer())
         it.intake.abandon(work)
+
+
+def test_work_that_is_answered_as_it_is_submitted_leaves_no_timer() -> None:
+    class Swift(Model):
+        def submit(self, work: Work, *, hold: bool = False) -> None:
+            super().submit(work, hold=hold)
+            self.expire(work)
+
+    with entrance() as it:
+        it.use(Shelf(Swift("m", "1", RAGGED, "scripted", Limits())))
+        it.begin(rows(1, timeout=3_600_000_000))
+        assert it.asked.told.done()
+        assert it.asked.outcome.result(0) is None
+        (timer,) = it.reactor.timers
+        assert timer.finished.is_set()
 
 
 def test_abandoned_work_is_never_executed_and_its_timer_does_not_keep_it() -> None:
