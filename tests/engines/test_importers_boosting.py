@@ -201,6 +201,7 @@ def _refused() -> dict[str, Any]:
         "gblinear": booster(booster="gblinear"),
         "reg:logistic": xgboost.train({"objective": "reg:logistic"}, xgboost.DMatrix(ROWS, TWO), 2),
         "takes -1.0 for missing": xgboost.XGBRegressor(n_estimators=2, missing=-1.0).fit(ROWS, VALUES),
+        "several targets": xgboost.XGBRegressor(n_estimators=2).fit(ROWS, ROWS[:, :2]),
         "fair": trees(objective="fair"),
         "regression sqrt": trees(reg_sqrt=True),
         "multiclassova": lightgbm.train(

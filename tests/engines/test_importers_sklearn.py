@@ -21,6 +21,7 @@ from sklearn.ensemble import (
     AdaBoostRegressor,
     BaggingClassifier,
     IsolationForest,
+    RandomForestRegressor,
     StackingClassifier,
     VotingRegressor,
 )
@@ -128,6 +129,21 @@ def test_a_regressor_predicts_as_before(estimator: Any, tmp_path: Path) -> None:
     estimator.fit(ROWS, np.abs(VALUES))
     found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
     assert [output.name for output in found["cpu"].graph.output] == ["prediction"]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LinearRegression(),
+        MLPRegressor(hidden_layer_sizes=(8,), max_iter=30, tol=1.0, random_state=0),
+        KNeighborsRegressor(),
+        RandomForestRegressor(5, random_state=0),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_several_values_are_columns_of_one_prediction(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(ROWS, np.stack([VALUES, -2 * VALUES, ROWS[:, 0]], axis=1))
+    assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
 
 
 @pytest.mark.parametrize("labels", [TWO, THREE], ids=["two", "three"])

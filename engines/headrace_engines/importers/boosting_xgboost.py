@@ -70,6 +70,10 @@ class XgboostBooster:
                 f"XGBoost's objective {objective} cannot be converted to ONNX; these can: "
                 f"{', '.join((*_CLASSES, *_VALUES))}"
             )
+        if int(learner["learner_model_param"].get("num_target", 1)) > 1:
+            raise UnsupportedModelError(
+                "XGBoost with several targets cannot be converted to ONNX: train one for each"
+            )
         if objective == "multi:softmax":  # the same trees, asked for probabilities
             booster = booster.copy()
             booster.set_param({"objective": "multi:softprob"})

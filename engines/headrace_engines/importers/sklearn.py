@@ -221,8 +221,7 @@ def _unknown(error: Exception) -> str:
 
 def _modules(estimator: Any) -> set[str]:
     """Return the packages that an estimator and all those inside it come from."""
-    parts = [estimator, *estimator.get_params(deep=True).values()]
-    parts += [fitted for part in parts for fitted in np.ravel(getattr(part, "estimators_", ()))]
+    parts = (estimator, *estimator.get_params(deep=True).values())
     return {type(part).__module__.partition(".")[0] for part in parts}
 
 

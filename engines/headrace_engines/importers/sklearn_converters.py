@@ -4,6 +4,7 @@ Decision trees and forests get scikit-learn's own thresholds, rounded so that FP
 before, and the ways that missing values go. Histogram-based boosting is written anew. Discriminant analysis
 between two classes is a logistic function of its score, of which the exporter takes twice as much. Scalers
 subtract what FP32 leaves of a mean, too: of large numbers that differ little, as dates are, it is much.
+A perceptron that predicts several values has a column for each.
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ _EXPORTED: Final = (
 )
 _HISTOGRAM: Final = ("SklearnHistGradientBoostingClassifier", "SklearnHistGradientBoostingRegressor")
 _SCALERS: Final = ("SklearnScaler", "SklearnRobustScaler", "SklearnMinMaxScaler")
-_LINEAR: Final = "SklearnLinearClassifier"
 
 Converter = Callable[[Any, Any, Any], None]
 
 
 def register() -> None:
     """Have the exporter use the converters of this module."""
-    replaced = dict.fromkeys(_EXPORTED, _completed) | dict.fromkeys(_SCALERS, _scaled) | {_LINEAR: _logistic}
+    replaced = dict.fromkeys(_EXPORTED, _completed) | dict.fromkeys(_SCALERS, _scaled) | _SINGLE
     for name, replacement in replaced.items():
         known = _converter_pool[name]
         if not isinstance(known._fct, partial):  # a partial is what was put there before
@@ -100,6 +100,16 @@ def _logistic(exporter: Converter, scope: Any, operator: Any, container: Any) ->
                 attribute.s = b"LOGISTIC"
 
 
+def _in_columns(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
+    """Run the exporter's converter of perceptrons, and leave out that it puts all values into one column."""
+    before = len(container.nodes)
+    exporter(scope, operator, container)
+    for node in container.nodes[before:]:
+        if node.op_type == "Reshape" and node.output[0] == operator.outputs[0].full_name:
+            node.op_type = "Identity"
+            del node.input[1:]
+
+
 def _scaled(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
     """Write (x - offset) * scale, the offset in two parts; whatever else a scaler does is the exporter's."""
     estimator = operator.raw_operator
@@ -138,3 +148,6 @@ def _scaled(exporter: Converter, scope: Any, operator: Any, container: Any) -> N
             scale=factor.astype(np.float32).tolist(),
         )
         value = output
+
+
+_SINGLE: Final = {"SklearnLinearClassifier": _logistic, "SklearnMLPRegressor": _in_columns}
