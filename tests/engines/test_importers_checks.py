@@ -216,6 +216,31 @@ def test_weights_of_a_large_model_lie_beside_it(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
 
 
+def _flattening(shape: Sequence[int]) -> onnx.ModelProto:
+    """A model that says it takes any number of rows, and reshapes them to one."""
+    nodes = [oh.make_node("Reshape", ["x", "flat"], ["rows"]), oh.make_node("MatMul", ["rows", "w"], ["y"])]
+    constants = {"w": _weights(24, 5), "flat": np.array(shape)}
+    return _model(nodes, [_value("x", ["N", 4, 6])], [_value("y", ["N", 5])], constants)
+
+
+def test_one_row_that_was_baked_in_is_opened(tmp_path: Path) -> None:
+    model = _flattening([1, 24])
+    _settled(model, tmp_path)
+    rows = _weights(3, 4, 6)
+    (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    np.testing.assert_allclose(answers, rows.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-4)
+
+
+def test_one_row_that_cannot_be_opened_is_told_though_the_axis_is_said_to_be_open(tmp_path: Path) -> None:
+    nodes = [oh.make_node("Gemm", ["mixing", "x"], ["y"])]
+    model = _model(nodes, [_value("x", ["N", 3])], [_value("y", ["N", 3])], {"mixing": _weights(1, 1)})
+    with pytest.raises(
+        UnsupportedModelError, match="takes one row alone, though its first axis is said to be open"
+    ):
+        _settled(model, tmp_path)
+
+
 def test_an_old_opset_is_raised(tmp_path: Path) -> None:
     nodes = [
         oh.make_node("Squeeze", ["x"], ["flat"], axes=[2]),

@@ -7,31 +7,18 @@ row gets the answers that the model gave before, inside as well, and the same on
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper
 
-from headrace_engines import independence
 from headrace_engines.errors import EngineError, UnsupportedModelError
-from headrace_engines.importers import exported
 from headrace_engines.importers.exported import BATCH_AXIS
 from headrace_engines.importers.fixed_constants import open_constants
 from headrace_engines.importers.fixed_reshapes import known_shapes, open_reshapes
-from headrace_engines.importers.simplify import folded, is_large
+from headrace_engines.importers.row_proof import prove_rows, spec_of, takes_one_row_alone
+from headrace_engines.importers.simplify import folded
 from headrace_engines.printable import printable
-from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
-from headrace_engines.samples import Floats, accepted_recipe, is_floating
-
-_PROOF_ROWS: Final = 3
-_TOLERANCE: Final = 1e-4
-"""Of an output's range: kernels differ by batch size in the last bits, and layers widen that."""
 
 
 def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,25 +30,36 @@ def open_first_axis(model: onnx.ModelProto) -> onnx.ModelProto:
     if not inputs:
         raise UnsupportedModelError("the model has no inputs, so there are no rows to answer")
     rows = _fixed_rows(inputs)
+    if rows:
+        return _opened(model, rows, f"the model's first axis is fixed at {rows}")
+    symbols = {_first_dim(value).dim_param for value in inputs} - {""}
     result = onnx.ModelProto()
-    result.CopyFrom(folded(model) if rows else model)
-    names = [value.name for value in inputs]
+    result.CopyFrom(model)
+    _name_axes(result.graph, rows, symbols)
+    if not takes_one_row_alone(result):
+        return result
+    for value in (*result.graph.input, *result.graph.output):
+        if _is_named(value):
+            _first_dim(value).dim_value = 1
+    return _opened(result, 1, "the model takes one row alone, though its first axis is said to be open,")
+
+
+def _opened(model: onnx.ModelProto, rows: int, what: str) -> onnx.ModelProto:
+    """Return the model, which is made for so many rows, for any number; refused in the words of `what`."""
+    result = onnx.ModelProto()
+    result.CopyFrom(folded(model))
+    names = [value.name for value in real_inputs(result.graph)]
     if rows == 1:
         open_constants(result.graph, names, known_shapes(result, names, rows))
-    reshaped = open_reshapes(result, names, rows) if rows else []
-    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in inputs} - {""}
-    for value in real_inputs(result.graph):
-        _name(value)
-    _name_told_outputs(result.graph, rows, symbols)
-    del result.graph.value_info[:]
-    if rows:
-        try:
-            _prove(model, result, rows, _shared(model, result, reshaped))
-        except EngineError as error:
-            raise UnsupportedModelError(
-                f"the model's first axis is fixed at {rows} and cannot be opened ({error}): export it with "
-                "a dynamic first axis (dynamic_shapes of torch.onnx.export, None in a Keras input)"
-            ) from error
+    reshaped = open_reshapes(result, names, rows)
+    _name_axes(result.graph, rows, ())
+    try:
+        prove_rows(model, result, rows, reshaped)
+    except EngineError as error:
+        raise UnsupportedModelError(
+            f"{what} and cannot be opened ({error}): export it with a dynamic first axis (dynamic_shapes of "
+            "torch.onnx.export, None in a Keras input)"
+        ) from error
     return result
 
 
@@ -96,8 +94,20 @@ def _fixed_rows(inputs: Sequence[onnx.ValueInfoProto]) -> int:
     return next(iter(sizes.values()), 0)
 
 
+def _first_dim(value: onnx.ValueInfoProto) -> Any:
+    return value.type.tensor_type.shape.dim[0]
+
+
+def _name_axes(graph: onnx.GraphProto, rows: int, symbols: Collection[str]) -> None:
+    """Name the first axis of all inputs, and of the outputs that are told to follow them."""
+    for value in real_inputs(graph):
+        _name(value)
+    _name_told_outputs(graph, rows, symbols)
+    del graph.value_info[:]
+
+
 def _name(value: onnx.ValueInfoProto) -> None:
-    dim = value.type.tensor_type.shape.dim[0]
+    dim = _first_dim(value)
     dim.Clear()
     dim.dim_param = BATCH_AXIS
 
@@ -129,11 +139,7 @@ def name_outputs(model: onnx.ModelProto) -> None:
     unnamed = [value for value in model.graph.output if not _is_named(value)]
     if not unnamed:
         return
-    with (
-        tempfile.TemporaryDirectory(prefix="headrace-") as folder,
-        closing(_engine(model, Path(folder, "model.onnx"))) as engine,
-    ):
-        spec = engine.spec
+    spec = spec_of(model)
     if not spec.has_batch_axis:
         shown = ", ".join(repr(printable(value.name)) for value in unnamed)
         raise UnsupportedModelError(
@@ -150,68 +156,3 @@ def name_outputs(model: onnx.ModelProto) -> None:
 def _is_named(value: onnx.ValueInfoProto) -> bool:
     dims = value.type.tensor_type.shape.dim
     return bool(dims) and dims[0].dim_param == BATCH_AXIS
-
-
-def _shared(
-    before: onnx.ModelProto, after: onnx.ModelProto, names: Collection[str]
-) -> list[onnx.ValueInfoProto]:
-    """Return those of the named tensors inside that both models have, as outputs to compare them by."""
-    computed = {name for node in before.graph.node for name in node.output}
-    computed -= {value.name for value in before.graph.output}
-    if is_large(after):
-        return []
-    return [
-        helper.make_tensor_value_info(
-            value.name, value.type.tensor_type.elem_type, [None] * len(value.type.tensor_type.shape.dim)
-        )
-        for value in onnx.shape_inference.infer_shapes(after).graph.value_info
-        if value.name in names and value.name in computed
-    ]
-
-
-def _prove(
-    before: onnx.ModelProto, after: onnx.ModelProto, rows: int, inside: Sequence[onnx.ValueInfoProto]
-) -> None:
-    """Raise EngineError unless each row gets what it got before, whoever its neighbours are."""
-    with (
-        tempfile.TemporaryDirectory(prefix="headrace-") as folder,
-        closing(_engine(before, Path(folder, "before.onnx"), inside)) as old,
-        closing(_engine(after, Path(folder, "after.onnx"), inside)) as new,
-    ):
-        if not new.spec.has_batch_axis:
-            raise UnsupportedModelError("an output does not have as many rows as come")
-        count = max(_PROOF_ROWS, 2 * rows) if rows > 1 else _PROOF_ROWS
-        recipe = accepted_recipe(new.spec.inputs, count, new.run, (Floats.UNIFORM, Floats.NORMAL))
-        came = recipe.rows(new.spec.inputs, count - count % rows, np.random.default_rng(0))
-        single = [
-            old.run([array[start : start + rows] for array in came]) for start in range(0, len(came[0]), rows)
-        ]
-        expected = [np.concatenate(parts) for parts in zip(*single, strict=True)]
-        for tensor, wanted, got in zip(new.spec.outputs, expected, new.run(came), strict=True):
-            if not _is_same(wanted, got):
-                raise UnsupportedModelError(f"{printable(tensor.name)!r} changes")
-        finding = independence.check(new)
-        if not finding.independent:
-            raise UnsupportedModelError(finding.why)
-
-
-def _engine(
-    model: onnx.ModelProto, path: Path, inside: Sequence[onnx.ValueInfoProto] = ()
-) -> OnnxRuntimeEngine:
-    """Return an engine that also answers what is inside the model."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.output.extend(inside)
-    exported.save(shown, path)
-    return OnnxRuntimeEngine(path, max_batch_size=_PROOF_ROWS)
-
-
-def _is_same(wanted: NDArray[Any], got: NDArray[Any]) -> bool:
-    if wanted.shape != got.shape:
-        return False
-    if not is_floating(wanted.dtype):
-        return bool(np.array_equal(wanted, got))
-    wide = wanted.astype(np.float64)
-    finite = np.abs(wide[np.isfinite(wide)])
-    allowed = _TOLERANCE * float(finite.max(initial=0.0))
-    return bool(np.allclose(got.astype(np.float64), wide, rtol=0.0, atol=allowed, equal_nan=True))
