@@ -135,6 +135,35 @@ class Regression:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """A field that is one of the values that the model before predicts."""
+
+    name: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A model among others; `outputs` are the fields that it gives to those after it."""
+
+    weight: float
+    model: Model
+    outputs: tuple[Given | Derived, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """Several models; `method` says what becomes of their answers.
+
+    average, weightedAverage and sum are of numbers or probabilities, majorityVote and weightedMajorityVote
+    count labels, and in a modelChain the last model answers, which is asked with what those before gave.
+    """
+
+    method: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model with the fields that it calculates, and what is done to the number that it predicts.
 
@@ -142,7 +171,7 @@ class Model:
     `factor`, and has `constant` added then.
     """
 
-    body: Tree | Regression
+    body: Tree | Regression | Mining
     classes: int
     derived: tuple[Derived, ...]
     factor: float

@@ -15,7 +15,7 @@ from headrace_engines.printable import printable
 
 _NUMBERS: Final = ("integer", "float", "double")
 _ARITHMETIC: Final = ("+", "-", "*", "/")
-_EXPRESSIONS: Final = ("Constant", "FieldRef", "NormContinuous", "Apply")
+EXPRESSIONS: Final = ("Constant", "FieldRef", "NormContinuous", "Apply")
 _ACTIVE: Final = "active"
 _TARGETS: Final = ("target", "predicted")
 _UNUSED: Final = ("supplementary", "group", "order", "frequencyWeight", "analysisWeight")
@@ -113,7 +113,7 @@ def derived(elements: Sequence[Element], known: Sequence[str]) -> tuple[Derived,
             raise UnsupportedModelError(
                 f"{element.where}: the field {printable(name)!r} is no number, and only numbers are read"
             )
-        (inner,) = element.only(*_EXPRESSIONS) or (element.one(*_EXPRESSIONS),)
+        (inner,) = element.only(*EXPRESSIONS) or (element.one(*EXPRESSIONS),)
         found.append(Derived(name, expression(inner, names)))
         names.add(name)
     return tuple(found)
@@ -134,7 +134,7 @@ def expression(element: Element, known: set[str]) -> Expression:
                 raise UnsupportedModelError(
                     f"{element.where}: the function {printable(function)!r} is not read; + - * / are"
                 )
-            parts = [expression(child, known) for child in element.only(*_EXPRESSIONS)]
+            parts = [expression(child, known) for child in element.only(*EXPRESSIONS)]
             if len(parts) != 2:
                 raise ModelFileError(f"{element.where}: {function} has {len(parts)} arguments, and needs 2")
             return Apply(function, *parts)

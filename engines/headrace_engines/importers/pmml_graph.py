@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.classical import LABEL, ML_OPSET, PREDICTION, PROBABILITIES
-from headrace_engines.importers.pmml_branches import Branch, Branches, branches
 from headrace_engines.importers.pmml_document import (
     Apply,
     Constant,
     Document,
     Expression,
     FieldRef,
-    Leaf,
+    Given,
+    Mining,
     Model,
     Regression,
     Term,
     Tree,
 )
+from headrace_engines.importers.pmml_ensemble import Grown, grown, summed
+from headrace_engines.importers.pmml_segments import CHAIN, VOTES
 from headrace_engines.importers.standard.graph import ML_DOMAIN, Graph, Operand
 
 INPUT: Final = "input"
@@ -91,6 +92,8 @@ class _Writer:
                 result = self._tree(model.body, matrix)
             case Regression():
                 result = self._regression(model.body, model.classes, matrix)
+            case Mining():
+                result = self._segments(model.body, model.classes, matrix)
         if model.classes:
             return result
         values = result.values
@@ -171,27 +174,63 @@ class _Writer:
 
     def _tree(self, tree: Tree, matrix: _Matrix) -> _Result:
         """Write a tree: a column for each of its values, and for classes one more for the label."""
-        found = branches(tree, matrix.columns)
-        leaves = [node for node in found if isinstance(node, Leaf)]
-        if all(leaf.label == int(np.argmax(leaf.values)) for leaf in leaves):
-            return _Result(self._ensemble(found, matrix, [leaf.values for leaf in leaves]))
-        both = self._ensemble(found, matrix, [(*leaf.values, float(leaf.label)) for leaf in leaves])
-        width = len(leaves[0].values)
+        found = grown(tree, matrix.columns)
+        labels = found.labels
+        if (labels == found.values.argmax(axis=1)).all():
+            return _Result(summed(self._graph, matrix.tensor, [found]))
+        told = replace(found, values=np.column_stack([found.values, labels]))
+        both = summed(self._graph, matrix.tensor, [told])
+        width = found.values.shape[1]
         values = self._graph.columns(both, np.arange(width))
         label = self._graph.flat(self._graph.columns(both, np.array([width])))
         return _Result(values, self._graph.add("Cast", label, to=TensorProto.INT64))
 
-    def _ensemble(self, tree: Branches, matrix: _Matrix, values: list[tuple[float, ...]]) -> str:
-        """Write a tree whose leaves have these values, in their order."""
-        output = self._graph.name("trees")
-        attributes = {**_nodes(tree, 0), **_targets(tree, 0, values)}
-        width = len(values[0])
-        node = helper.make_node(
-            "TreeEnsembleRegressor", [matrix.tensor], [output], output, domain=ML_DOMAIN, n_targets=width,
-            **{name: array.tolist() for name, array in attributes.items()},
-        )  # fmt: skip
-        self._graph.nodes.append(node)
-        return output
+    def _segments(self, mining: Mining, classes: int, matrix: _Matrix) -> _Result:
+        """Write models beside each other: those that are trees alone as one sum of trees."""
+        if mining.method == CHAIN:
+            return self._chain(mining, matrix)
+        weights = np.array([segment.weight for segment in mining.segments])
+        if mining.method != "sum":
+            weights = weights / weights.sum()
+        trees: list[Grown] = []
+        parts: list[str] = []
+        for weight, segment in zip(weights, mining.segments, strict=True):
+            if tree := _bare_tree(segment.model):
+                found = grown(tree, matrix.columns)
+                values = np.eye(classes)[found.labels] if mining.method in VOTES else found.values
+                trees.append(replace(found, values=values * weight))
+                continue
+            result = self.model(segment.model, matrix)
+            answer = self._votes(result, classes) if mining.method in VOTES else result.values
+            parts.append(self._graph.add("Mul", answer, np.float32(weight)))
+        if trees:
+            parts.append(summed(self._graph, matrix.tensor, trees))
+        return _Result(parts[0] if len(parts) == 1 else self._graph.add("Sum", *parts))
+
+    def _votes(self, result: _Result, classes: int) -> str:
+        """Return one for the class that a model predicts, and zero for the others."""
+        label = result.label or self._graph.add("ArgMax", result.values, axis=1, keepdims=0)
+        return self._graph.add("Gather", np.eye(classes, dtype=np.float32), label, axis=0)
+
+    def _chain(self, mining: Mining, matrix: _Matrix) -> _Result:
+        *before, last = mining.segments
+        for segment in before:
+            values = self.model(segment.model, matrix).values
+            for output in segment.outputs:
+                value = (
+                    self._graph.columns(values, np.array([output.place]))
+                    if isinstance(output, Given)
+                    else self._value(output.expression, matrix)
+                )
+                matrix = self._with(matrix, output.name, value)
+        return self.model(last.model, matrix)
+
+
+def _bare_tree(model: Model) -> Tree | None:
+    """Return the tree that a model is, if it is nothing else."""
+    if isinstance(model.body, Tree) and not model.derived and (model.factor, model.constant) == (1, 0):
+        return model.body
+    return None
 
 
 def _named(field: str, exponent: int) -> str:
@@ -201,34 +240,3 @@ def _named(field: str, exponent: int) -> str:
 
 def _field(term: Term) -> str:
     return term.field if term.exponent == 1 else _named(term.field, term.exponent)
-
-
-def _nodes(tree: Branches, number: int) -> dict[str, NDArray[Any]]:
-    """Return the attributes that tell the nodes of a tree."""
-    count = len(tree)
-    end = Branch(0, 0.0, 0, 0)
-    asked = [node if isinstance(node, Branch) else end for node in tree]
-    return {
-        "nodes_treeids": np.full(count, number),
-        "nodes_nodeids": np.arange(count),
-        "nodes_modes": np.array(
-            ["BRANCH_LEQ" if isinstance(node, Branch) else "LEAF" for node in tree], object
-        ),
-        "nodes_featureids": np.array([node.column for node in asked]),
-        "nodes_values": np.array([node.bound for node in asked]),
-        "nodes_truenodeids": np.array([node.when_true for node in asked]),
-        "nodes_falsenodeids": np.array([node.when_false for node in asked]),
-        "nodes_missing_value_tracks_true": np.zeros(count, np.int64),
-    }
-
-
-def _targets(tree: Branches, number: int, values: list[tuple[float, ...]]) -> dict[str, NDArray[Any]]:
-    """Return the attributes that tell what the leaves of a tree answer."""
-    places = [place for place, node in enumerate(tree) if isinstance(node, Leaf)]
-    width = len(values[0])
-    return {
-        "target_treeids": np.full(len(places) * width, number),
-        "target_nodeids": np.repeat(places, width),
-        "target_ids": np.tile(np.arange(width), len(places)),
-        "target_weights": np.array(values, np.float64).reshape(-1),
-    }

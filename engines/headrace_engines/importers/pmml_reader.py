@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 
 from headrace_engines import files
-from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
-from headrace_engines.importers.pmml_document import Derived, Document, Model, Regression, Table, Term
-from headrace_engines.importers.pmml_fields import Classes, classes, derived, field_name, schema
+from headrace_engines.errors import EngineError, UnsupportedModelError
+from headrace_engines.importers.pmml_document import (
+    Derived,
+    Document,
+    Mining,
+    Model,
+    Regression,
+    Segment,
+    Tree,
+)
+from headrace_engines.importers.pmml_fields import Classes, classes, derived, mining_fields, schema
+from headrace_engines.importers.pmml_segments import CHAIN, METHODS, mining, outputs, segments
+from headrace_engines.importers.pmml_tables import regression
 from headrace_engines.importers.pmml_trees import tree
 from headrace_engines.importers.pmml_xml import Element, parsed
 from headrace_engines.printable import printable
 
-MODELS: Final = ("RegressionModel", "TreeModel")
+MODELS: Final = ("RegressionModel", "TreeModel", "MiningModel")
 _BESIDE: Final = ("Header", "MiningBuildTask", "DataDictionary", "TransformationDictionary")
 _TASKS: Final = ("regression", "classification")
-_OF_NUMBERS: Final = ("none", "softmax", "logit", "exp")
-_OF_CLASSES: Final = ("none", "softmax", "simplemax", "logit")
 
 
 def read(path: Path) -> Document:
@@ -71,18 +78,32 @@ class _Reader:
 
     def model(self, element: Element, before: tuple[Derived, ...], known: set[str]) -> Model:
         """Return a model over the known fields; `before` are calculated ahead of its own."""
+        mining_fields(element)
         inside = [each for part in element.all("LocalTransformations") for each in part.only("DerivedField")]
         known = known | {each.name for each in before}
         own = derived(inside, sorted(known))
         known |= {each.name for each in own}
         target = self._target if _classifies(element) else None
+        if _classifies(element) and target is None:
+            raise UnsupportedModelError(f"{element.where}: it classifies for a model that predicts a number")
         factor, constant = _rescaling(element)
-        body = (
-            tree(element, known, target)
-            if element.name == "TreeModel"
-            else _regression(element, known, target)
-        )
+        body = self._body(element, known, target)
         return Model(body, len(target.values) if target else 0, (*before, *own), factor, constant)
+
+    def _body(self, element: Element, known: set[str], target: Classes | None) -> Tree | Regression | Mining:
+        match element.name:
+            case "TreeModel":
+                return tree(element, known, target)
+            case "RegressionModel":
+                return regression(element, known, target)
+        method = element.one("Segmentation").choice("multipleModelMethod", "", METHODS)
+        found: list[Segment] = []
+        for weight, inner in segments(element, method, MODELS, known):
+            model = self.model(inner, (), known)
+            given = outputs(inner, known, self._target if model.classes else None) if method == CHAIN else ()
+            known = known | {each.name for each in given}
+            found.append(Segment(weight, model, given))
+        return mining(element, method, found, 0 if target is None else len(target.values))
 
 
 def _rescaling(element: Element) -> tuple[float, float]:
@@ -96,39 +117,3 @@ def _rescaling(element: Element) -> tuple[float, float]:
         if name in targets[0].attributes:
             raise UnsupportedModelError(f"{targets[0].where}: {name} is not read")
     return targets[0].number("rescaleFactor", 1.0), targets[0].number("rescaleConstant", 0.0)
-
-
-def _regression(element: Element, known: set[str], target: Classes | None) -> Regression:
-    element.only("MiningSchema", "Output", "LocalTransformations", "Targets", "RegressionTable")
-    name = element.choice("normalizationMethod", "none", _OF_CLASSES if target else _OF_NUMBERS)
-    tables = tuple(_table(each, known, target) for each in element.all("RegressionTable"))
-    if target is None:
-        if len(tables) != 1:
-            raise ModelFileError(f"{element.where}: {len(tables)} tables for one number")
-        return Regression(name, tables)
-    if sorted(table.category for table in tables) != list(range(len(target.values))):
-        found = json.dumps([target.values[table.category] for table in tables])
-        raise ModelFileError(
-            f"{element.where}: its tables are for {printable(found)}: each of the target's "
-            f"{len(target.values)} classes needs one"
-        )
-    if name == "logit" and len(tables) != 2:
-        raise UnsupportedModelError(
-            f"{element.where}: logit of {len(tables)} classes is not read; of 2 it is"
-        )
-    return Regression(name, tables)
-
-
-def _table(element: Element, known: set[str], target: Classes | None) -> Table:
-    terms = tuple(_term(each, known) for each in element.only("NumericPredictor"))
-    category = target.place(element, element.needed("targetCategory")) if target else 0
-    return Table(category, element.number("intercept"), terms)
-
-
-def _term(element: Element, known: set[str]) -> Term:
-    exponent = element.number("exponent", 1.0)
-    if exponent != int(exponent) or exponent < 0:
-        raise UnsupportedModelError(
-            f"{element.where}: exponent {exponent:g} is not read; whole numbers from 0 are"
-        )
-    return Term(field_name(element, known), int(exponent), element.number("coefficient"))

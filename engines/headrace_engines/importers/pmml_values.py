@@ -19,14 +19,17 @@ from headrace_engines.importers.pmml_document import (
     Document,
     Expression,
     FieldRef,
+    Given,
     Leaf,
     Membership,
+    Mining,
     Model,
     Node,
     Predicate,
     Regression,
     Tree,
 )
+from headrace_engines.importers.pmml_segments import CHAIN, VOTES
 
 Column = NDArray[np.float64]
 """A field's values, [rows]."""
@@ -69,10 +72,13 @@ def predicted(model: Model, given: Fields, count: int) -> Answer:
     fields = dict(given)
     for each in model.derived:
         fields[each.name] = _calculated(each.expression, fields, count)
-    if isinstance(model.body, Tree):
-        found = _from_tree(model.body, fields, count)
-    else:
-        found = _from_tables(model.body, model.classes, fields, count)
+    match model.body:
+        case Tree():
+            found = _from_tree(model.body, fields, count)
+        case Regression():
+            found = _from_tables(model.body, model.classes, fields, count)
+        case Mining():
+            found = _from_segments(model.body, model.classes, fields, count)
     return found if model.classes else Answer(found.values * model.factor + model.constant, found.labels)
 
 
@@ -85,6 +91,32 @@ def _calculated(expression: Expression, fields: Fields, count: int) -> Column:
         case Apply(function, left, right):
             parts = (_calculated(part, fields, count) for part in (left, right))
             return np.asarray(_CALCULATED[function](*parts))
+
+
+def _from_segments(mining: Mining, classes: int, fields: Fields, count: int) -> Answer:
+    if mining.method == CHAIN:
+        return _from_chain(mining, fields, count)
+    found = [predicted(segment.model, fields, count) for segment in mining.segments]
+    weights = np.array([segment.weight for segment in mining.segments])
+    if mining.method != "sum":
+        weights = weights / weights.sum()
+    counted = [np.eye(classes)[each.labels] if mining.method in VOTES else each.values for each in found]
+    values = np.tensordot(weights, np.stack(counted), axes=1)
+    return Answer(values, values.argmax(axis=1))
+
+
+def _from_chain(mining: Mining, given: Fields, count: int) -> Answer:
+    fields = dict(given)
+    *before, last = mining.segments
+    for segment in before:
+        found = predicted(segment.model, fields, count)
+        for output in segment.outputs:
+            fields[output.name] = (
+                found.values[:, output.place]
+                if isinstance(output, Given)
+                else _calculated(output.expression, fields, count)
+            )
+    return predicted(last.model, fields, count)
 
 
 def _from_tables(regression: Regression, classes: int, fields: Fields, count: int) -> Answer:

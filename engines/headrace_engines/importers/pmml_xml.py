@@ -16,9 +16,10 @@ from headrace_engines.errors import ModelFileError, UnsupportedModelError
 from headrace_engines.printable import printable
 
 READ: Final = (
-    "what is read of PMML: RegressionModel with NumericPredictor, TreeModel; SimplePredicate, "
-    "SimpleSetPredicate of numbers, CompoundPredicate, True, False; DerivedField with FieldRef, Constant, "
-    "NormContinuous of two points and Apply of + - * /; rescaleFactor and rescaleConstant of a Target"
+    "what is read of PMML: RegressionModel with NumericPredictor, TreeModel, MiningModel of these; "
+    "SimplePredicate, SimpleSetPredicate of numbers, CompoundPredicate, True, False; DerivedField with "
+    "FieldRef, Constant, NormContinuous of two points and Apply of + - * /; rescaleFactor and "
+    "rescaleConstant of a Target"
 )
 
 _NAMESPACES: Final = ("", *(f"http://www.dmg.org/PMML-4_{minor}" for minor in range(5)))
