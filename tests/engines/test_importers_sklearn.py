@@ -14,13 +14,16 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.datasets import load_diabetes, load_digits, load_wine
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.ensemble import (
     AdaBoostClassifier,
     AdaBoostRegressor,
     BaggingClassifier,
+    HistGradientBoostingRegressor,
     IsolationForest,
+    RandomForestClassifier,
     RandomForestRegressor,
     StackingClassifier,
     VotingRegressor,
@@ -153,6 +156,24 @@ def test_a_classifier_answers_as_before(estimator: Any, labels: Any, tmp_path: P
     found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(1.1)})
     scores = "probabilities" if hasattr(estimator, "predict_proba") else "scores"
     assert [output.name for output in found["cpu"].graph.output] == ["label", scores]
+
+
+@pytest.mark.parametrize(
+    ("load", "estimator"),
+    [
+        (load_digits, make_pipeline(MaxAbsScaler(), LogisticRegression())),
+        (load_digits, make_pipeline(StandardScaler(), PCA(20), SVC())),
+        (load_wine, make_pipeline(StandardScaler(), RandomForestClassifier(10, random_state=0))),
+        (load_wine, KNeighborsClassifier()),
+        (load_diabetes, LinearRegression()),
+        (load_diabetes, HistGradientBoostingRegressor(max_iter=10)),
+    ],
+    ids=lambda each: getattr(each, "__name__", type(each).__name__),
+)
+def test_real_data_are_answered_as_before(load: Any, estimator: Any, tmp_path: Path) -> None:
+    rows, labels = load(return_X_y=True)
+    estimator.fit(rows[:500], labels[:500])
+    assert_faithful(_importer(estimator), tmp_path, {"input": rows.astype(np.float32)})
 
 
 @pytest.mark.filterwarnings("ignore:.*probability.*")

@@ -8,6 +8,9 @@ boosting of 100 trees 11, 12, 72 and 8.8. Support vector machines are the other 
 matrices take 0.76, 0.40, 0.15 and 0.14 of the time. So a model with trees is written twice: `model.onnx`
 for CPUs, and beside it `model.standard.onnx`, which TensorRT's parser takes; they answer the same.
 
+Scalers right before trees are folded into the trees' thresholds (see `sklearn_folding`), as FP32 would
+take steps of its own beside them.
+
 Classes that are text are told by the facts and not by the model, which then has no output `label`: the
 columns of `probabilities` are in their order.
 """
