@@ -61,6 +61,9 @@ WEIGHTS: Mapping[str, Write] = {
     ),
     "a training's checkpoint": lambda path: torch.save({"epoch": 3, "state_dict": cnn().state_dict()}, path),
     "weights of DataParallel": lambda path: torch.save(torch.nn.DataParallel(cnn()).state_dict(), path),
+    "weights of a compiled module": lambda path: torch.save(
+        {f"_orig_mod.{name}": weight for name, weight in cnn().state_dict().items()}, path
+    ),
     "weights of 16 bits": lambda path: torch.save(cnn().half().state_dict(), path),
     "safetensors": save_safetensors,
 }
@@ -93,6 +96,10 @@ PROGRAMS: Mapping[str, tuple[Write, ImportOptions]] = {
         ImportOptions(is_trusted=True),
     ),
     "safetensors": (save_safetensors, CNN),
+    "a module in DataParallel": (
+        lambda path: torch.save(torch.nn.DataParallel(cnn()), path),
+        ImportOptions(input_shapes={"image": (1, 8, 8)}, is_trusted=True),
+    ),
 }
 
 

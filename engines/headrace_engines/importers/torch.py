@@ -9,6 +9,7 @@ that was made for them. Either writes operators of ONNX's own domain.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from headrace_engines.errors import InputError, UnsupportedModelError
 from headrace_engines.importers import exported, torch_signature, torch_sources
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.torch_signature import Input, brief, name_of
+from headrace_engines.importers.torch_sources import Stored
 from headrace_engines.importers.torch_tracing import (
     Arrange,
     check_batch,
@@ -88,7 +90,7 @@ class _Source:
         return [tensor for _, tensor in torch_signature.named(answer, self.name)]
 
 
-class TorchImporter:
+class TorchImporter(ABC):
     """A PyTorch model that is open; rows and answers go by the names of its inputs and outputs."""
 
     def __init__(self, source: _Source, opset: int) -> None:
@@ -132,8 +134,9 @@ class TorchImporter:
     def _parameters(self) -> Iterator[torch.Tensor]:
         return iter(self._source.module.parameters())
 
+    @abstractmethod
     def _model(self) -> onnx.ModelProto:
-        raise NotImplementedError
+        """Return what PyTorch's exporter makes of it; UnsupportedModelError where it cannot."""
 
 
 class _ProgramImporter(TorchImporter):
@@ -211,7 +214,7 @@ def _program(program: ExportedProgram, opset: int) -> TorchImporter:
     inputs = program_inputs(program)
     arrange: Arrange = partial(pytree.tree_unflatten, treespec=program.call_spec.in_spec)
     module = program.module(check_guards=False)
-    name = "the program"
+    name = Stored.PROGRAM.value
     if not has_batch(program):
         try:
             program = traced(module, name, inputs, arrange)

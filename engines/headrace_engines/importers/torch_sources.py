@@ -25,6 +25,9 @@ from headrace_engines.importers.torch_signature import brief, name_of
 from headrace_engines.named_function import named_function
 
 _CHECKPOINT_KEYS: Final = ("state_dict", "model_state_dict", "model")
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before the names of weights."""
+
 _LEGACY_MAGIC: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -136,7 +139,7 @@ def _model(path: Path, held: Any, options: ImportOptions) -> torch.nn.Module | E
     if isinstance(held, ExportedProgram | torch.nn.Module):
         if options.factory:
             raise UnsupportedModelError(f"{path.name}: it holds a whole model, so leave out --factory")
-        return held
+        return held.module if isinstance(held, torch.nn.DataParallel) else held
     weights = _weights(held)
     if weights is None:
         raise UnsupportedModelError(
@@ -156,7 +159,8 @@ def _weights(held: Any) -> dict[str, torch.Tensor] | None:
         return None
     if all(isinstance(value, torch.Tensor) for value in held.values()):
         weights = dict(held)
-        consume_prefix_in_state_dict_if_present(weights, "module.")  # what DataParallel puts before names
+        for prefix in _WRAPPERS:
+            consume_prefix_in_state_dict_if_present(weights, prefix)
         return weights
     return next((_weights(held[key]) for key in _CHECKPOINT_KEYS if isinstance(held.get(key), Mapping)), None)
 
