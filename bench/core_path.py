@@ -163,8 +163,9 @@ def measure(model: Network, engine: Engine, batch: int, requests: int) -> float:
     def bring() -> None:
         nonlocal turn
         turn += 1
-        asked = decode(messages[turn % _MESSAGES]), NO_DEADLINE, sink, None, time.monotonic_ns()
-        service.submit(service.prepare(*asked), service.prepare, *asked)
+        asked, now_ns = decode(messages[turn % _MESSAGES]), time.monotonic_ns()
+        work = service.prepare(asked, NO_DEADLINE, sink, None, now_ns)
+        service.submit(work, service.prepare, asked, NO_DEADLINE, sink, None, now_ns)
 
     fed.bring = bring
     worker = Worker(fed, engine)
