@@ -7,7 +7,7 @@ machine; after that a build is a copy from the store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -117,7 +117,7 @@ def build(
     with folders.writing(store_folder):
         entry, cached = store.find_or_make(
             store_folder,
-            _key(found, options, recipes, tools),
+            key(found, options, tools),
             make,
             lambda: progress("waiting for another build", 0.0),
         )
@@ -147,21 +147,19 @@ def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:
     return Plan(recipes, demanded, options.wish, options.max_batch_size, TENSORRT in options.targets)
 
 
-def _key(
-    source: Source, options: BuildOptions, recipes: Collection[Compression], tools: dict[str, str]
-) -> str:
+def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
     """Return the name of all that decides the bytes of the artefacts, the gates included."""
     facts = {
         "revision": REVISION,
         "formats": [manifest.FORMAT_VERSION, report.FORMAT_VERSION],
         "source": asdict(source.recipe),
         "data": source.fingerprint,
-        "recipes": [asdict(how.recipe) for how in recipes],
+        "recipes": [asdict(how.recipe) for how in options.compressions()],
         "demanded": sorted(options.recipes),
         "targets": sorted(options.targets),
         "wish": asdict(options.wish),
         "max_batch_size": options.max_batch_size,
-        "tools": tools,
+        "tools": dict(tools),
         "gates": [gates.MAX_LOSS, gates.CREDIBLE_FACTOR, gates.CONFIDENCE, gates.MIN_SPEED_RATIO],
     }
     return hashlib.sha256(dump(facts)).hexdigest()

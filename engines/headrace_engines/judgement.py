@@ -71,6 +71,16 @@ class Judgement:
         ]
         return max(compared, key=lambda quality: quality.high)
 
+    def is_no_better_than_guessing(self, answers: Answers) -> bool:
+        """Whether naming the most frequent label would be right as often; False where that says nothing."""
+        if self.metric != ACCURACY or self.labels is None:
+            return False
+        right = metrics.hits(ACCURACY, answers[self.outputs[0][0]], self.labels)
+        _, counts = np.unique(self.labels.astype(str), return_counts=True)
+        return (
+            right is not None and len(counts) > 1 and float(right.mean()) <= counts.max() / len(self.labels)
+        )
+
 
 def judgement(
     names: Sequence[str], answers: Answers, labels: NDArray[Any] | None, wish: Wish, *, made_up: bool

@@ -204,6 +204,11 @@ def _warnings(plan: Plan, reference: Reference) -> tuple[str, ...]:
         )
     elif reference.judgement.labels is None:
         told.append("without labels, only likeness to FP32 was judged, and not whether answers are right")
+    elif reference.judgement.is_no_better_than_guessing(reference.answers):
+        told.append(
+            "the model is right no more often than always naming the most frequent label would be: "
+            "see whether the labels belong to these rows"
+        )
     if not reference.prepared.rows_apart:
         told.append("the rows of a batch change each other's answers: the model is served one row at a time")
     if reference.prepared.cpu_only and plan.builds_plans:

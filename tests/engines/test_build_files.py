@@ -14,8 +14,8 @@ import pytest
 from onnx import numpy_helper
 from onnx_models import Models
 
-from headrace_engines import trial
-from headrace_engines.build import BuildOptions, BuildResult, build
+from headrace_engines import imported, trial
+from headrace_engines.build import BuildOptions, BuildResult, build, key
 from headrace_engines.data.options import DataOptions, Pixels
 from headrace_engines.errors import DataError, EngineError, FolderError, ModelFileError, UnsupportedModelError
 from headrace_engines.folding import Fold
@@ -115,25 +115,36 @@ def _with_data(options: BuildOptions, **changes: Any) -> BuildOptions:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changed",
     [
-        lambda options, rows: _with_data(options, seed=1),
-        lambda options, rows: _with_data(options, labels=None),
-        lambda options, rows: replace(options, max_batch_size=16),
-        lambda options, rows: replace(options, wish=replace(options.wish, max_loss=0.04)),
-        lambda options, rows: replace(options, file=replace(options.file, importing=ImportOptions(opset=18))),
+        lambda options: _with_data(options, seed=1),
+        lambda options: _with_data(options, labels=None),
+        lambda options: replace(options, file=replace(options.file, importing=ImportOptions(opset=18))),
+        lambda options: replace(options, file=replace(options.file, fold=Fold())),
+        lambda options: replace(options, max_batch_size=16),
+        lambda options: replace(options, wish=replace(options.wish, max_loss=0.04)),
+        lambda options: replace(options, recipes=("int8-cpu", "prune-structured")),
+        lambda options: replace(options, recipes=("int8-cpu",), targets=("cpu", "tensorrt")),
     ],
-    ids=["seed", "labels", "batch", "loss", "opset"],
+    ids=["seed", "labels", "opset", "pixels", "batch", "loss", "recipes", "targets"],
 )
 def test_whatever_decides_the_outcome_is_another_build(
-    built: tuple[Builder, BuildResult],
-    wide: Path,
-    labelled: BuildOptions,
-    rows: Path,
-    change: Callable[[BuildOptions, Path], BuildOptions],
+    wide: Path, labelled: BuildOptions, changed: Callable[[BuildOptions], BuildOptions]
 ) -> None:
-    builder, _ = built
-    assert not builder(wide, change(labelled, rows)).cached
+    other = changed(labelled)
+    keys = {key(imported.source(wide, it.file), it, {"onnx": "1"}) for it in (labelled, other)}
+    assert len(keys) == 2
+    found = imported.source(wide, labelled.file)
+    assert key(found, labelled, {"onnx": "2"}) not in keys
+
+
+def test_other_rows_in_the_same_place_are_another_build(wide: Path, tmp_path: Path) -> None:
+    keys = []
+    for value in (0, 1):
+        np.savez(tmp_path / "rows.npz", x=np.full((50, 32), value, np.float32))
+        options = replace(_INT8, file=FileOptions(data=DataOptions(source=str(tmp_path / "rows.npz"))))
+        keys.append(key(imported.source(wide, options.file), options, {}))
+    assert keys[0] != keys[1]
 
 
 def test_another_place_and_time_make_the_same_manifest(

@@ -95,6 +95,13 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
     _judged((broken,)).compare((broken,), (broken,))
 
 
+def test_labels_of_other_rows_are_suspected() -> None:
+    assert not _judged((_SHARES,), _CLASSES).is_no_better_than_guessing((_SHARES,))
+    assert _judged((_SHARES,), (_CLASSES + 1) % 3).is_no_better_than_guessing((_SHARES,))
+    assert not _judged((_VALUE,), _VALUE).is_no_better_than_guessing((_VALUE,))
+    assert not _judged((_SHARES,)).is_no_better_than_guessing((_SHARES,))
+
+
 @pytest.mark.parametrize(
     ("answers", "labels", "wishes", "complaint"),
     [
