@@ -18,7 +18,7 @@ from headrace_engines import gates, independence, metrics, trial
 from headrace_engines.compress.make import compress
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.compress.sensitivity import LayerError, errors
-from headrace_engines.compress.steps import Quantise
+from headrace_engines.compress.steps import Half, Quantise, QuantiseFloat8
 from headrace_engines.engine import Engine
 from headrace_engines.errors import EngineError, GateError, ModelFileError, UnsupportedModelError
 from headrace_engines.gates import Quality, Speed
@@ -108,8 +108,8 @@ def attempt(how: Compression, reference: Reference) -> Attempt:
 
 
 def _with_layers(how: Compression, path: Path, reference: Reference, made: Attempt) -> Attempt:
-    """Look at the layers of what was quantised, and keep the worst in FP32 as long as it loses too much."""
-    if made.comparison is None or not any(isinstance(step, Quantise) for step in how.steps):
+    """Look at the layers in another number format, and keep the worst in FP32 while too much is lost."""
+    if made.comparison is None or not isinstance(how.steps[-1], Quantise | QuantiseFloat8 | Half):
         return made
     few = {name: rows[:_LAYER_ROWS] for name, rows in reference.prepared.calibration.items()}
     worst = errors(reference.prepared.basis(how.target), path, few)

@@ -69,3 +69,4 @@ def test_the_layer_that_suffers_most_comes_first(model: Path, tmp_path: Path) ->
 def test_layers_of_another_shape_or_operator_are_left_out(model: Path, tmp_path: Path) -> None:
     assert {error.name for error in _errors("prune-structured", model, tmp_path)} == {"gemm_4"}
     assert not _errors("dynamic", model, tmp_path)
+    assert not _errors("distil+int8-cpu", model, tmp_path)

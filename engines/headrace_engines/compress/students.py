@@ -140,13 +140,13 @@ class _Chain:
         self._is_picture = False
 
     def _add(self, operator: str, *operands: str, output: str = "", **attributes: Any) -> str:
-        name = f"{operator.lower()}_{len(self.nodes)}"
+        name = f"student/{operator.lower()}_{len(self.nodes)}"  # never a name of the teacher's
         self._last = output or name
         self.nodes.append(helper.make_node(operator, operands, [self._last], name, **attributes))
         return self._last
 
     def _constant(self, values: NDArray[Any]) -> str:
-        name = f"constant_{len(self.constants)}"
+        name = f"student/constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(values, name))
         return name
 
