@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from headrace_engines.importers import exported
+from headrace_engines.importers.importer import standard_path
 from headrace_engines.importers.standard import NATIVE, standardise
 from headrace_engines.importers.standard.graph import ML_DOMAIN, operator_of
 
@@ -32,10 +33,10 @@ class Converted:
     standard: onnx.ModelProto
 
     def save(self, path: Path) -> None:
-        """Write the model, and the other beside it as `<name>.standard.onnx` if there is one."""
+        """Write the model, and the other beside it, as `standard_path`, if there is one."""
         exported.save(self.cpu, path)
         if self.standard is not self.cpu:
-            exported.save(self.standard, path.with_name(f"{path.stem}.standard.onnx"))
+            exported.save(self.standard, standard_path(path))
 
 
 def written(
