@@ -186,8 +186,9 @@ class _Version:
 
     def _opened(self, candidate: Candidate, max_batch_size: int) -> Engine | None:
         try:
-            if candidate.described:
+            if candidate.described and self._manifest:
                 manifest.verify(self._folder, candidate.described)
+                manifest.verify_weights(self._folder, self._manifest)
             engine = _onnx_engine(self._folder / candidate.file, max_batch_size, self._declaration)
         except (ModelFileError, UnsupportedModelError) as error:
             self._refuse(candidate, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Manifest:
     artefacts were judged by. `made_up` says that there were no data, and noise took their place, so
     that likeness to FP32 was judged and no use of the model. The artefacts of each target stand in the
     order in which they serve, but for the first, which is the model as it was trained and serves last.
+    `weights` are the SHA-256 of files in which artefacts that are too large for one keep theirs, by name.
     """
 
     source: Recipe
@@ -86,6 +87,7 @@ class Manifest:
     artefacts: tuple[Artefact, ...]
     gates: Mapping[str, Scalar] = field(default_factory=dict)
     made_up: bool = False
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the document; equal manifests are equal bytes."""
@@ -101,6 +103,7 @@ class Manifest:
                 "artefacts": [asdict(artefact) for artefact in self.artefacts],
                 "gates": dict(self.gates),
                 "made_up": self.made_up,
+                "weights": dict(self.weights),
             }
         )
 
@@ -123,6 +126,7 @@ def read(folder: Path) -> Manifest | None:
         artefacts=tuple(_artefact(item) for item in fields.records("artefacts")),
         gates=fields.scalars("gates"),
         made_up=fields.flag("made_up"),
+        weights=_weights(fields),
     )
     fields.end()
     return manifest
@@ -133,18 +137,34 @@ def artefact_of(path: Path, recipe: str, target: str, reason: str, max_rows: int
     return Artefact(path.name, recipe, target, _sha256(path), path.stat().st_size, True, reason, max_rows)
 
 
+def weights_in(folder: Path, artefacts: Iterable[Artefact]) -> dict[str, str]:
+    """Return the hashes of the files in a folder that are no artefacts: what these keep their weights in."""
+    named = {artefact.file for artefact in artefacts}
+    others = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in named)
+    return {path.name: _sha256(path) for path in others}
+
+
 def verify(folder: Path, artefact: Artefact) -> None:
     """Raise ModelFileError unless the artefact's file is the one that the manifest describes."""
-    path = folder / artefact.file
+    _verify(folder / artefact.file, artefact.sha256)
+
+
+def verify_weights(folder: Path, described: Manifest) -> None:
+    """Raise ModelFileError unless the files that artefacts keep weights in are those of the manifest."""
+    for name, expected in described.weights.items():
+        _verify(folder / name, expected)
+
+
+def _verify(path: Path, expected: str) -> None:
     files.check(path)
     try:
         found = _sha256(path)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if found != artefact.sha256:
+    if found != expected:
         raise ModelFileError(
             f"{path.name}: not the file that {FILE_NAME} describes: "
-            f"its SHA-256 is {found}, expected {artefact.sha256}"
+            f"its SHA-256 is {found}, expected {expected}"
         )
 
 
@@ -170,12 +190,24 @@ def _artefact(fields: Fields) -> Artefact:
         reason=fields.text("reason"),
         max_rows=fields.integer("max_rows"),
     )
-    if artefact.file in ("", ".", "..") or "/" in artefact.file or "\0" in artefact.file:
+    if not _is_name(artefact.file):
         raise fields.wrong("file", repr(artefact.file), "the name of a file in the same folder")
     if not _SHA256.fullmatch(artefact.sha256) and (artefact.sha256 or artefact.passed):
         raise fields.wrong("sha256", repr(artefact.sha256), "64 hexadecimal digits")
     fields.end()
     return artefact
+
+
+def _weights(fields: Fields) -> dict[str, str]:
+    weights = fields.texts("weights")
+    for name, sha256 in weights.items():
+        if not _is_name(name) or not _SHA256.fullmatch(sha256):
+            raise fields.wrong("weights", f"{name!r}: {sha256!r}", "names of files here, with their SHA-256")
+    return weights
+
+
+def _is_name(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _tensor(fields: Fields) -> TensorSpec:

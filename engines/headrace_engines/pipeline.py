@@ -72,6 +72,7 @@ def make(
     originals = (fp32, *standard)
     planned = _planned(plan, reference, [*originals, *(single.artefact for single in made)], caches, stages)
     plan_recipes = () if planned.settings is None else (Recipe("plan", planned.settings.described),)
+    artefacts = (*originals, *(single.artefact for single in made), *planned.artefacts)
     described = Manifest(
         source=Recipe(source.recipe.name, {**source.recipe.settings, **prepared.facts}),
         recipes=(Recipe(FP32, {}), *(single.recipe for single in made), *plan_recipes),
@@ -79,9 +80,10 @@ def make(
         tools=tools,
         inputs=spec.inputs,
         outputs=spec.outputs,
-        artefacts=(*originals, *(single.artefact for single in made), *planned.artefacts),
+        artefacts=artefacts,
         gates=_gates(reference),
         made_up=prepared.made_up,
+        weights=manifest.weights_in(folder, artefacts),
     )
     compared = tuple(single.comparison for single in made if single.comparison)
     warnings = (*_warnings(plan, reference), *([planned.warning] if planned.warning else []))

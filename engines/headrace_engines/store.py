@@ -68,6 +68,7 @@ def read(folder: Path) -> Entry:
     for artefact in found.artefacts:
         if artefact.passed:
             manifest.verify(folder, artefact)
+    manifest.verify_weights(folder, found)
     return Entry(folder, found, measured)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _EXAMPLE = Manifest(
     ),
     gates={"metric": "accuracy", "max_loss": 0.01},
     made_up=True,
+    weights={"model.onnx.data": "a" * 64},
 )
 
 _NAMES = st.text(min_size=1)
@@ -103,6 +105,8 @@ def test_bytes_do_not_depend_on_the_order_of_settings() -> None:
         (lambda it: it["artefacts"][1].update(sha256="abc"), r"field 'artefacts\[1\]\.sha256'"),
         (lambda it: it["artefacts"][0].update(sha256=""), r"field 'artefacts\[0\]\.sha256'"),
         (lambda it: it["artefacts"][0].update(max_rows=-1), r"field 'artefacts\[0\]\.max_rows'"),
+        (lambda it: it.update(weights={"../w": "0" * 64}), r"field 'weights': expected names of files here"),
+        (lambda it: it.update(weights={"w": "0"}), r"field 'weights': expected names of files here"),
         (lambda it: it.update(made_up=1), "field 'made_up': expected true or false"),
         (lambda it: it["artefacts"][0].update(file="../model.onnx"), r"field 'artefacts\[0\]\.file'"),
         (lambda it: it["artefacts"][0].update(file="/etc/passwd"), r"field 'artefacts\[0\]\.file'"),
@@ -133,3 +137,17 @@ def test_an_artefact_is_known_by_its_hash(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ModelFileError, match="no such file"):
         manifest.verify(tmp_path, artefact)
+
+
+def test_files_of_weights_are_known_by_their_hashes(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / name).write_bytes(name.encode())
+    artefact = manifest.artefact_of(tmp_path / "model.onnx", "fp32", "cpu", "as trained")
+    described = replace(_EXAMPLE, weights=manifest.weights_in(tmp_path, [artefact]))
+    assert list(described.weights) == ["model.onnx.data"]
+    manifest.verify_weights(tmp_path, described)
+    (tmp_path / "model.onnx.data").write_bytes(b"other")
+    with pytest.raises(
+        ModelFileError, match=r"^model\.onnx\.data: not the file that manifest\.json describes"
+    ):
+        manifest.verify_weights(tmp_path, described)
