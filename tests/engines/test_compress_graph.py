@@ -45,6 +45,29 @@ def test_biases_of_two_dimensions_lose_the_first(tmp_path: Path) -> None:
     )
 
 
+def test_operator_sets_that_no_node_uses_are_dropped_and_others_kept(tmp_path: Path) -> None:
+    network = networks.Network()
+    network.dense(network.draw(64, 10, fan_in=64), np.zeros(10))
+    network.add("Gelu", domain="com.microsoft")
+    model = onnx.ModelProto.FromString(network.unchecked().SerializeToString())
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "model.onnx")
+    prepared = graph.prepared(tmp_path / "model.onnx")
+    assert {opset.domain for opset in prepared.opset_import} == {"", "com.microsoft"}
+
+
+def test_weights_of_another_precision_are_no_layers(tmp_path: Path) -> None:
+    onnx.save(networks.perceptron(), tmp_path / "model.onnx")
+    prepared = graph.prepared(tmp_path / "model.onnx")
+    assert len(list(graph.layers(prepared.graph))) == 3
+    for weight in prepared.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight).astype(np.float16)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    assert not list(graph.layers(prepared.graph))
+    with pytest.raises(UnsupportedModelError, match="with constant FP32 weights hold 0 of them"):
+        graph.check_weights(prepared.graph, ())
+
+
 def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
     model = networks.perceptron()
     onnx.save(model, tmp_path / "plain.onnx")

@@ -77,7 +77,12 @@ class Network:
     def dense(self, weights: NDArray[Any], bias: NDArray[Any]) -> None:
         self.add("Gemm", weights.astype(np.float32), bias.astype(np.float32))
 
-    def model(self, opset: int = 17) -> onnx.ModelProto:
+    def model(self) -> onnx.ModelProto:
+        made = onnx.shape_inference.infer_shapes(self.unchecked())
+        onnx.checker.check_model(made, full_check=True)
+        return made
+
+    def unchecked(self) -> onnx.ModelProto:
         nodes = [*self.nodes, helper.make_node("Identity", [self.last], [OUTPUT], "output")]
         graph = helper.make_graph(
             nodes,
@@ -87,10 +92,7 @@ class Network:
             self.weights,
         )
         graph.output[0].ClearField("type")
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-        made = onnx.shape_inference.infer_shapes(made)
-        onnx.checker.check_model(made, full_check=True)
-        return made
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
     def classify(self, hidden: tuple[int, ...]) -> onnx.ModelProto:
         """Append trained layers that tell the digits apart, and return the whole."""

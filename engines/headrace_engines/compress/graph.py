@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from headrace_engines.errors import UnsupportedModelError
@@ -64,9 +64,9 @@ def _check_size(model: Path) -> None:
         )
 
 
-def _external_bytes(constant: onnx.TensorProto) -> int:
+def _external_bytes(constant: TensorProto) -> int:
     """Return how many bytes of a constant lie in another file."""
-    if constant.data_location != onnx.TensorProto.EXTERNAL:
+    if constant.data_location != TensorProto.EXTERNAL:
         return 0
     return math.prod(constant.dims) * helper.tensor_dtype_to_np_dtype(constant.data_type).itemsize
 
@@ -99,20 +99,29 @@ def _flatten_biases(graph: onnx.GraphProto) -> None:
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
     """Remove the operator sets that ONNX Runtime always adds, as other runtimes know none of them."""
-    used = {"" if node.domain == "ai.onnx" else node.domain for node in model.graph.node}
+    used = set(_domains(model.graph))
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
 
 
-def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+def _domains(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield where the graph's operators come from, and those of graphs inside its nodes."""
+    for node in graph.node:
+        yield "" if node.domain == "ai.onnx" else node.domain
+        for each in node.attribute:
+            for inner in (each.g, *each.graphs):
+                yield from _domains(inner)
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     """Return the graph's constant tensors by name."""
     return {constant.name: constant for constant in graph.initializer}
 
 
 def layers(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, NDArray[Any]]]:
-    """Yield the matrix operators whose second operand, the weights, is constant, and that operand."""
-    known = constants(graph)
+    """Yield the matrix operators whose second operand, the weights, is constant FP32, and that operand."""
+    known = {name: each for name, each in constants(graph).items() if each.data_type == TensorProto.FLOAT}
     for node in graph.node:
         if node.op_type in MATRIX and node.input[1] in known:
             yield node, numpy_helper.to_array(known[node.input[1]])
@@ -123,7 +132,7 @@ def check_weights(graph: onnx.GraphProto, keep: Collection[str]) -> None:
     count = sum(weights.size for node, weights in layers(graph) if node.name not in keep)
     if count < MIN_WEIGHTS:
         raise UnsupportedModelError(
-            f"nothing to quantise: {', '.join(MATRIX)} with constant weights hold {count} of them, "
+            f"nothing to quantise: {', '.join(MATRIX)} with constant FP32 weights hold {count} of them, "
             f"and fewer than {MIN_WEIGHTS} gain nothing"
         )
 
