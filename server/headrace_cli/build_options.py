@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildOptions
+    from headrace_engines.importers.importer import ImportOptions
 
 _INPUT_PARTS: Final = 3
 
@@ -150,19 +151,11 @@ def options_of(
     from headrace_engines.data.options import DataOptions, Pixels
     from headrace_engines.folding import Fold
     from headrace_engines.imported import FileOptions
-    from headrace_engines.importers.importer import ImportOptions
     from headrace_engines.judgement import Wish
 
     if channels_last and not uint8:
         raise ValueError("--channels-last is about a model that takes pixels: it needs --uint8")
-    told = [_input(text) for text in inputs]
-    importing = ImportOptions(
-        factory=factory,
-        input_shapes={name: dims for name, _, dims in told},
-        input_dtypes={name: dtype for name, dtype, _ in told if dtype},
-        opset=opset,
-        is_trusted=trust,
-    )
+    importing = importing_of(trust=trust, factory=factory, inputs=inputs, opset=opset)
     pixels = Pixels(scale, _numbers("--mean", mean), _numbers("--std", std), resize)
     rows = DataOptions(
         source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns)), pixels=pixels
@@ -173,6 +166,20 @@ def options_of(
         recipes=recipes,
         targets=targets,
         max_batch_size=max_batch_size,
+    )
+
+
+def importing_of(*, trust: bool, factory: str, inputs: Sequence[str], opset: int) -> ImportOptions:
+    """Return what the flags tell of a source's file; raises ValueError for one that cannot be read."""
+    from headrace_engines.importers.importer import ImportOptions
+
+    told = [_input(text) for text in inputs]
+    return ImportOptions(
+        factory=factory,
+        input_shapes={name: dims for name, _, dims in told},
+        input_dtypes={name: dtype for name, dtype, _ in told if dtype},
+        opset=opset,
+        is_trusted=trust,
     )
 
 

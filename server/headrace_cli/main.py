@@ -17,6 +17,7 @@ from headrace_proto import __version__
 COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Build, serve, find and stream a real model, and check every step.",
     "build": "Turn a trained model into artefacts that can be served.",
+    "export": "Write a trained model as ONNX or PMML.",
     "store": "List, check or remove what builds have left on this machine.",
     "inspect": "Show a model's tensors, layers, artefacts and measurements.",
     "check": "Find everything that is wrong with folders of models.",

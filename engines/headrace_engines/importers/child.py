@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers import messages, sandbox
-from headrace_engines.importers.importer import Importer, ImportOptions, standard_path
+from headrace_engines.importers.importer import Importer, ImportOptions, WritesPmml, standard_path
 from headrace_engines.importers.missing import missing
 
 
@@ -46,6 +46,8 @@ class _Opened:
                 return self._open(question)
             case "convert":
                 return self._convert(Path(question["into"]))
+            case "write_pmml":
+                return self._write_pmml(Path(question["into"]))
             case "answers":
                 return self._answers(question)
             case unknown:
@@ -72,6 +74,15 @@ class _Opened:
         for model in (into, standard_path(into)):
             if model.exists():
                 checks.finish(model, self._options.opset)
+        return {}
+
+    def _write_pmml(self, into: Path) -> Mapping[str, Any]:
+        if not isinstance(self._importer, WritesPmml):
+            raise UnsupportedModelError(
+                f"{self._importer.facts.get('class', 'the model')} has no form in PMML that is written here: "
+                "only estimators of scikit-learn have; export it as .onnx"
+            )
+        self._importer.write_pmml(into)
         return {}
 
     def _answers(self, question: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -64,3 +64,11 @@ class Importer(Protocol):
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return what the source's own framework answers: one array per output of the ONNX, in its order."""
+
+
+@runtime_checkable
+class WritesPmml(Protocol):
+    """An importer whose sources also have a form in PMML."""
+
+    def write_pmml(self, path: Path) -> None:
+        """Write the model as PMML; UnsupportedModelError names what has no form in it."""

@@ -91,6 +91,10 @@ class ImportSession:
         """Write the model to this file as ONNX; weights of more than 2 GB lie in files beside it."""
         self._ask("converting it", {"do": "convert", "into": str(into.absolute())})
 
+    def write_pmml(self, into: Path) -> None:
+        """Write the model to this file as PMML; UnsupportedModelError names what has no form in it."""
+        self._ask("writing it as PMML", {"do": "write_pmml", "into": str(into.absolute())})
+
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return what the source's own framework answers: an array per output of the ONNX, in its order."""
         came, answered = self._child.folder / "rows.npz", self._child.folder / "answers.npz"

@@ -37,7 +37,7 @@ from sklearn.svm import SVC, LinearSVC, NuSVC
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, InputError, UnsupportedModelError
-from headrace_engines.importers import sklearn_converters, sklearn_files, sklearn_folding
+from headrace_engines.importers import pmml_writer, sklearn_converters, sklearn_files, sklearn_folding
 from headrace_engines.importers.classical import (
     LABEL,
     ML_OPSET,
@@ -115,6 +115,10 @@ class SklearnImporter:
     def convert(self, path: Path) -> None:
         """Write the model; one with trees also as `<name>.standard.onnx`, for TensorRT."""
         self.converted({}).save(path)
+
+    def write_pmml(self, path: Path) -> None:
+        """Write the estimator as PMML; UnsupportedModelError names what has no form in it."""
+        path.write_bytes(pmml_writer.document(self._estimator))
 
     def converted(self, names: Mapping[str, str], only: Collection[str] = ()) -> Converted:
         """Return the model for CPUs and for TensorRT; `names` gives inputs and outputs other names.
