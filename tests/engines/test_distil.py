@@ -36,7 +36,7 @@ def _short(name: str) -> Compression:
     (how,) = chosen([name], [CPU])
     first, *rest = how.steps
     assert isinstance(first, Distil)
-    return replace(how, steps=(replace(first, rows=2000, epochs=12), *rest))
+    return replace(how, steps=(replace(first, rows=1500, epochs=12), *rest))
 
 
 def _student(teacher: onnx.ModelProto, folder: Path, name: str = "distil", rows: Rows | None = None) -> Path:

@@ -7,9 +7,9 @@ ones before them make of the scans; that suffices for answers which are right ne
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,28 @@ class Network:
         return self.model()
 
 
+def _made_once(make: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+    """Train each network once, and give everybody one of their own to change."""
+    made = cache(lambda *arguments: make(*arguments).SerializeToString())
+
+    @wraps(make)
+    def copied(*arguments: Any) -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(made(*arguments))
+
+    return copied
+
+
+@_made_once
 def perceptron(hidden: tuple[int, ...] = (128, 96)) -> onnx.ModelProto:
     return Network().classify(hidden)
 
 
+@_made_once
 def logistic() -> onnx.ModelProto:
     return Network().classify(())
 
 
+@_made_once
 def convolutional(
     channels: tuple[int, ...] = (1, 16, 32), hidden: tuple[int, ...] = (64,)
 ) -> onnx.ModelProto:
@@ -140,6 +154,7 @@ def convolutional(
     return network.classify(hidden)
 
 
+@_made_once
 def transformer(width: int = 32, blocks: int = 2, heads: int = 4) -> onnx.ModelProto:
     """Rows of pixels as a sequence of eight, attention and feed-forward layers, and a trained end."""
     network = Network()
