@@ -87,7 +87,8 @@ def make(
     )
     compared = tuple(single.comparison for single in made if single.comparison)
     warnings = (*_warnings(plan, reference), *([planned.warning] if planned.warning else []))
-    measured = Report(compared, report.machine(), stages.seconds, error, warnings)
+    own = reference.judgement.compare(reference.answers, reference.answers).reference
+    measured = Report(compared, report.machine(), stages.seconds, error, warnings, own)
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
     page.write_page(folder)

@@ -59,7 +59,8 @@ class Report:
     """The contents of `report.json`; `seconds` tells what each step of the build took.
 
     `conversion_error` is the largest difference between the answers of the source and of its ONNX, in
-    parts of the output's range; 0 where the source is ONNX. `warnings` are sentences for whoever builds.
+    parts of the output's range. `warnings` are sentences for whoever builds. `reference` is the metric of
+    the model in FP32 on the held-out rows.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -67,6 +68,7 @@ class Report:
     seconds: Mapping[str, float]
     conversion_error: float = 0.0
     warnings: tuple[str, ...] = ()
+    reference: float = 1.0
 
     def of(self, recipe: str) -> Comparison | None:
         """Return what was measured of the artefact that a recipe made; None if nothing was."""
@@ -88,6 +90,7 @@ def read(folder: Path) -> Report | None:
         seconds=fields.numbers("seconds"),
         conversion_error=fields.number("conversion_error"),
         warnings=fields.strings("warnings"),
+        reference=fields.number("reference"),
     )
     fields.end()
     return report

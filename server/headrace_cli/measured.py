@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headrace_cli.console import human_size, table
 from headrace_engines.gates import Quality
-from headrace_engines.manifest import Artefact
+from headrace_engines.manifest import Artefact, Manifest
 from headrace_engines.report import Comparison, Report
 
 
@@ -54,8 +54,10 @@ def speed_table(comparisons: Sequence[Comparison]) -> Table:
     return table(columns, [_speed_row(rows, comparisons) for rows in sizes])
 
 
-def show(out: Console, report: Report) -> None:
+def show(out: Console, made: Manifest, report: Report) -> None:
     """Print what a build measured: quality, speed, and what whoever builds should know."""
+    metric, rows = made.gates.get("metric", "quality"), made.gates.get("rows", 0)
+    out.print(f"fp32: {metric} {report.reference:.4f} on {rows} held-out rows", markup=False)
     if report.comparisons:
         out.print(quality_table(report.comparisons))
     timed = [compared for compared in report.comparisons if compared.speeds]

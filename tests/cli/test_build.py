@@ -15,7 +15,7 @@ def test_a_build_shows_what_it_made(
     arguments = ["build", "digits", "--recipe", RECIPE, "--name", "mine", "--into", str(repository)]
     assert run([*arguments, "--cache", str(digits_repository.cache)]) == 0
     shown = capsys.readouterr()
-    for text in ("int8-cpu", "as good as FP32", "95 % interval", "Times faster"):
+    for text in ("int8-cpu", "as good as FP32", "95 % interval", "Times faster", "fp32: accuracy 0.97"):
         assert text in shown.out
     assert f"found in the cache, put into {repository}/mine/1" in shown.out
     assert f"next: headrace serve --model-repository {repository}" in shown.out

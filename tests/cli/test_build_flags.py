@@ -37,6 +37,7 @@ def test_a_file_is_built_under_its_own_name(
     assert told["manifest"]["gates"]["metric"] == "accuracy"
     assert told["manifest"]["made_up"] is False
     assert told["report"]["comparisons"] == []
+    assert 0 < told["report"]["reference"] < 1
 
 
 def test_building_on_noise_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

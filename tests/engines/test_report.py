@@ -32,6 +32,7 @@ _EXAMPLE = Report(
     seconds={"training": 2.5},
     conversion_error=1e-7,
     warnings=("no data",),
+    reference=0.976,
 )
 
 

@@ -135,7 +135,7 @@ def show(built: BuildResult) -> None:
 
     out = console.results()
     out.print(measured.artefact_table(built.manifest.artefacts))
-    measured.show(out, built.report)
+    measured.show(out, built.manifest, built.report)
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"
     out.print(f"{origin}, {place} {built.folder}", soft_wrap=True, markup=False)

@@ -192,8 +192,8 @@ def _show(inspected: Inspected) -> None:
         out.print(measured.artefact_table(made.artefacts))
         judged = ", ".join(f"{name} {value}" for name, value in made.gates.items())
         out.print(f"gates: {judged}", soft_wrap=True, markup=False)
-    if inspected.report:
-        measured.show(out, inspected.report)
+    if inspected.manifest and inspected.report:
+        measured.show(out, inspected.manifest, inspected.report)
 
 
 def _show_network(network: Network) -> None:
