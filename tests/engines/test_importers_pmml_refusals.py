@@ -113,6 +113,9 @@ DAMAGED = {
     "an expression of three": (
         _derived('<Apply function="+">' + '<FieldRef field="a"/>' * 3 + "</Apply>"), "has 3 arguments",
     ),
+    "two expressions": (
+        _derived('<FieldRef field="a"/><FieldRef field="b"/>'), "it has 2 of the one",
+    ),
     "no expression": (_derived(""), "it has 0 of the one"),
     "no schema": (_WHOLE.replace("MiningSchema", "Extension"), "it has 0 of the one MiningSchema"),
 }  # fmt: skip

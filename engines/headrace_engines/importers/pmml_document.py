@@ -164,6 +164,31 @@ class Mining:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """Neurons: `weights` [neurons, inputs], `biases`, and what is done to each sum, then to all."""
+
+    weights: tuple[tuple[float, ...], ...]
+    biases: tuple[float, ...]
+    activation: str
+    normalization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Layers after one another.
+
+    `outputs` are the neurons of the last one that answer: one for each class, or one number, which is
+    multiplied by `factor`, and has `constant` added then.
+    """
+
+    inputs: tuple[Expression, ...]
+    layers: tuple[Layer, ...]
+    outputs: tuple[int, ...]
+    factor: float
+    constant: float
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model with the fields that it calculates, and what is done to the number that it predicts.
 
@@ -171,7 +196,7 @@ class Model:
     `factor`, and has `constant` added then.
     """
 
-    body: Tree | Regression | Mining
+    body: Tree | Regression | Mining | Network
     classes: int
     derived: tuple[Derived, ...]
     factor: float

@@ -113,7 +113,7 @@ def derived(elements: Sequence[Element], known: Sequence[str]) -> tuple[Derived,
             raise UnsupportedModelError(
                 f"{element.where}: the field {printable(name)!r} is no number, and only numbers are read"
             )
-        (inner,) = element.only(*EXPRESSIONS) or (element.one(*EXPRESSIONS),)
+        inner = element.sole(*EXPRESSIONS)
         found.append(Derived(name, expression(inner, names)))
         names.add(name)
     return tuple(found)

@@ -20,6 +20,7 @@ from headrace_engines.importers.pmml_document import (
     Given,
     Mining,
     Model,
+    Network,
     Regression,
     Term,
     Tree,
@@ -30,6 +31,7 @@ from headrace_engines.importers.standard.graph import ML_DOMAIN, Graph, Operand
 
 INPUT: Final = "input"
 
+_ACTIVATIONS: Final = {"logistic": "Sigmoid", "tanh": "Tanh", "rectifier": "Relu"}
 _OPERATORS: Final = {"+": "Add", "-": "Sub", "*": "Mul", "/": "Div"}
 
 
@@ -94,14 +96,11 @@ class _Writer:
                 result = self._regression(model.body, model.classes, matrix)
             case Mining():
                 result = self._segments(model.body, model.classes, matrix)
+            case Network():
+                result = self._network(model.body, matrix)
         if model.classes:
             return result
-        values = result.values
-        if model.factor != 1:
-            values = self._graph.add("Mul", values, np.float32(model.factor))
-        if model.constant:
-            values = self._graph.add("Add", values, np.float32(model.constant))
-        return _Result(values)
+        return _Result(self._line(result.values, model.factor, model.constant))
 
     def _with(self, matrix: _Matrix, name: str, value: str) -> _Matrix:
         """Return the matrix with one more field at its end."""
@@ -151,6 +150,25 @@ class _Writer:
         if (order == np.arange(len(order))).all():
             return _Result(shares)
         return _Result(self._graph.columns(shares, order.astype(np.int64)))
+
+    def _network(self, network: Network, matrix: _Matrix) -> _Result:
+        graph = self._graph
+        values = graph.add("Concat", *(self._value(each, matrix) for each in network.inputs), axis=1)
+        for layer in network.layers:
+            weights = np.array(layer.weights, np.float32)
+            values = graph.add("Gemm", values, weights, np.array(layer.biases, np.float32), transB=1)
+            if layer.activation in _ACTIVATIONS:
+                values = graph.add(_ACTIVATIONS[layer.activation], values)
+            if layer.normalization != "none":
+                values = self._of_classes(layer.normalization, values, len(weights))
+        if network.outputs != tuple(range(len(network.layers[-1].biases))):
+            values = graph.columns(values, np.array(network.outputs))
+        return _Result(self._line(values, network.factor, network.constant))
+
+    def _line(self, values: str, factor: float, constant: float) -> str:
+        if factor != 1:
+            values = self._graph.add("Mul", values, np.float32(factor))
+        return self._graph.add("Add", values, np.float32(constant)) if constant else values
 
     def _of_number(self, normalization: str, score: str) -> str:
         match normalization:

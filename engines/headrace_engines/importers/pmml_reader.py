@@ -12,18 +12,20 @@ from headrace_engines.importers.pmml_document import (
     Document,
     Mining,
     Model,
+    Network,
     Regression,
     Segment,
     Tree,
 )
 from headrace_engines.importers.pmml_fields import Classes, classes, derived, mining_fields, schema
+from headrace_engines.importers.pmml_network import network
 from headrace_engines.importers.pmml_segments import CHAIN, METHODS, mining, outputs, segments
 from headrace_engines.importers.pmml_tables import regression
 from headrace_engines.importers.pmml_trees import tree
 from headrace_engines.importers.pmml_xml import Element, parsed
 from headrace_engines.printable import printable
 
-MODELS: Final = ("RegressionModel", "TreeModel", "MiningModel")
+MODELS: Final = ("RegressionModel", "TreeModel", "MiningModel", "NeuralNetwork")
 _BESIDE: Final = ("Header", "MiningBuildTask", "DataDictionary", "TransformationDictionary")
 _TASKS: Final = ("regression", "classification")
 
@@ -90,12 +92,16 @@ class _Reader:
         body = self._body(element, known, target)
         return Model(body, len(target.values) if target else 0, (*before, *own), factor, constant)
 
-    def _body(self, element: Element, known: set[str], target: Classes | None) -> Tree | Regression | Mining:
+    def _body(
+        self, element: Element, known: set[str], target: Classes | None
+    ) -> Tree | Regression | Mining | Network:
         match element.name:
             case "TreeModel":
                 return tree(element, known, target)
             case "RegressionModel":
                 return regression(element, known, target)
+            case "NeuralNetwork":
+                return network(element, known, target)
         method = element.one("Segmentation").choice("multipleModelMethod", "", METHODS)
         found: list[Segment] = []
         for weight, inner in segments(element, method, MODELS, known):

@@ -60,7 +60,7 @@ def outputs(model: Element, known: Collection[str], target: Classes | None) -> t
             case "probability" if target is not None and element.get("value"):
                 found.append(Given(name, target.place(element, element.needed("value"))))
             case "transformedValue":
-                found.append(Derived(name, expression(element.one(*EXPRESSIONS), names)))
+                found.append(Derived(name, expression(element.sole(*EXPRESSIONS), names)))
             case _:  # a label, say: that no model asks for it is seen where fields are looked up
                 continue
         names.add(name)

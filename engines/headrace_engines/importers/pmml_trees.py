@@ -83,7 +83,7 @@ def predicate(element: Element, known: set[str]) -> Predicate:
             return Comparison(name, operator, element.number("value"))
         case "SimpleSetPredicate":
             operator = element.choice("booleanOperator", "", ("isIn", "isNotIn"))
-            (array,) = element.only("Array") or (element.one("Array"),)
+            array = element.sole("Array")
             values = tuple(element.finite(text, "the value") for text in shlex.split(array.text))
             return Membership(field_name(element, known), values, operator == "isIn")
         case "CompoundPredicate":

@@ -24,6 +24,7 @@ from headrace_engines.importers.pmml_document import (
     Membership,
     Mining,
     Model,
+    Network,
     Node,
     Predicate,
     Regression,
@@ -79,6 +80,8 @@ def predicted(model: Model, given: Fields, count: int) -> Answer:
             found = _from_tables(model.body, model.classes, fields, count)
         case Mining():
             found = _from_segments(model.body, model.classes, fields, count)
+        case Network():
+            found = _from_network(model.body, fields, count)
     return found if model.classes else Answer(found.values * model.factor + model.constant, found.labels)
 
 
@@ -91,6 +94,27 @@ def _calculated(expression: Expression, fields: Fields, count: int) -> Column:
         case Apply(function, left, right):
             parts = (_calculated(part, fields, count) for part in (left, right))
             return np.asarray(_CALCULATED[function](*parts))
+
+
+def _from_network(network: Network, fields: Fields, count: int) -> Answer:
+    values = np.stack([_calculated(each, fields, count) for each in network.inputs], axis=1)
+    for layer in network.layers:
+        values = _activated(layer.activation, values @ np.array(layer.weights).T + np.array(layer.biases))
+        if layer.normalization != "none":
+            values = _of_classes(layer.normalization, values)
+    values = values[:, list(network.outputs)] * network.factor + network.constant
+    return Answer(values, values.argmax(axis=1))
+
+
+def _activated(activation: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    match activation:
+        case "logistic":
+            return 1 / (1 + np.exp(-values))
+        case "tanh":
+            return np.tanh(values)
+        case "rectifier":
+            return np.maximum(values, 0)
+    return values
 
 
 def _from_segments(mining: Mining, classes: int, fields: Fields, count: int) -> Answer:

@@ -16,7 +16,8 @@ from headrace_engines.errors import ModelFileError, UnsupportedModelError
 from headrace_engines.printable import printable
 
 READ: Final = (
-    "what is read of PMML: RegressionModel with NumericPredictor, TreeModel, MiningModel of these; "
+    "what is read of PMML: RegressionModel with NumericPredictor, TreeModel, MiningModel of these, "
+    "NeuralNetwork of logistic, tanh, identity and rectifier; "
     "SimplePredicate, SimpleSetPredicate of numbers, CompoundPredicate, True, False; DerivedField with "
     "FieldRef, Constant, NormContinuous of two points and Apply of + - * /; rescaleFactor and "
     "rescaleConstant of a Target"
@@ -81,6 +82,11 @@ class Element:
             wanted = names[0] if len(names) == 1 else "one of " + ", ".join(names)
             raise ModelFileError(f"{self.where}: it has {len(found)} of the one {wanted} that it needs")
         return found[0]
+
+    def sole(self, *names: str) -> Element:
+        """Return the only element inside, which must have one of these names."""
+        self.only(*names)
+        return self.one(*names)
 
     def choice(self, name: str, default: str, known: Collection[str]) -> str:
         """Return an attribute that must be one of the known values."""
