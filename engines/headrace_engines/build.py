@@ -95,17 +95,15 @@ def build(
     `source` is a file, a folder, or the name of one of SOURCES. A build that fails or is killed leaves the
     repository as it was. Raises UnsupportedModelError if `source` is none that can be built or a library is
     missing, ModelFileError if it is damaged, DataError if the data do not fit it, UntrustedSource if opening
-    it could execute code, GateError if the model, or an artefact that
-    was asked for by its recipe's name, is not good enough, ValueError if `name` cannot be a model's name or
-    an option is wrong, FolderError if a folder cannot be written.
+    it could execute code, GateError if the model, or an artefact that was asked for by its recipe's name, is
+    not good enough, ValueError if `name` cannot be a model's name or an option is wrong, FolderError if a
+    folder cannot be written.
     """
     publication.check_name(name)
     options.check()
     recipes = options.compressions()
     found = _source(source, options)
-    tools = {tool: _version(tool, source, found.extra) for tool in (*found.tools, *_TOOLS)}
-    if library := libraries.installed() if TENSORRT in options.targets else None:
-        tools[library.name] = library.version
+    tools = _tools(found, source, options)
     folders.check_writable(into)
 
     def make(folder: Path) -> None:
@@ -163,6 +161,14 @@ def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
         "gates": [gates.MAX_LOSS, gates.CREDIBLE_FACTOR, gates.CONFIDENCE, gates.MIN_SPEED_RATIO],
     }
     return hashlib.sha256(dump(facts)).hexdigest()
+
+
+def _tools(found: Source, named: str, options: BuildOptions) -> dict[str, str]:
+    """Return the versions of the libraries that decide the bytes."""
+    tools = {tool: _version(tool, named, found.extra) for tool in (*found.tools, *_TOOLS)}
+    if library := libraries.installed() if TENSORRT in options.targets else None:
+        tools[library.name] = library.version
+    return tools
 
 
 def _version(tool: str, source: str, extra: str) -> str:

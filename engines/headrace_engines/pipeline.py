@@ -71,11 +71,10 @@ def make(
     standard = _standard(plan, reference, stages)
     originals = (fp32, *standard)
     planned = _planned(plan, reference, [*originals, *(single.artefact for single in made)], caches, stages)
-    plan_recipes = () if planned.settings is None else (Recipe("plan", planned.settings.described),)
     artefacts = (*originals, *(single.artefact for single in made), *planned.artefacts)
     described = Manifest(
         source=Recipe(source.recipe.name, {**source.recipe.settings, **prepared.facts}),
-        recipes=(Recipe(FP32, {}), *(single.recipe for single in made), *plan_recipes),
+        recipes=(Recipe(FP32, {}), *(single.recipe for single in made), *planned.recipes),
         data=prepared.data,
         tools=tools,
         inputs=spec.inputs,
@@ -85,10 +84,18 @@ def make(
         made_up=prepared.made_up,
         weights=manifest.weights_in(folder, artefacts),
     )
-    compared = tuple(single.comparison for single in made if single.comparison)
-    warnings = (*_warnings(plan, reference), *([planned.warning] if planned.warning else []))
-    own = reference.judgement.compare(reference.answers, reference.answers).reference
-    measured = Report(compared, report.machine(), stages.seconds, error, warnings, own)
+    measured = Report(
+        comparisons=tuple(single.comparison for single in made if single.comparison),
+        machine=report.machine(),
+        seconds=stages.seconds,
+        conversion_error=error,
+        warnings=(*_warnings(plan, reference), *([planned.warning] if planned.warning else [])),
+        reference=reference.judgement.compare(reference.answers, reference.answers).reference,
+    )
+    _write(folder, described, measured)
+
+
+def _write(folder: Path, described: Manifest, measured: Report) -> None:
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
     page.write_page(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace_engines.compress.recipes import TENSORRT
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.manifest import FP32, Artefact, artefact_of
+from headrace_engines.manifest import FP32, Artefact, Recipe, artefact_of
 from headrace_engines.plans import library as libraries
 from headrace_engines.plans.builder import build_plan, file_name
 from headrace_engines.plans.library import Library
@@ -25,6 +25,11 @@ class Planned:
     artefacts: tuple[Artefact, ...]
     settings: PlanSettings | None
     warning: str = ""
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """How the plans were built, as it stands in a manifest."""
+        return (Recipe("plan", self.settings.described),) if self.settings else ()
 
 
 def plans(
