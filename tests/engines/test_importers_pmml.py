@@ -110,6 +110,16 @@ def test_labels_are_the_numbers_that_the_target_has(tmp_path: Path) -> None:
     assert json.loads(str(opened(text, tmp_path).facts["classes"])) == [-3, 7]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("01", "string"), ("9" * 30, "string"), ("9" * 30, "integer")])
+def test_classes_that_are_no_plain_numbers_are_texts(name: str, kind: str, tmp_path: Path) -> None:
+    model = regression(
+        _TWO.replace('="0"/>', f'="{name}"/>'), functionName="classification", normalizationMethod="logit"
+    )
+    text = document(model, classes=(name, "1"), class_type=kind)
+    assert len(answered(text, tmp_path)) == 1
+    assert json.loads(str(opened(text, tmp_path).facts["classes"])) == [name, "1"]
+
+
 @pytest.mark.parametrize(
     ("operator", "holds"),
     [

@@ -60,6 +60,9 @@ UNSUPPORTED = {
     "a broken exponent": (
         document(regression(_TABLE.replace("coeff", 'exponent="0.5" coeff'))), "exponent 0.5",
     ),
+    "a large exponent": (
+        document(regression(_TABLE.replace("coeff", 'exponent="1e300" coeff'))), "0 to 64 are",
+    ),
     "one class": (document(regression(_TABLES, **_CLASSES), classes=("x",)), "has 1 classes"),
     "a clipped target": (
         document(regression(f'<Targets><Target field="y" min="0"/></Targets>{_TABLE}')), "min is not read",
@@ -112,6 +115,18 @@ DAMAGED = {
     ),
     "an expression of three": (
         _derived('<Apply function="+">' + '<FieldRef field="a"/>' * 3 + "</Apply>"), "has 3 arguments",
+    ),
+    "a field twice": (
+        _WHOLE.replace('MiningField name="b"', 'MiningField name="a"'), "a field is listed twice",
+    ),
+    "an open quotation": (
+        document(
+            split(
+                '<SimpleSetPredicate field="a" booleanOperator="isIn"><Array type="int">1 "2</Array>'
+                "</SimpleSetPredicate>"
+            )
+        ),
+        "<Array> in line 3: no closing quotation",
     ),
     "two expressions": (
         _derived('<FieldRef field="a"/><FieldRef field="b"/>'), "it has 2 of the one",

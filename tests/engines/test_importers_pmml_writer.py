@@ -126,6 +126,14 @@ def test_the_same_estimator_is_the_same_document() -> None:
     assert document(fitted("forest of classes")) == document(fitted("forest of classes"))
 
 
+def test_a_tree_that_is_too_deep_is_told() -> None:
+    steps = np.arange(1800.0)
+    estimator = DecisionTreeRegressor(random_state=0).fit(steps[:, None], steps % 2)
+    assert estimator.get_depth() > 1000
+    with pytest.raises(UnsupportedModelError, match="limit max_depth"):
+        document(estimator)
+
+
 def test_missing_values_have_a_way(tmp_path: Path) -> None:
     holes = np.where(np.arange(ROWS.size).reshape(ROWS.shape) % 7 == 0, np.nan, ROWS)
     estimator = DecisionTreeRegressor(max_depth=1).fit(holes, VALUES)

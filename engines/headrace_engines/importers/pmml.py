@@ -102,6 +102,7 @@ class PmmlImporter:
 def _numbers(classes: tuple[str, ...]) -> NDArray[np.int64] | None:
     """Return classes that are whole numbers; None for others, and for none at all."""
     try:
-        return np.array([int(name) for name in classes], np.int64) if classes else None
-    except ValueError:
+        labels = np.array([int(name) for name in classes], np.int64)
+    except (ValueError, OverflowError):
         return None
+    return labels if classes and tuple(map(str, labels)) == classes else None

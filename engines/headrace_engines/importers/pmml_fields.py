@@ -19,7 +19,7 @@ EXPRESSIONS: Final = ("Constant", "FieldRef", "NormContinuous", "Apply")
 _ACTIVE: Final = "active"
 _TARGETS: Final = ("target", "predicted")
 _UNUSED: Final = ("supplementary", "group", "order", "frequencyWeight", "analysisWeight")
-_WHOLE: Final = re.compile(r"[+-]?\d+(\.0*)?")
+_WHOLE: Final = re.compile(r"([+-]?\d{1,18})(\.0*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ def schema(model: Element, dictionary: Element) -> Schema:
                 f"the field {printable(name)!r} is of type {printable(kind)}, and only numbers are read: "
                 "turn it into numbers before the model is called"
             )
+    if len(set(columns)) < len(columns):
+        raise ModelFileError("a field is listed twice in the MiningSchema")
     if not columns:
         raise UnsupportedModelError("the model has no active field: there is nothing to ask it with")
     return Schema(tuple(columns), target)
@@ -100,7 +102,8 @@ def _met(element: Element) -> list[str]:
 
 def written(text: str, *, are_numbers: bool) -> str:
     """Return a class's name as it is told: whole numbers without a point."""
-    return str(int(float(text))) if are_numbers and _WHOLE.fullmatch(text.strip()) else text
+    whole = _WHOLE.fullmatch(text.strip()) if are_numbers else None
+    return str(int(whole[1])) if whole else text
 
 
 def derived(elements: Sequence[Element], known: Sequence[str]) -> tuple[Derived, ...]:

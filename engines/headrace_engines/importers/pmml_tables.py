@@ -13,6 +13,7 @@ from headrace_engines.printable import printable
 
 _OF_NUMBERS: Final = ("none", "softmax", "logit", "exp")
 _OF_CLASSES: Final = ("none", "softmax", "simplemax", "logit")
+_MOST_EXPONENT: Final = 64
 
 
 def regression(element: Element, known: set[str], target: Classes | None) -> Regression:
@@ -45,8 +46,8 @@ def _table(element: Element, known: set[str], target: Classes | None) -> Table:
 
 def _term(element: Element, known: set[str]) -> Term:
     exponent = element.number("exponent", 1.0)
-    if exponent != int(exponent) or exponent < 0:
+    if exponent not in range(_MOST_EXPONENT + 1):
         raise UnsupportedModelError(
-            f"{element.where}: exponent {exponent:g} is not read; whole numbers from 0 are"
+            f"{element.where}: exponent {exponent:g} is not read; 0 to {_MOST_EXPONENT} are"
         )
     return Term(field_name(element, known), int(exponent), element.number("coefficient"))

@@ -84,7 +84,11 @@ def predicate(element: Element, known: set[str]) -> Predicate:
         case "SimpleSetPredicate":
             operator = element.choice("booleanOperator", "", ("isIn", "isNotIn"))
             array = element.sole("Array")
-            values = tuple(element.finite(text, "the value") for text in shlex.split(array.text))
+            try:
+                texts = shlex.split(array.text)
+            except ValueError as error:
+                raise ModelFileError(f"{array.where}: {str(error).lower()}") from error
+            values = tuple(array.finite(text, "the value") for text in texts)
             return Membership(field_name(element, known), values, operator == "isIn")
         case "CompoundPredicate":
             parts = tuple(predicate(child, known) for child in element.only(*PREDICATES))
