@@ -116,6 +116,16 @@ def test_classes_are_voted_for(method: str, weights: Sequence[float], tmp_path: 
     assert (votes[np.arange(60), label - 1] >= votes.max(axis=1) - 1e-6).all()
 
 
+def test_of_classes_with_as_many_votes_the_first_is_told(tmp_path: Path) -> None:
+    models = [chooser("a", name, name) for name in ("3", "2", "1") * 7]
+    text = document(
+        mining("majorityVote", models, "classification"), classes=("1", "2", "3"), class_type="integer"
+    )
+    label, shares = answered(text, tmp_path)
+    assert (shares == shares[:, :1]).all()
+    assert (label == 1).all()
+
+
 def _output(*fields: str) -> str:
     return f"<Output>{''.join(fields)}</Output>"
 

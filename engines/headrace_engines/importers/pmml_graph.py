@@ -207,23 +207,25 @@ class _Writer:
         """Write models beside each other: those that are trees alone as one sum of trees."""
         if mining.method == CHAIN:
             return self._chain(mining, matrix)
-        weights = np.array([segment.weight for segment in mining.segments])
-        if mining.method != "sum":
-            weights = weights / weights.sum()
         trees: list[Grown] = []
         parts: list[str] = []
-        for weight, segment in zip(weights, mining.segments, strict=True):
+        for segment in mining.segments:
             if tree := _bare_tree(segment.model):
                 found = grown(tree, matrix.columns)
                 values = np.eye(classes)[found.labels] if mining.method in VOTES else found.values
-                trees.append(replace(found, values=values * weight))
+                trees.append(replace(found, values=values * segment.weight))
                 continue
             result = self.model(segment.model, matrix)
             answer = self._votes(result, classes) if mining.method in VOTES else result.values
-            parts.append(self._graph.add("Mul", answer, np.float32(weight)))
+            parts.append(self._line(answer, segment.weight, 0))
         if trees:
             parts.append(summed(self._graph, matrix.tensor, trees))
-        return _Result(parts[0] if len(parts) == 1 else self._graph.add("Sum", *parts))
+        total = parts[0] if len(parts) == 1 else self._graph.add("Sum", *parts)
+        if mining.method == "sum":
+            return _Result(total)
+        # Divided last, so that whole votes that are equal stay equal.
+        weight = sum(segment.weight for segment in mining.segments)
+        return _Result(self._graph.add("Div", total, np.float32(weight)))
 
     def _votes(self, result: _Result, classes: int) -> str:
         """Return one for the class that a model predicts, and zero for the others."""

@@ -122,10 +122,10 @@ def _from_segments(mining: Mining, classes: int, fields: Fields, count: int) -> 
         return _from_chain(mining, fields, count)
     found = [predicted(segment.model, fields, count) for segment in mining.segments]
     weights = np.array([segment.weight for segment in mining.segments])
-    if mining.method != "sum":
-        weights = weights / weights.sum()
     counted = [np.eye(classes)[each.labels] if mining.method in VOTES else each.values for each in found]
     values = np.tensordot(weights, np.stack(counted), axes=1)
+    if mining.method != "sum":
+        values = values / weights.sum()  # divided last, so that whole votes that are equal stay equal
     return Answer(values, values.argmax(axis=1))
 
 
