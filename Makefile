@@ -105,8 +105,8 @@ $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
 # pip takes a CPU build of this release where it knows one, as the newer of two; what PyPI has for Linux brings CUDA.
 TORCH := torch==2.13.0
 .venv-frameworks/.installed: pyproject.toml Makefile
-	@tools/venv.sh .venv-frameworks $@-extras -e ".[dev,torch,keras,boost,pmml]" $(TORCH)
-	@tools/venv.sh .venv-frameworks $@ --no-deps tf_keras
+	@tools/venv.sh .venv-frameworks $@-extras -e ".[dev,torch,keras,boost,rtx]" $(TORCH)
+	@tools/venv.sh .venv-frameworks $@ --no-deps tf_keras sklearn-pmml-model cached-property
 
 # All else is looked up in .venv, which takes less time than installing it again.
 .venv-between/.installed: Makefile $(DEV_STAMP)

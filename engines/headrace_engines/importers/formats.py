@@ -46,7 +46,7 @@ _FAMILIES: Final = {
     Kind.KERAS: _Family("keras", "keras", ("tensorflow", "keras", "tf2onnx")),
     Kind.SAVED_MODEL: _Family("keras", "keras", ("tensorflow", "keras", "tf2onnx")),
     Kind.ONNX: _Family("onnx", "build", ()),
-    Kind.PMML: _Family("pmml", "pmml", ()),
+    Kind.PMML: _Family("pmml", "build", ()),
     Kind.XGBOOST: _Family("boosting", "boost", ("xgboost", "onnxmltools")),
     Kind.LIGHTGBM: _Family("boosting", "boost", ("lightgbm", "onnxmltools")),
 }
