@@ -314,7 +314,7 @@ _STARTS = st.sampled_from(
 def test_any_bytes_are_told_or_refused(
     tmp_path_factory: pytest.TempPathFactory, start: bytes, rest: bytes
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "any"
+    path = tmp_path_factory.getbasetemp() / "detected"
     path.write_bytes(start + rest)
     with suppress(EngineError):
         assert detect(path).label
