@@ -20,7 +20,7 @@ from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.imported import FileOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.manifest import Manifest
-from headrace_engines.plans import library as libraries
+from headrace_engines.plans import nvidia
 from headrace_engines.progress import Progress as Progress
 from headrace_engines.report import Report
 from headrace_engines.source import Source
@@ -166,7 +166,7 @@ def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
 def _tools(found: Source, named: str, options: BuildOptions) -> dict[str, str]:
     """Return the versions of the libraries that decide the bytes."""
     tools = {tool: _version(tool, named, found.extra) for tool in (*found.tools, *_TOOLS)}
-    if library := libraries.installed() if TENSORRT in options.targets else None:
+    if library := nvidia.installed() if TENSORRT in options.targets else None:
         tools[library.name] = library.version
     return tools
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from headrace_engines.compress.recipes import TENSORRT
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.manifest import FP32, Artefact, Recipe, artefact_of
-from headrace_engines.plans import library as libraries
+from headrace_engines.plans import nvidia
 from headrace_engines.plans.builder import build_plan, file_name
-from headrace_engines.plans.library import Library
+from headrace_engines.plans.nvidia import Library
 from headrace_engines.plans.settings import PlanSettings
 from headrace_engines.progress import Stages
 
@@ -47,8 +47,8 @@ def plans(
     the warning says what to install.
     """
     try:
-        library = libraries.needed()
-        architecture = libraries.architecture(library)
+        library = nvidia.needed()
+        architecture = nvidia.architecture(library)
     except UnsupportedModelError as error:
         return Planned((), None, f"no TensorRT plans were built: {error}")
     settings = PlanSettings(batch_sizes=sizes)

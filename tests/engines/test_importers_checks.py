@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from numpy.typing import NDArray
+from node_networks import drawn, info, network
 from onnx import TensorProto, numpy_helper
 
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
@@ -18,35 +17,11 @@ from headrace_engines.importers import checks, exported, opsets, simplify
 from headrace_engines.importers.fixed_reshapes import Opened, opened_shape
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
-_RANDOM = np.random.default_rng(0)
-
-Dims = Sequence[int | str | None]
-
-
-def _value(name: str, dims: Dims | None, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return oh.make_tensor_value_info(name, dtype, dims)
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, Any] | None = None,
-    opset: int = 17,
-) -> onnx.ModelProto:
-    held = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
-    graph = oh.make_graph(nodes, "net", inputs, outputs, held)
-    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=8)
-
-
-def _weights(*shape: int) -> NDArray[np.float32]:
-    return _RANDOM.normal(size=shape).astype(np.float32)
-
 
 def _dense() -> onnx.ModelProto:
     nodes = [oh.make_node("MatMul", ["x", "w"], ["product"]), oh.make_node("Add", ["product", "bias"], ["y"])]
-    constants = {"w": _weights(3, 6), "bias": _weights(1, 6)}
-    return _model(nodes, [_value("x", ["N", 3])], [_value("y", ["N", 6])], constants)
+    constants = {"w": drawn(3, 6), "bias": drawn(1, 6)}
+    return network(nodes, [info("x", ["N", 3])], [info("y", ["N", 6])], constants)
 
 
 def _settled(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -58,7 +33,7 @@ def _settled(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 def _reducing(rows: int | str) -> onnx.ModelProto:
     node = oh.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
-    return _model([node], [_value("x", [rows, 2])], [_value("y", [])])
+    return network([node], [info("x", [rows, 2])], [info("y", [])])
 
 
 _MIXED = [oh.make_node("MatMul", ["mixing", "x"], ["y"])]
@@ -73,34 +48,34 @@ _NEITHER = oh.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
     ("model", "told"),
     [
         (
-            _model(_MIXED, [_value("x", [2, 3])], [_value("y", [2, 3])], {"mixing": _weights(2, 2)}),
+            network(_MIXED, [info("x", [2, 3])], [info("y", [2, 3])], {"mixing": drawn(2, 2)}),
             "the model's first axis is fixed at 2 and cannot be opened (",
         ),
         (
-            _model(_CENTRED, [_value("x", [2, 3])], [_value("y", [2, 3])]),
+            network(_CENTRED, [info("x", [2, 3])], [info("y", [2, 3])]),
             "the model's first axis is fixed at 2 and cannot be opened (",
         ),
         (_reducing("N"), "the output 'y' is [], without a row for each that comes: export the model"),
         (
-            _model(_RELU, [_value("x", ["N", 2])], [_value("y", [3, 2])]),
+            network(_RELU, [info("x", ["N", 2])], [info("y", [3, 2])]),
             "the output 'y' is [3, 2], without a row for each that comes",
         ),
         (
-            _model(_TWICE, [_value("x", ["N", 2])], [_value("y", ["M", 2])]),
+            network(_TWICE, [info("x", ["N", 2])], [info("y", ["M", 2])]),
             "of the output 'y' it cannot be proved that it has a row for each that comes",
         ),
         (
-            _model(_SUM, [_value("a", [2, 1]), _value("b", [1, 2])], [_value("y", None)]),
+            network(_SUM, [info("a", [2, 1]), info("b", [1, 2])], [info("y", None)]),
             "the first axes of the inputs are fixed at different sizes ('a' at 2, 'b' at 1)",
         ),
-        (_model(_RELU, [_value("x", [])], [_value("y", [])]), "the input 'x' is a scalar"),
-        (_model(_RELU, [_value("x", None)], [_value("y", None)]), "the input 'x' does not tell its shape"),
+        (network(_RELU, [info("x", [])], [info("y", [])]), "the input 'x' is a scalar"),
+        (network(_RELU, [info("x", None)], [info("y", None)]), "the input 'x' does not tell its shape"),
         (
-            _model([oh.make_node("Relu", ["c"], ["y"])], [], [_value("y", [1])], {"c": _weights(1)}),
+            network([oh.make_node("Relu", ["c"], ["y"])], [], [info("y", [1])], {"c": drawn(1)}),
             "the model has no inputs",
         ),
         (
-            _model([oh.make_node("SequenceConstruct", ["x"], ["y"])], [_value("x", ["N", 2])], [_NEITHER]),
+            network([oh.make_node("SequenceConstruct", ["x"], ["y"])], [info("x", ["N", 2])], [_NEITHER]),
             "the output 'y' is a sequence, and only tensors are served",
         ),
     ],
@@ -122,8 +97,10 @@ def _with(model: onnx.ModelProto, name: str, value: float) -> onnx.ModelProto:
 
 
 def _of_domain(domain: str, kind: str) -> onnx.ModelProto:
-    model = _model(
-        [oh.make_node(kind, ["x"], ["y"], domain=domain)], [_value("x", ["N", 2])], [_value("y", ["N", 2])]
+    model = network(
+        [oh.make_node(kind, ["x"], ["y"], domain=domain)],
+        [info("x", ["N", 2])],
+        [info("y", ["N", 2])],
     )
     if domain:
         model.opset_import.append(oh.make_opsetid(domain, 1))
@@ -137,7 +114,7 @@ def _of_domain(domain: str, kind: str) -> onnx.ModelProto:
         (_of_domain("", "Foo"), UnsupportedModelError, "operators that are not ONNX's: Foo: export"),
         (_of_domain("", "Gelu"), UnsupportedModelError, "the operator Gelu ('y') is of opset 20"),
         (
-            _model(_RELU, [_value("x", ["N", 2])], [_value("y", ["N", 2])], opset=99),
+            network(_RELU, [info("x", ["N", 2])], [info("y", ["N", 2])], opset=99),
             UnsupportedModelError,
             "the model is written in opset 99, and",
         ),
@@ -157,14 +134,14 @@ def test_models_that_nothing_can_be_built_of_are_refused(
 def test_a_mask_of_infinities_is_no_fault(tmp_path: Path) -> None:
     mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
     nodes = [oh.make_node("Add", ["x", "mask"], ["masked"]), oh.make_node("Softmax", ["masked"], ["y"])]
-    model = _model(nodes, [_value("x", ["N", 3, 3])], [_value("y", ["N", 3, 3])], {"mask": mask})
+    model = network(nodes, [info("x", ["N", 3, 3])], [info("y", ["N", 3, 3])], {"mask": mask})
     result = _settled(model, tmp_path)
     assert [node.op_type for node in result.graph.node] == ["Add", "Softmax"]
 
 
 def test_constants_among_the_inputs_and_domains_named_twice_are_mended(tmp_path: Path) -> None:
-    model = _model([oh.make_node("Gemm", ["x", "w"], ["y"])], [_value("x", ["N", 2]), _value("w", [2, 3])],
-                   [_value("y", ["N", 3])], {"w": _weights(2, 3)})  # fmt: skip
+    model = network([oh.make_node("Gemm", ["x", "w"], ["y"])], [info("x", ["N", 2]), info("w", [2, 3])],
+                   [info("y", ["N", 3])], {"w": drawn(2, 3)})  # fmt: skip
     model.ir_version = 3
     model.opset_import.extend([oh.make_opsetid("ai.onnx", 13), oh.make_opsetid("ai.onnx.ml", 3)])
     result = _settled(model, tmp_path)
@@ -186,9 +163,9 @@ def test_what_was_settled_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_fp16_stays_fp16(tmp_path: Path) -> None:
     dtype = TensorProto.FLOAT16
-    constants = {"w": _weights(2, 3).astype(np.float16)}
-    inputs, outputs = [_value("x", ["N", 2], dtype)], [_value("y", ["N", 3], dtype)]
-    model = _model([oh.make_node("Gemm", ["x", "w"], ["y"])], inputs, outputs, constants)
+    constants = {"w": drawn(2, 3).astype(np.float16)}
+    inputs, outputs = [info("x", ["N", 2], dtype)], [info("y", ["N", 3], dtype)]
+    model = network([oh.make_node("Gemm", ["x", "w"], ["y"])], inputs, outputs, constants)
     assert [node.op_type for node in _settled(model, tmp_path).graph.node] == ["Gemm"]
 
 
@@ -200,17 +177,17 @@ def test_operators_of_the_runtime_are_left_as_they_are(tmp_path: Path) -> None:
 def test_weights_of_a_large_model_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simplify, "_MOST_BYTES", 1000)
     monkeypatch.setattr(exported, "_LARGEST_BYTES", 2000)
-    constants = {"w": _weights(24, 24), "bias": _weights(1, 24)}
+    constants = {"w": drawn(24, 24), "bias": drawn(1, 24)}
     nodes = [
         oh.make_node("Reshape", ["x", "flat"], ["rows"]),
         oh.make_node("Gemm", ["rows", "w", "bias"], ["y"]),
     ]
-    inputs, outputs = [_value("x", [1, 4, 6])], [_value("y", [1, 24])]
-    model = _model(nodes, inputs, outputs, {**constants, "flat": [1, 24]})
+    inputs, outputs = [info("x", [1, 4, 6])], [info("y", [1, 24])]
+    model = network(nodes, inputs, outputs, {**constants, "flat": [1, 24]})
     _settled(model, tmp_path)
     assert (tmp_path / "model.onnx").stat().st_size < 1000
     assert (tmp_path / "model.onnx.data").stat().st_size >= 24 * 24 * 4
-    rows = _weights(3, 4, 6)
+    rows = drawn(3, 4, 6)
     (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
     expected = rows.reshape(3, 24) @ constants["w"] + constants["bias"]
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
@@ -219,14 +196,14 @@ def test_weights_of_a_large_model_lie_beside_it(tmp_path: Path, monkeypatch: pyt
 def _flattening(shape: Sequence[int]) -> onnx.ModelProto:
     """A model that says it takes any number of rows, and reshapes them to one."""
     nodes = [oh.make_node("Reshape", ["x", "flat"], ["rows"]), oh.make_node("MatMul", ["rows", "w"], ["y"])]
-    constants = {"w": _weights(24, 5), "flat": np.array(shape)}
-    return _model(nodes, [_value("x", ["N", 4, 6])], [_value("y", ["N", 5])], constants)
+    constants = {"w": drawn(24, 5), "flat": np.array(shape)}
+    return network(nodes, [info("x", ["N", 4, 6])], [info("y", ["N", 5])], constants)
 
 
 def test_one_row_that_was_baked_in_is_opened(tmp_path: Path) -> None:
     model = _flattening([1, 24])
     _settled(model, tmp_path)
-    rows = _weights(3, 4, 6)
+    rows = drawn(3, 4, 6)
     (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
     weights = numpy_helper.to_array(model.graph.initializer[0])
     np.testing.assert_allclose(answers, rows.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-4)
@@ -234,7 +211,7 @@ def test_one_row_that_was_baked_in_is_opened(tmp_path: Path) -> None:
 
 def test_one_row_that_cannot_be_opened_is_told_though_the_axis_is_said_to_be_open(tmp_path: Path) -> None:
     nodes = [oh.make_node("Gemm", ["mixing", "x"], ["y"])]
-    model = _model(nodes, [_value("x", ["N", 3])], [_value("y", ["N", 3])], {"mixing": _weights(1, 1)})
+    model = network(nodes, [info("x", ["N", 3])], [info("y", ["N", 3])], {"mixing": drawn(1, 1)})
     with pytest.raises(
         UnsupportedModelError, match="takes one row alone, though its first axis is said to be open"
     ):
@@ -247,11 +224,11 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
         oh.make_node("Dropout", ["flat"], ["kept"]),
         oh.make_node("Softmax", ["kept"], ["y"], axis=1),
     ]
-    model = _model(nodes, [_value("x", ["N", 3, 1])], [_value("y", ["N", 3])], opset=9)
+    model = network(nodes, [info("x", ["N", 3, 1])], [info("y", ["N", 3])], opset=9)
     result = _settled(model, tmp_path)
     assert [(entry.domain, entry.version) for entry in result.opset_import] == [("", 17)]
     assert "Dropout" not in {node.op_type for node in result.graph.node}
-    rows = _weights(4, 3, 1)
+    rows = drawn(4, 3, 1)
     (answers,) = OnnxRuntimeEngine(tmp_path / "model.onnx").run([rows])
     expected = np.exp(rows[..., 0]) / np.exp(rows[..., 0]).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers, expected, rtol=1e-5)
@@ -259,7 +236,7 @@ def test_an_old_opset_is_raised(tmp_path: Path) -> None:
 
 def test_an_opset_that_is_newer_than_the_runtimes_is_lowered(tmp_path: Path) -> None:
     newest = onnx.defs.onnx_opset_version()
-    result = _settled(_model(_RELU, [_value("x", ["N", 2])], [_value("y", ["N", 2])], opset=newest), tmp_path)
+    result = _settled(network(_RELU, [info("x", ["N", 2])], [info("y", ["N", 2])], opset=newest), tmp_path)
     assert [entry.version for entry in result.opset_import] == [min(newest, opsets.NEWEST)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import onnx
 import onnx.backend.test
 import onnx.helper as oh
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from node_networks import drawn, info, network
+from onnx import numpy_helper
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -26,28 +25,6 @@ from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 _OPTIONS = ImportOptions()
 _RANDOM = np.random.default_rng(0)
 _LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"
-
-Dims = Sequence[int | str | None]
-
-
-def _value(name: str, dims: Dims | None, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return oh.make_tensor_value_info(name, dtype, dims)
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, Any] | None = None,
-    opset: int = 17,
-) -> onnx.ModelProto:
-    held = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
-    graph = oh.make_graph(nodes, "net", inputs, outputs, held)
-    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=8)
-
-
-def _weights(*shape: int) -> NDArray[np.float32]:
-    return _RANDOM.normal(size=shape).astype(np.float32)
 
 
 def _attention(rows: int) -> onnx.ModelProto:
@@ -69,14 +46,14 @@ def _attention(rows: int) -> onnx.ModelProto:
         oh.make_node("Transpose", ["by_step"], ["y"], perm=[1, 0, 2]),
     ]
     constants = {
-        "w": _weights(32, 32),
-        "row_bias": _weights(1, 32),
+        "w": drawn(32, 32),
+        "row_bias": drawn(1, 32),
         "heads": [6, 4 * rows, 8],
         "four": [rows, 4, 6, 8],
         "flat": [6 * rows, 32],
         "steps_again": [6, rows, 32],
     }
-    return _model(nodes, [_value("x", [rows, 6, 32])], [_value("y", [rows, 6, 32])], constants)
+    return network(nodes, [info("x", [rows, 6, 32])], [info("y", [rows, 6, 32])], constants)
 
 
 def _convolution() -> onnx.ModelProto:
@@ -89,8 +66,8 @@ def _convolution() -> onnx.ModelProto:
         oh.make_node("MatMul", ["row", "dense"], ["product"]),
         oh.make_node("Add", ["product", "bias"], ["y"]),
     ]
-    constants = {"w": _weights(2, 1, 3, 3), "dense": _weights(32, 5), "bias": _weights(1, 5)}
-    return _model(nodes, [_value("x", [1, 1, 6, 6])], [_value("y", [1, 5])], constants)
+    constants = {"w": drawn(2, 1, 3, 3), "dense": drawn(32, 5), "bias": drawn(1, 5)}
+    return network(nodes, [info("x", [1, 1, 6, 6])], [info("y", [1, 5])], constants)
 
 
 def _recurrent() -> onnx.ModelProto:
@@ -101,12 +78,12 @@ def _recurrent() -> onnx.ModelProto:
         oh.make_node("Squeeze", ["last", "first"], ["y"]),
     ]
     constants = {
-        "w": _weights(1, 16, 8),
-        "r": _weights(1, 16, 4),
+        "w": drawn(1, 16, 8),
+        "r": drawn(1, 16, 4),
         "zeros": np.zeros((1, 1, 4), np.float32),
         "first": np.array([0]),
     }
-    return _model(nodes, [_value("x", [1, 5, 8])], [_value("y", [1, 4])], constants)
+    return network(nodes, [info("x", [1, 5, 8])], [info("y", [1, 4])], constants)
 
 
 def _token() -> onnx.ModelProto:
@@ -116,8 +93,8 @@ def _token() -> onnx.ModelProto:
         oh.make_node("Concat", ["spread", "x"], ["tokens"], axis=1),
         oh.make_node("ReduceMean", ["tokens"], ["y"], axes=[1], keepdims=0),
     ]
-    constants = {"token": _weights(1, 1, 8), "shape": np.array([1, 1, 8])}
-    return _model(nodes, [_value("x", [1, 5, 8])], [_value("y", [1, 8])], constants)
+    constants = {"token": drawn(1, 1, 8), "shape": np.array([1, 1, 8])}
+    return network(nodes, [info("x", [1, 5, 8])], [info("y", [1, 8])], constants)
 
 
 def _imported(
@@ -191,8 +168,8 @@ def test_the_same_file_makes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_what_counts_rows_under_another_name_is_called_batch(tmp_path: Path) -> None:
     nodes = [oh.make_node("Relu", ["a"], ["y"]), oh.make_node("Concat", ["a", "b"], ["z"], axis=1)]
-    inputs = [_value("a", ["N", 3]), _value("b", [None, 2])]
-    model, error = _imported(_model(nodes, inputs, [_value("y", ["N", 3]), _value("z", None)]), tmp_path)
+    inputs = [info("a", ["N", 3]), info("b", [None, 2])]
+    model, error = _imported(network(nodes, inputs, [info("y", ["N", 3]), info("z", None)]), tmp_path)
     assert error == 0.0
     assert [len(value.type.tensor_type.shape.dim) for value in model.graph.output] == [2, 2]
 
@@ -228,7 +205,7 @@ def test_weights_beside_the_file_are_found_in_its_folder(tmp_path: Path) -> None
 
 
 def test_sizes_that_the_file_leaves_open_may_be_given(tmp_path: Path) -> None:
-    model = _model([oh.make_node("Relu", ["x"], ["y"])], [_value("x", ["N", "C", 4])], [_value("y", None)])
+    model = network([oh.make_node("Relu", ["x"], ["y"])], [info("x", ["N", "C", 4])], [info("y", None)])
     told, error = _imported(model, tmp_path, ImportOptions(input_shapes={"x": (3, 4)}))
     assert error == 0.0
     for value in (*told.graph.input, *told.graph.output):
@@ -246,7 +223,7 @@ def test_sizes_that_the_file_leaves_open_may_be_given(tmp_path: Path) -> None:
 def test_sizes_that_do_not_fit_are_refused(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], told: str
 ) -> None:
-    model = _model([oh.make_node("Relu", ["x"], ["y"])], [_value("x", ["N", "C", 4])], [_value("y", None)])
+    model = network([oh.make_node("Relu", ["x"], ["y"])], [info("x", ["N", "C", 4])], [info("y", None)])
     with pytest.raises(UnsupportedModelError) as refused:
         _imported(model, tmp_path, ImportOptions(input_shapes=shapes))
     assert str(refused.value) == told
@@ -260,8 +237,10 @@ def test_an_opset_that_is_asked_for_is_written(tmp_path: Path) -> None:
 
 
 def test_functions_of_the_model_are_written_out(tmp_path: Path) -> None:
-    model = _model(
-        [oh.make_node("Double", ["x"], ["y"], domain="own")], [_value("x", ["N", 2])], [_value("y", ["N", 2])]
+    model = network(
+        [oh.make_node("Double", ["x"], ["y"], domain="own")],
+        [info("x", ["N", 2])],
+        [info("y", ["N", 2])],
     )
     body = [oh.make_node("Add", ["a", "a"], ["b"])]
     model.functions.append(oh.make_function("own", "Double", ["a"], ["b"], body, [oh.make_opsetid("", 17)]))

@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.sklearn import SklearnImporter
 from headrace_engines.plans.builder import build_plan
-from headrace_engines.plans.library import needed
+from headrace_engines.plans.nvidia import needed
 from headrace_engines.plans.settings import PlanSettings
 
 pytestmark = [

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.plans.builder import PlanFacts, build_plan, file_name
 from headrace_engines.plans.faults import ParserComplaint, build_failure, parse_failure
-from headrace_engines.plans.library import ANY_ARCHITECTURE, RTX, TENSORRT, Library, needed
+from headrace_engines.plans.nvidia import ANY_ARCHITECTURE, RTX, TENSORRT, Library, needed
 from headrace_engines.plans.settings import PlanSettings, batch_ranges
 
 _builds = pytest.mark.skipif(

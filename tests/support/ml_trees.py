@@ -12,6 +12,18 @@ FEATURES = 3
 GRID = np.float32([-1.5, -1, 0, 0.1, 1, 2.5])
 
 
+_NODE_ATTRIBUTES = (
+    "treeids",
+    "nodeids",
+    "featureids",
+    "modes",
+    "values",
+    "truenodeids",
+    "falsenodeids",
+    "missing_value_tracks_true",
+)
+
+
 def tree_attributes(
     random: np.random.Generator,
     *,
@@ -27,19 +39,7 @@ def tree_attributes(
 
     Leaves speak of all targets, or each tree of its `own_target` alone.
     """
-    nodes: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "treeids",
-            "nodeids",
-            "featureids",
-            "modes",
-            "values",
-            "truenodeids",
-            "falsenodeids",
-            "missing_value_tracks_true",
-        )
-    }
+    nodes: dict[str, list[Any]] = {name: [] for name in _NODE_ATTRIBUTES}
     leaves: dict[str, list[Any]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
 
     def grow(tree: int, node: int, level: int) -> int:

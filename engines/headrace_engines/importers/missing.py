@@ -10,6 +10,8 @@ _EXTRAS: Final = {
     "onnx": "build",
     "sklearn": "build",
     "skl2onnx": "build",
+    "skops": "build",
+    "pandas": "data",
     "torch": "torch",
     "onnxscript": "torch",
     "safetensors": "torch",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.plans import library as libraries
+from headrace_engines.plans import nvidia
 from headrace_engines.plans.faults import ParserComplaint, build_failure, parse_failure
-from headrace_engines.plans.library import Library
+from headrace_engines.plans.nvidia import Library
 from headrace_engines.plans.settings import PlanSettings, batch_ranges
 from headrace_engines.progress import Progress
 
@@ -58,10 +58,10 @@ def build_plan(
     UnsupportedModelError in one line that names the node and what to try.
     """
     start = time.perf_counter()
-    architecture = libraries.architecture(library)
+    architecture = nvidia.architecture(library)
     build = _Build(library.module(), settings, progress)
     network = build.parsed(model)
-    if library.name == libraries.RTX:  # kernels are chosen where it runs, and nothing is measured here
+    if library.name == nvidia.RTX:  # kernels are chosen where it runs, and nothing is measured here
         ranges = [(1, settings.batch_sizes[-1], settings.batch_sizes[-1])]
         plan = build.plan(network, ranges, None)
     else:
