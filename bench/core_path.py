@@ -40,6 +40,7 @@ class NullEngine:
     platform = "null"
     slots = 1
     computes_on_caller = False
+    device = None
 
     def __init__(self, model: Network) -> None:
         self.spec = ModelSpec(

@@ -12,11 +12,38 @@ An engine belongs to one thread at a time, and may pass from one to another betw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from headrace_engines.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """What one batch took on its device, by the device's own clock, in nanoseconds."""
+
+    copy_in_ns: int
+    compute_ns: int
+    copy_out_ns: int
+
+
+class DeviceSide(Protocol):
+    """What an engine on a device of its own has besides."""
+
+    @property
+    def gpu(self) -> int:
+        """The index of its GPU."""
+
+    def times(self, slot: int) -> DeviceTimes | None:
+        """Return what the batch took that was last waited for in the slot; None if it was not measured."""
+
+    def renew(self) -> None:
+        """Make the engine usable after EngineSpoilt, in a fresh context: `inputs` returns other arrays then.
+
+        Raises DeviceError if the device does not answer any more.
+        """
 
 
 class Engine(Protocol):
@@ -38,10 +65,14 @@ class Engine(Protocol):
     def computes_on_caller(self) -> bool:
         """Whether the thread that calls `wait` or `run` computes, and nothing else does or is waited for."""
 
+    @property
+    def device(self) -> DeviceSide | None:
+        """What the engine has besides if it runs on a device of its own; None if it does not."""
+
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return the slot's staging buffers, one per input, each (max_batch_size, *dims), C-contiguous.
 
-        The same arrays at every call. Only for a spec that `is_staged`.
+        The same arrays at every call, until the engine is renewed. Only for a spec that `is_staged`.
         """
 
     def submit(self, slot: int, rows: int) -> None:
@@ -51,7 +82,7 @@ class Engine(Protocol):
         """Return the outputs of the slot, one per output, each with as many rows as were submitted.
 
         They are views, valid until the slot is submitted again. Raises ExecutionError if this batch
-        failed, DeviceError if the engine is lost.
+        failed, EngineSpoilt if the engine has to be renewed first, DeviceError if it is lost.
         """
 
     def run(self, arrays: Sequence[NDArray[Any] | None]) -> tuple[NDArray[Any], ...]:

@@ -60,6 +60,18 @@ class InputError(ExecutionError):
     """A program does not take these values: the fault is the caller's, who is told in this text."""
 
 
+class EngineSpoilt(EngineError):
+    """An error on the device has spoilt the engine and what it had in flight.
+
+    `DeviceSide.renew` may make the engine usable again. `was_executed` says whether the batch that met this
+    may have been the cause; where it was not begun, it can be executed by the renewed engine.
+    """
+
+    def __init__(self, text: str, *, was_executed: bool = True) -> None:
+        super().__init__(text)
+        self.was_executed = was_executed
+
+
 class DeviceError(EngineError):
     """The device is gone or cannot be trusted any more: this engine will not answer again."""
 

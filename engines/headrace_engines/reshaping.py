@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from headrace_engines.declaration import Declaration, DeclaredTensor
-from headrace_engines.engine import Engine
+from headrace_engines.engine import DeviceSide, Engine
 from headrace_engines.spec import ANY, TensorSpec
 
 
@@ -64,6 +64,11 @@ class ReshapingEngine:
     def slots(self) -> int:
         """The other engine's."""
         return self._engine.slots
+
+    @property
+    def device(self) -> DeviceSide | None:
+        """What it has besides if it runs on a device of its own."""
+        return self._engine.device
 
     @property
     def computes_on_caller(self) -> bool:

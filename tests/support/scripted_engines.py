@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.engine import DeviceSide
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_server.core.catalogue import Entry, ModelState
 from headrace_server.core.model import Limits, Model
@@ -57,6 +58,7 @@ class ScriptedEngine:
 
     platform = "scripted"
     computes_on_caller = False
+    device: DeviceSide | None = None
 
     def __init__(
         self, spec: ModelSpec = ROWS, *, slots: int = 1, before: Callable[[Arrays], None] = lambda _: None

@@ -90,6 +90,7 @@ class OnnxRuntimeEngine:
 
     platform = "onnxruntime_onnx"
     slots = 1
+    device = None
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class ReferenceEngine:
     platform = "onnx_reference"
     slots = 1
     computes_on_caller = True
+    device = None
 
     def __init__(self, path: Path, *, max_batch_size: int = 64) -> None:
         """Load the file.
