@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace_engines import manifest, python_model
-from headrace_engines.runtime import onnxruntime
+from headrace_engines.runtime import onnx_session
 from headrace_proto.tensors import DTYPES
 
 
@@ -16,4 +16,4 @@ def test_manifests_can_say_every_datatype_of_the_protocol_and_no_other() -> None
 
 
 def test_onnx_runtime_has_every_datatype_of_the_protocol_and_no_other() -> None:
-    assert set(onnxruntime._DTYPES.values()) == set(DTYPES.values())
+    assert set(onnx_session._DTYPES.values()) == set(DTYPES.values())
