@@ -21,7 +21,7 @@ from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import NO_DEADLINE, InputTensor, Request, Work
 from headrace_server.core.service import Service
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
-from headrace_server.core.worker import Worker
+from headrace_server.core.workers import worker_for
 from headrace_server.errors import InferenceError, ModelNotFound, ModelNotReady
 
 PATIENCE_SECONDS = 20.0
@@ -259,8 +259,8 @@ class Served:
         self.model = Model(
             name, "1", engine.spec, engine.platform, limits, self._note_loss, settings=settings
         )
-        self.worker = Worker(self.model, engine)
-        self.workers = [self.worker, *(Worker(self.model, one, at) for at, one in enumerate(more, start=1))]
+        self.worker, *others = (worker_for(self.model, one, at) for at, one in enumerate((engine, *more)))
+        self.workers = [self.worker, *others]
         self.shelf = Shelf(self.model)
         self.service = Service(self.shelf)
         self.answers = Answers()

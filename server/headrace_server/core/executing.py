@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from headrace_server.core.request import Work
 
 
 class Executing(NamedTuple):
@@ -14,7 +16,26 @@ class Executing(NamedTuple):
     """When it began or, if that was later, the instance gave its last answer; on the monotonic clock."""
     requests: int
     """How many have no final answer."""
+    gpu: int | None = None
+    """The index of the GPU that executes, if one does."""
 
 
 Look = Callable[[], Executing | None]
 """Tells what one instance executes, None while it waits. Any thread may call it."""
+
+
+class Instance(Protocol):
+    """One of a model's engines with its thread. Any thread may ask it."""
+
+    @property
+    def gpu(self) -> int | None:
+        """The index of its GPU, if it has one."""
+
+    def look(self) -> Executing | None:
+        """Return what it executes, None while it waits."""
+
+    def give_up(self) -> list[Work]:
+        """Let go of what was taken and has no answer, for the caller to answer, and wait for it no more.
+
+        Only of an instance on a GPU, whose thread may be stuck in the driver.
+        """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
-from headrace_server.core.executing import Executing, Look
+from headrace_server.core.executing import Executing, Instance
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
 from headrace_server.core.queue import NEVER, QueueFull, Taken
@@ -80,9 +80,12 @@ class Model:
         # Work of a sequence is for one instance alone, so that each has to look.
         self._has_sequences = settings.sequences is not None
         self._notify = self._changed.notify_all if self._has_sequences else self._changed.notify
-        self._looks: dict[int, Look] = {}
+        self._instances: dict[int, Instance] = {}
         self._idle = 0
         """Instances that wait for work."""
+        self._full = threading.Condition(self._lock)
+        self._awaiting = 0
+        """Those of the idle ones that wait for a full batch."""
         self._released = False
         self._execute: Callable[[list[Work]], None] | None = None
         self._most_lent_rows = 0
@@ -90,6 +93,7 @@ class Model:
         """Whether somebody uses the only instance while its thread waits."""
         self._closing = False
         self._lost: str | None = None
+        self._lost_gpu: int | None = None
         self._on_lost = on_lost
 
     @property
@@ -98,32 +102,36 @@ class Model:
         return self._lost
 
     @property
+    def lost_gpu(self) -> int | None:
+        """The index of the GPU that is gone, where the model was lost with one."""
+        return self._lost_gpu
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._queue.requests
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows of these."""
+        return self._queue.rows
 
     @property
     def statistics(self) -> Statistics:
         """The figures as they are being written; `snapshot` returns those of one moment."""
         return self._ledger.statistics
 
-    def attach(self, instance: int, look: Look) -> None:
+    def attach(self, number: int, instance: Instance) -> None:
         """Let it be seen what an instance executes, until `detach`."""
-        self._looks[instance] = look
+        self._instances[number] = instance
 
-    def detach(self, instance: int) -> None:
+    def detach(self, number: int) -> None:
         """Forget an instance that executes nothing more."""
-        del self._looks[instance]
+        del self._instances[number]
 
     def executing(self) -> list[Executing]:
         """Return what the instances execute at this moment. Any thread may ask."""
-        return [one for look in tuple(self._looks.values()) if (one := look()) is not None]
-
-    @property
-    def executing_seconds(self) -> float:
-        """How long the instance has executed that gave its last answer longest ago; 0 while none executes."""
-        since_ns = min((one.since_ns for one in self.executing()), default=None)
-        return 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) * 1e-9
+        return [one for instance in tuple(self._instances.values()) if (one := instance.look()) is not None]
 
     def snapshot(self) -> Statistics:
         """Return the figures of this moment, which add up."""
@@ -241,6 +249,33 @@ class Model:
             if taken.batch or not wait:
                 return taken.batch
 
+    def await_batch(self, until: float) -> None:
+        """Return when a full batch waits, the model closes or is lost, or the moment has come, in seconds.
+
+        A request that comes wakes nobody here, unless it is the one that makes the batch full.
+        """
+        with self._lock:
+            self._notify = self._notify_awaiting
+            self._idle += 1
+            self._awaiting += 1
+            try:
+                while not (
+                    self._lost or self._closing or (self._released and self._queue.rows >= self._max_rows)
+                ):
+                    seconds = until - time.monotonic()
+                    if seconds <= 0 or not self._full.wait(seconds):
+                        return
+            finally:
+                self._idle -= 1
+                self._awaiting -= 1
+
+    def _notify_awaiting(self) -> None:
+        """Wake an instance that has nothing to do, else one that waits for a full batch if that is there."""
+        if self._idle > self._awaiting:
+            self._changed.notify()
+        elif self._queue.rows >= self._max_rows:
+            self._full.notify()
+
     def _tell_missed(self, taken: Taken) -> None:
         if taken.missed:
             self.fail(taken.missed, self._missed())
@@ -327,14 +362,25 @@ class Model:
         if self._ordering is not None:
             self._ordering.leave(works)
 
-    def lose(self, reason: str, taken: Sequence[Work]) -> None:
+    def lose_gpu(self, gpu: int, reason: str) -> None:
+        """Stop for good if an instance is on this GPU, which is gone: see `lose`. Waits for no instance."""
+        instances = [one for one in tuple(self._instances.values()) if one.gpu == gpu]
+        if instances:
+            self.lose(reason, [work for one in instances for work in one.give_up()], gpu)
+
+    def lose(self, reason: str, taken: Sequence[Work], gpu: int | None = None) -> None:
         """Stop for good because an instance's device is gone: what waits, or that instance had `taken`, is
-        answered with DeviceLost. What the other instances have in hand is still answered by them."""
+        answered with DeviceLost. What the other instances have in hand is still answered by them.
+
+        `gpu` is the index of the device, where it is a GPU."""
         with self._lock:
             is_first = self._lost is None
             self._lost = self._lost or reason
+            if self._lost_gpu is None:
+                self._lost_gpu = gpu
             works = [*taken, *self._queue.clear()]
             self._changed.notify_all()
+            self._full.notify_all()
         self.fail(works, DeviceLost(f"model {self.facts.name!r}: {reason}"))
         if is_first:
             self._on_lost()
@@ -346,6 +392,7 @@ class Model:
             works = [] if drain else self._queue.clear()
             self._released = self._queue.requests > 0
             self._changed.notify_all()
+            self._full.notify_all()
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")
         )

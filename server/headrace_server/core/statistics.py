@@ -135,6 +135,8 @@ class Statistics:
     """Each of these requests counts as an execution of its own."""
     by_batch_size: dict[int, Compute] = field(default_factory=dict)
     """Executions by their rows."""
+    on_device: Compute = field(default_factory=Compute)
+    """Executions by the clock of the device that executed them: copies to it, computing, copies from it."""
     failures: dict[FailReason, int] = field(default_factory=_no_failures)
     fail: Duration = field(default_factory=Duration)
     cancel: Duration = field(default_factory=Duration)
@@ -236,6 +238,7 @@ class Statistics:
             self,
             compute=replace(self.compute),
             by_batch_size={rows: replace(executions) for rows, executions in self.by_batch_size.items()},
+            on_device=replace(self.on_device),
             failures=dict(self.failures),
             fail=replace(self.fail),
             cancel=replace(self.cancel),

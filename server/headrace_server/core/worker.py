@@ -1,15 +1,13 @@
 """The thread that owns one engine instance: take a batch, fill the staging buffer, compute, hand out rows.
 
-An engine with several slots has several batches in flight: while one computes, the next is assembled.
-With one slot the same loop takes, executes and answers in turn. Rows are copied once on the way in,
-from the request's bytes into the staging buffer, and once on the way out, when a sink encodes them.
+Rows are copied once on the way in, from the request's bytes into the staging buffer, and once on the way
+out, when a sink encodes them.
 
 An engine is lent for quick batches to whoever brings work while its thread waits: waking that costs more.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import logging
 import time
@@ -26,6 +24,7 @@ from headrace_server.core.delivery import Answers, encode
 from headrace_server.core.engine_thread import EngineThread
 from headrace_server.core.executing import Executing
 from headrace_server.core.failures import report_execution
+from headrace_server.core.flights import Flight
 from headrace_server.core.model import Model
 from headrace_server.core.pace import Pace
 from headrace_server.core.request import Work
@@ -39,26 +38,8 @@ _MOST_LENT_BYTES: Final = 1 << 16
 """Of inputs and outputs together: copying and encoding as many is quick as well."""
 
 
-class _Flight:
-    """A batch on its way through the engine."""
-
-    __slots__ = ("begun_ns", "inputs", "rows", "slot", "started_ns", "works")
-
-    def __init__(self, works: list[Work]) -> None:
-        self.begun_ns = self.started_ns = time.monotonic_ns()
-        self.works = works
-        rows = 0
-        for work in works:
-            rows += work.rows
-        self.rows = rows
-        self.slot = -1
-        """Where it was submitted, if its rows went through a staging buffer."""
-        self.inputs: Sequence[NDArray[Any] | None] = ()
-        """What it is to be executed with, if they did not."""
-
-
 class Worker:
-    """Executes a model's batches on one engine until the model is closed and drained."""
+    """Executes a model's batches on one engine, one at a time, until the model is closed and drained."""
 
     def __init__(self, model: Model, engine: Engine, instance: int = 0) -> None:
         """`instance` numbers the engines of one model, from 0."""
@@ -66,12 +47,14 @@ class Worker:
         self._engine = engine
         self._instance = instance
         self._has_batch_axis = engine.spec.has_batch_axis
-        self._slots = collections.deque(range(engine.slots))
-        self._staging = _staging(engine)
-        self._flights: collections.deque[_Flight] = collections.deque()
+        self._staging: list[list[memoryview]] = []
+        self._flight: Flight | None = None
         self._answered_ns = 0
         """When the last execution had computed."""
-        self._thread = EngineThread(model, engine, instance, self._serve, self._give_up, self._look)
+        self._gpu = None if engine.device is None else engine.device.gpu
+        self._thread = EngineThread(
+            model, engine, instance, self._serve, self._give_up, self._look, self._gpu
+        )
         self._most_lent_rows = _most_lent_rows(model, engine)
         self._pace = Pace() if self._most_lent_rows else None
 
@@ -80,50 +63,45 @@ class Worker:
         self._thread.start()
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until the thread has ended and the engine is closed; return whether it has."""
+        """Wait until the thread has ended and the engine is closed, or given up; return whether it has."""
         return self._thread.join(timeout_seconds)
 
     def _give_up(self) -> list[Work]:
-        works = [work for flight in self._flights for work in flight.works]
-        self._flights.clear()  # the thread may come after one that has had the engine
-        return works
+        flight = self._flight
+        self._flight = None  # the thread may come after one that has had the engine
+        return [] if flight is None else flight.works
 
     def _look(self) -> Executing | None:
-        flights = tuple(self._flights)  # in one step, since the engine's thread goes on
-        if not flights:
+        flight = self._flight
+        if flight is None:
             return None
-        since_ns = max(flights[0].begun_ns, self._answered_ns)
-        return Executing(self._instance, since_ns, sum(len(flight.works) for flight in flights))
+        return Executing(self._instance, max(flight.begun_ns, self._answered_ns), len(flight.works))
 
     def _serve(self) -> None:
-        flights = self._flights
-        taken: list[Work] | None = []
-        while taken is not None or flights:
-            if taken is not None and len(flights) < self._engine.slots:
-                taken = self._model.take(wait=not flights, instance=self._instance)
-                if taken:
-                    self._launch(taken)
-                    continue
-            if flights:
-                self._land()
+        self._staging = staging(self._engine)
+        while (works := self._model.take(wait=True, instance=self._instance)) is not None:
+            self._serve_one(works)
 
-    def _launch(self, works: list[Work]) -> None:
-        flight = _Flight(works)
-        self._flights.append(flight)
+    def _serve_one(self, works: list[Work]) -> None:
+        flight = self._flight = Flight(works)
         try:
-            if self._staging:
-                self._stage(flight)
-            else:
-                flight.inputs = self._arrays(works)
-                flight.started_ns = time.monotonic_ns()
+            self._place(flight, 0)
+            outputs = self._collect(flight)
         except DeviceError:
             raise
         except Exception as error:
             self._separate(flight, error)
-            self._flights.pop()
+        else:
+            self._answered_ns = time.monotonic_ns()
+            self._answer(flight, outputs, self._answered_ns)
+        self._flight = None
 
-    def _stage(self, flight: _Flight) -> None:
-        slot = self._slots[0]
+    def _place(self, flight: Flight, slot: int) -> None:
+        """Have the engine begin with the batch, in this slot if rows of the model are staged."""
+        if not self._staging:
+            flight.inputs = self._arrays(flight.works)
+            flight.started_ns = time.monotonic_ns()
+            return
         for position, buffer in enumerate(self._staging[slot]):
             offset = 0
             for work in flight.works:
@@ -132,9 +110,8 @@ class Worker:
                 buffer[offset:end] = data
                 offset = end
         flight.started_ns = time.monotonic_ns()
-        flight.slot = slot
         self._engine.submit(slot, flight.rows)
-        self._slots.rotate(-1)
+        flight.slot = slot
 
     def _arrays(self, works: list[Work]) -> list[NDArray[Any] | None]:
         inputs: list[NDArray[Any] | None] = []
@@ -146,19 +123,7 @@ class Worker:
             inputs.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         return inputs
 
-    def _land(self) -> None:
-        flight = self._flights[0]
-        try:
-            outputs = self._collect(flight)
-        except DeviceError:
-            raise
-        except Exception as error:
-            self._separate(flight, error)
-        else:
-            self._answer(flight, outputs)
-        self._flights.popleft()
-
-    def _collect(self, flight: _Flight) -> _Arrays:
+    def _collect(self, flight: Flight) -> _Arrays:
         outputs = self._outputs(flight) if self._pace is None else self._timed_outputs(flight, self._pace)
         if self._has_batch_axis:
             for output in outputs:
@@ -167,11 +132,11 @@ class Worker:
                     raise ExecutionError(f"the engine answered {came} rows to {flight.rows}")
         return outputs
 
-    def _outputs(self, flight: _Flight) -> _Arrays:
+    def _outputs(self, flight: Flight) -> _Arrays:
         slot = flight.slot
         return self._engine.wait(slot) if slot >= 0 else self._engine.run(flight.inputs)
 
-    def _timed_outputs(self, flight: _Flight, pace: Pace) -> _Arrays:
+    def _timed_outputs(self, flight: Flight, pace: Pace) -> _Arrays:
         """Collect, and let other threads execute batches here of which it is known that they are quick."""
         before = pace.quick_rows
         begun_ns = time.thread_time_ns()
@@ -186,13 +151,7 @@ class Worker:
         """Execute a batch on the calling thread, while the engine's own one waits for work."""
         self._thread.execute(functools.partial(self._serve_one, works))
 
-    def _serve_one(self, works: list[Work]) -> None:
-        self._launch(works)
-        if self._flights:
-            self._land()
-
-    def _answer(self, flight: _Flight, outputs: _Arrays) -> None:
-        computed_ns = self._answered_ns = time.monotonic_ns()
+    def _answer(self, flight: Flight, outputs: _Arrays, computed_ns: int) -> None:
         answers, gone = self._encode(flight.works, outputs)
         execution = Execution(
             flight.rows, flight.begun_ns, flight.started_ns, computed_ns, time.monotonic_ns()
@@ -201,7 +160,7 @@ class Worker:
         if gone:
             self._model.drop(gone)
 
-    def _separate(self, flight: _Flight, error: Exception) -> None:
+    def _separate(self, flight: Flight, error: Exception) -> None:
         """Execute the requests of a failed batch one by one: the failure is only for whom it meets alone.
 
         Requests leave the flight as they are answered, so that a device lost meanwhile finds the rest.
@@ -209,12 +168,9 @@ class Worker:
         if len(flight.works) == 1:
             self._fail(flight.works, error)
             return
-        name, requests = self._model.facts.name, len(flight.works)
-        _logger.warning(
-            "model %s: a batch failed, executing its %d requests alone: %s", name, requests, error
-        )
+        self._tell_separation(flight, error)
         while flight.works:
-            alone = _Flight(flight.works[:1])
+            alone = Flight(flight.works[:1])
             try:
                 alone.inputs = self._arrays(alone.works)
                 outputs = self._collect(alone)
@@ -223,8 +179,15 @@ class Worker:
             except Exception as own_error:
                 self._fail(alone.works, own_error)
             else:
-                self._answer(alone, outputs)
+                self._answered_ns = time.monotonic_ns()
+                self._answer(alone, outputs, self._answered_ns)
             del flight.works[0]
+
+    def _tell_separation(self, flight: Flight, error: Exception) -> None:
+        name, requests = self._model.facts.name, len(flight.works)
+        _logger.warning(
+            "model %s: a batch failed, executing its %d requests alone: %s", name, requests, error
+        )
 
     def _encode(self, works: Sequence[Work], outputs: _Arrays) -> tuple[Answers, list[Work]]:
         """Return the answers, and the work whose caller has gone.
@@ -263,7 +226,7 @@ def _most_lent_rows(model: Model, engine: Engine) -> int:
     return _MOST_LENT_BYTES // max(row_bytes, 1)
 
 
-def _staging(engine: Engine) -> list[list[memoryview]]:
+def staging(engine: Engine) -> list[list[memoryview]]:
     """Return each slot's buffers as bytes; empty for a model that is not staged."""
     if not engine.spec.is_staged:
         return []

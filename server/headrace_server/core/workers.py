@@ -7,6 +7,7 @@ from typing import Protocol
 from headrace_engines.engine import Engine
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.steps import StepEngine
+from headrace_server.core.device_worker import DeviceWorker
 from headrace_server.core.model import Model
 from headrace_server.core.steps_worker import StepsWorker
 from headrace_server.core.worker import Worker
@@ -19,7 +20,7 @@ class EngineWorker(Protocol):
         """Begin to execute."""
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until the thread has ended and the engine is closed; return whether it has."""
+        """Wait until the thread has ended and the engine is closed, or given up; return whether it has."""
 
 
 def worker_for(model: Model, engine: Engine | StepEngine, instance: int) -> EngineWorker:
@@ -34,4 +35,6 @@ def worker_for(model: Model, engine: Engine | StepEngine, instance: int) -> Engi
             "sequences need a program (model.py), which keeps their state; this model runs on "
             f"{engine.platform}"
         )
+    if engine.slots > 1 or engine.device is not None:
+        return DeviceWorker(model, engine, instance)
     return Worker(model, engine, instance)

@@ -5,6 +5,7 @@ Everything is read from the core's statistics when it is asked for, so that requ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -23,6 +24,12 @@ class _Reading(NamedTuple):
     labels: Mapping[str, str]
     model: Model
     statistics: Statistics
+
+
+def _executing_seconds(model: Model) -> float:
+    """Return how long the instance executes that gave its last answer longest ago; 0 while none does."""
+    since_ns = min((one.since_ns for one in model.executing()), default=None)
+    return 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) * 1e-9
 
 
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
@@ -81,7 +88,7 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Model], float]], ...]] = (
     (
         "headrace_execution_age_seconds",
         "Seconds since what is executed began or gave its last answer, of all instances the most; else 0",
-        lambda of: of.executing_seconds,
+        _executing_seconds,
     ),
     (
         "nv_model_load_duration_secs",

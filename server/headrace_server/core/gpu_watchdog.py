@@ -1,0 +1,68 @@
+"""Notices that a GPU is gone, by an engine's word or because an execution never ends, and acts on it once.
+
+Everything on that GPU is given up together: its callers are answered, though engines' threads may be stuck in
+the driver, and its models say that they are lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from headrace_server.core.model import Model
+
+_logger = logging.getLogger(__name__)
+
+
+class GpuWatchdog:
+    """Looks at what all models execute on GPUs. Belongs to one thread."""
+
+    def __init__(
+        self,
+        models: Callable[[], Sequence[Model]],
+        longest_seconds: float,
+        declare_lost: Callable[[int, str], None],
+    ) -> None:
+        """`models` are all that have engines, also those that answer their last requests.
+
+        An execution on a GPU that is older than `longest_seconds` is believed never to end; 0 looks at none.
+        `declare_lost` is told each GPU that is gone, with the reason; it must not block.
+        """
+        self._models = models
+        self._longest_seconds = longest_seconds
+        self._declare_lost = declare_lost
+        self.lost: dict[int, str] = {}
+        """Why each GPU is gone, by its index."""
+
+    def look(self) -> None:
+        """Have everything give up that runs on a GPU which is gone by now.
+
+        What was declared before is looked at again: an engine may have begun to serve there since.
+        """
+        models = self._models()
+        for model in models:
+            self._look_at(model)
+        for gpu, reason in self.lost.items():
+            for model in models:
+                model.lose_gpu(gpu, reason)
+
+    def _look_at(self, model: Model) -> None:
+        gpu, reason = model.lost_gpu, model.lost
+        if gpu is not None and reason is not None:
+            self._lose(gpu, reason)
+        if not self._longest_seconds:
+            return
+        now_ns = time.monotonic_ns()
+        for one in model.executing():
+            seconds = (now_ns - one.since_ns) * 1e-9
+            if one.gpu is not None and seconds > self._longest_seconds:
+                what = f"model {model.facts.name} version {model.facts.version} has executed for"
+                self._lose(one.gpu, f"{what} {seconds:.0f} s without an answer")
+
+    def _lose(self, gpu: int, reason: str) -> None:
+        if gpu in self.lost:
+            return
+        self.lost[gpu] = f"GPU {gpu} is lost: {reason}"
+        _logger.critical("%s", self.lost[gpu])
+        self._declare_lost(gpu, reason)
