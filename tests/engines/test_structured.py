@@ -196,6 +196,15 @@ def test_fewer_rows_than_units_remove_none_that_they_cannot_judge(tmp_path: Path
         prune_structured(model, PruneStructured(), few, ())
 
 
+def test_what_nothing_is_left_to_explain_of_fills_up_a_multiple_without_an_overflow() -> None:
+    network = networks.Network()
+    network.dense(np.tile(1e6 * network.draw(64, 5, fan_in=64), 8), np.zeros(40))
+    network.dense(network.draw(40, 10, fan_in=40), np.zeros(10))
+    with np.errstate(all="raise"):
+        pruned = prune_structured(network.model(), PruneStructured(1e-6, multiple=32), _ROWS, ())
+    assert list(_shapes(pruned).values()) == [(64, 32), (32, 10)]
+
+
 def test_weights_take_over_in_proportion() -> None:
     """One unit is three times another, so what reads both can read one."""
     network = networks.Network()

@@ -107,6 +107,7 @@ def _selected(covariance: _Matrix, samples: int, how: PruneStructured) -> NDArra
     size = len(covariance)
     rest = np.diag(covariance).copy()
     total = rest.sum()
+    nothing = size * np.finfo(np.float64).eps * total
     factor = np.zeros((size, size))
     chosen: list[int] = []
     while len(chosen) < min(size, samples - 1):
@@ -116,7 +117,8 @@ def _selected(covariance: _Matrix, samples: int, how: PruneStructured) -> NDArra
         pivot = int(np.argmax(rest))
         done = len(chosen)
         column = covariance[:, pivot] - factor[:, :done] @ factor[pivot, :done]
-        factor[:, done] = column / np.sqrt(max(column[pivot], np.finfo(np.float64).tiny))
+        if column[pivot] > nothing:  # else the others explain it but for what rounding leaves
+            factor[:, done] = column / np.sqrt(column[pivot])
         rest = np.maximum(rest - factor[:, done] ** 2, 0)
         chosen.append(pivot)
         rest[chosen] = -1
