@@ -109,7 +109,11 @@ class Driver(Protocol):
         """Free what `allocate` returned. Waits until nothing on the GPU uses it."""
 
     def allocate_pinned(self, size_bytes: int) -> Bytes:
-        """Return pinned host memory, aligned to a page; `free_pinned` gives it back, and nothing else does."""
+        """Return pinned host memory, aligned to a page; `free_pinned` gives it back, and nothing else does.
+
+        It outlives `reset` as the host's memory, no longer pinned: threads of other engines may be reading
+        and writing theirs at that moment.
+        """
 
     def free_pinned(self, memory: Bytes) -> None:
         """Free what `allocate_pinned` returned."""
@@ -133,7 +137,7 @@ class Driver(Protocol):
         """Have the stream go on only when the event, as it was last recorded, has happened."""
 
     def synchronize(self, event: Any) -> None:
-        """Wait until the event has happened; other threads of Python go on. Raises what the work before it met."""
+        """Wait until the event has happened; other threads go on. Raises what the work before it met."""
 
     def is_done(self, event: Any) -> bool:
         """Whether the event has happened. Raises what the work before it met."""
@@ -169,8 +173,11 @@ class Driver(Protocol):
     def destroy_graph(self, graph: Any) -> None:
         """Let the graph go."""
 
-    def open_shared(self, handle: bytes) -> int:
-        """Return the address of memory that another process has given away by its CUDA IPC handle, 64 bytes."""
+    def open_shared(self, handle: bytes) -> tuple[int, int]:
+        """Return address and size in bytes of the memory that a CUDA IPC handle, 64 bytes, stands for.
+
+        It is another process's, and is opened as often as it is closed.
+        """
 
     def close_shared(self, address: int) -> None:
         """Give up what `open_shared` returned."""

@@ -1,0 +1,261 @@
+"""A GPU as all engines on it share it: whose context it is, whether it can be used, what it has given.
+
+An error that spoils the context spoils what every engine has in it. So the context has a generation: `use`
+names the one that an engine's memory, streams and plans are of, and is refused once that has passed, until
+the engine has renewed itself in the next one. The first engine that asks for it (`renew`) has the context
+reset and the GPU proved; the others find it done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Final
+
+from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError, MemoryExhausted
+from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, GpuFacts
+from headrace_engines.runtime.cuda.pools import Pools
+from headrace_engines.runtime.cuda.proof import prove
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS: Final = 10.0
+"""How long a reset waits for threads that are inside a call; each meets the error that spoilt the context."""
+
+
+class Gpu:
+    """One GPU of this process, used by any number of engines and threads."""
+
+    def __init__(self, driver: Driver, pools: Pools) -> None:
+        """The driver has retained the context. There is one user, who closes it."""
+        self.facts: Final[GpuFacts] = driver.facts
+        self._driver = driver
+        self._pools = pools
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._users = 1
+        self._inside = 0
+        self._renewing = False
+        self._spoilt: str | None = None
+        self._lost: str | None = None
+        self._device: dict[int, int] = {}
+        self._pinned: dict[int, int] = {}
+        self._use = Use(self, 1)
+
+    @property
+    def generation(self) -> int:
+        """How many contexts there have been: what was made in an earlier one is gone."""
+        return self._use.generation
+
+    @property
+    def lost(self) -> str | None:
+        """Why the GPU will not be used again; None as long as it may be."""
+        return self._lost
+
+    def use(self, generation: int) -> Use:
+        """Return the way to the driver, for a `with` statement; see `Use`."""
+        use = self._use
+        return use if use.generation == generation else Use(self, generation)
+
+    def renew(self, generation: int) -> int:
+        """Return the generation that follows `generation`, in a context that was proved to work.
+
+        The first caller makes it, others wait for it. Not from inside `use`: it waits until no thread is.
+        Raises DeviceError if the GPU does not answer, and from then on everything does.
+        """
+        with self._lock:
+            while self._renewing and self._lost is None:
+                self._changed.wait()
+            self._check_not_lost()
+            if generation != self.generation:
+                return self.generation
+            self._renewing = True
+            self._spoilt = self._spoilt or "a fresh context was asked for"
+            is_free = self._changed.wait_for(lambda: not self._inside or self._lost, _PATIENCE_SECONDS)
+        try:
+            self._start_afresh(is_free=bool(is_free))
+        finally:
+            with self._lock:
+                self._renewing = False
+                self._changed.notify_all()
+        return self.generation
+
+    def declare_lost(self, reason: str) -> None:
+        """Have everything raise DeviceError from now on. Returns at once, whatever threads are inside."""
+        with self._lock:
+            if self._lost is not None:
+                return
+            self._lost = reason
+            self._changed.notify_all()
+        logger.error("GPU %d (%s) is lost: %s", self.facts.index, self.facts.name, reason)
+
+    def allocate(self, size_bytes: int) -> int:
+        """Return the address of memory on the GPU, counted in the pool; only inside `use`.
+
+        Raises MemoryExhausted with the numbers if the pool's bound or the GPU does not allow it.
+        """
+        index = self.facts.index
+        self._pools.take_device(index, size_bytes)
+        try:
+            address = self._driver.allocate(size_bytes)
+        except CudaError as error:
+            self._pools.give_device(index, size_bytes)
+            if error.fault is Fault.MEMORY:
+                raise MemoryExhausted(self._shortage(size_bytes)) from error
+            raise
+        self._device[address] = size_bytes
+        return address
+
+    def free(self, address: int) -> None:
+        """Free what `allocate` returned in this generation; only inside `use`."""
+        self._driver.free(address)
+        self._pools.give_device(self.facts.index, self._device.pop(address))
+
+    def allocate_pinned(self, size_bytes: int) -> Bytes:
+        """Return pinned host memory, counted in the pool; only inside `use`. Raises as `allocate` does."""
+        self._pools.take_pinned(size_bytes)
+        try:
+            memory = self._driver.allocate_pinned(size_bytes)
+        except CudaError as error:
+            self._pools.give_pinned(size_bytes)
+            if error.fault is Fault.MEMORY:
+                raise MemoryExhausted(
+                    f"{size_bytes} bytes of pinned host memory were asked for, and the machine has no more that "
+                    f"can be pinned: {self._pools.pinned_bytes()} are in use for batches ({error})"
+                ) from error
+            raise
+        self._pinned[memory.ctypes.data] = size_bytes
+        return memory
+
+    def free_pinned(self, memory: Bytes) -> None:
+        """Free what `allocate_pinned` returned in this generation; only inside `use`."""
+        self._driver.free_pinned(memory)
+        self._pools.give_pinned(self._pinned.pop(memory.ctypes.data))
+
+    def share(self) -> bool:
+        """Count another user, who closes it too; False, and none is counted, if the last has closed it."""
+        with self._lock:
+            if self._users:
+                self._users += 1
+            return bool(self._users)
+
+    def close(self) -> None:
+        """Count one user out; with the last the context is given up. A lost GPU might not return."""
+        with self._lock:
+            self._users -= 1
+            if self._users or self._lost is not None:
+                return
+        try:
+            self._driver.release()
+        except CudaError as error:
+            logger.warning("GPU %d: the context could not be given up: %s", self.facts.index, error)
+        self._forget()
+
+    def _start_afresh(self, *, is_free: bool) -> None:
+        if not is_free:
+            self.declare_lost(f"a call has not returned for {_PATIENCE_SECONDS:g} s")
+        self._check_not_lost()
+        logger.warning("GPU %d: the context is reset: %s", self.facts.index, self._spoilt)
+        try:
+            self._driver.reset()
+            prove(self._driver)
+        except CudaError as error:
+            self.declare_lost(f"after {self._spoilt}: a fresh context does not work: {error}")
+        with self._lock:
+            self._check_not_lost()
+            self._forget()
+            self._use = Use(self, self.generation + 1)
+            self._spoilt = None
+
+    def _forget(self) -> None:
+        """Count out what went with its context."""
+        self._pools.give_device(self.facts.index, sum(self._device.values()))
+        self._pools.give_pinned(sum(self._pinned.values()))
+        self._device.clear()
+        self._pinned.clear()
+
+    def _enter(self, generation: int) -> None:
+        with self._lock:
+            self._check_not_lost()
+            if self._spoilt is not None or generation != self.generation:
+                raise EngineSpoilt(
+                    f"GPU {self.facts.index}: the engine's context has ended"
+                    f"{f': {self._spoilt}' if self._spoilt else ''}",
+                    was_executed=False,
+                )
+            self._inside += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._renewing and not self._inside:
+                self._changed.notify_all()
+
+    def _met(self, error: CudaError, *, was_executed: bool) -> EngineError:
+        """Return what an error of the driver is to an engine, and remember what it says of the GPU."""
+        text = f"GPU {self.facts.index}: {error}"
+        if error.fault is Fault.DEVICE:
+            self.declare_lost(str(error))
+        if self._lost is not None:
+            return DeviceError(self._loss())
+        if error.fault is Fault.CONTEXT:
+            with self._lock:
+                self._spoilt = self._spoilt or str(error)
+            return EngineSpoilt(text, was_executed=was_executed)
+        return MemoryExhausted(text) if error.fault is Fault.MEMORY else ExecutionError(text)
+
+    def _check_not_lost(self) -> None:
+        if self._lost is not None:
+            raise DeviceError(self._loss())
+
+    def _loss(self) -> str:
+        return f"GPU {self.facts.index} ({self.facts.name}) is lost: {self._lost}"
+
+    def _shortage(self, asked: int) -> str:
+        index, total = self.facts.index, self.facts.total_bytes
+        return (
+            f"{asked} bytes of memory of GPU {index} were asked for: "
+            f"{self._driver.free_bytes()} of {total} are free, "
+            f"{self._pools.device_bytes(index)} are in use for batches, and {self._pools.device_bound(index)}"
+        )
+
+
+class Use:
+    """Inside the `with` statement the GPU's context is the thread's, and the driver is what it gives.
+
+    Entering raises EngineSpoilt, with nothing executed inside, if the generation has passed or an error has
+    spoilt it; DeviceError if the GPU is lost. A CudaError that leaves the statement becomes what it is to an
+    engine: ExecutionError, MemoryExhausted, EngineSpoilt or DeviceError. Threads may be inside at once, and
+    one may be inside itself.
+    """
+
+    __slots__ = ("_gpu", "generation")
+
+    def __init__(self, gpu: Gpu, generation: int) -> None:
+        self._gpu = gpu
+        self.generation = generation
+
+    def __enter__(self) -> Driver:
+        gpu = self._gpu
+        gpu._enter(self.generation)
+        try:
+            gpu._driver.push()
+        except CudaError as error:
+            gpu._leave()
+            raise gpu._met(error, was_executed=False) from error
+        return gpu._driver
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        gpu = self._gpu
+        try:
+            gpu._driver.pop()
+        except CudaError as popping:
+            # What the work met tells more than that the context could not be put away after it.
+            error = error or popping
+        finally:
+            gpu._leave()
+        if isinstance(error, CudaError):
+            raise gpu._met(error, was_executed=True) from error
