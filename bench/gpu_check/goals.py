@@ -1,0 +1,87 @@
+"""What the figures say about what was to be reached, in a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bench.gpu_check.record import Row
+
+_SERVED: Final = 0.9
+"""What the server is to answer, of what the engine does alone at its best batch."""
+_HIDDEN: Final = 0.9
+"""What the core is to answer, of what the engine does with two batches in flight."""
+_BUSY_PERCENT: Final = 90.0
+
+
+def summary(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the machine, how many plans are right, and how each model stands to its goals."""
+    facts = {name: value for part in parts for name, value in part["facts"].items()}
+    rows = {"answers": [], "engine": [], "core": [], "server": []}
+    for part in parts:
+        for title, more in part["tables"].items():
+            rows.setdefault(title.split(",")[0].split(" ")[0], []).extend(more)
+    lines = [*_machine(facts), *_answers(parts, rows["answers"])]
+    for model in dict.fromkeys(row["model"] for row in rows["server"]):
+        lines.extend(_served(str(model), rows))
+    for model in dict.fromkeys(row["model"] for row in rows["core"]):
+        lines.extend(_assembled(str(model), rows))
+    return lines
+
+
+def _machine(facts: dict[str, Any]) -> list[str]:
+    if "gpus" not in facts:
+        return ["GPU: not looked for"]
+    if not facts["gpus"]:
+        return [f"GPU: none: {facts.get('why none')}"]
+    each = [f"{one['name']} ({one['architecture']}, {one['total_bytes'] >> 30} GiB)" for one in facts["gpus"]]
+    return [f"GPU: {', '.join(each)}; {facts.get('library') or 'TensorRT is not installed'}"]
+
+
+def _answers(parts: Sequence[dict[str, Any]], rows: Sequence[Row]) -> list[str]:
+    tried = sum(part["part"].startswith("engine ") for part in parts)
+    if not tried:
+        return ["plans: none was tried"]
+    wrong = [str(row["model"]) for row in rows if not row["right"]]
+    told = f"; WRONG: {', '.join(wrong)}" if wrong else ""
+    right = len(rows) - len(wrong)
+    return [f"plans: {right} of {tried} load and answer as ONNX Runtime does{told}"]
+
+
+def _served(model: str, rows: dict[str, list[Row]]) -> list[str]:
+    best = max((row for row in rows["server"] if row["model"] == model), key=_rate)
+    alone = _alone(model, rows["engine"], "rows/s")
+    if not alone:
+        return [f"{model}: the server answers {_rate(best):,.0f} rows/s; the engine was not measured alone"]
+    share, busy = _rate(best) / alone, best["GPU busy %"]
+    told = f"{model}: the server answers {_rate(best):,.0f} rows/s by {best['by']}"
+    goal = _verdict(share >= _SERVED, f"{_SERVED:g}")
+    lines = [f"{told}, {share:.2f} of the engine alone ({alone:,.0f}): {goal}"]
+    if isinstance(busy, int | float):
+        lines.append(f"{model}: the GPU is busy {busy:.0f} % of it: {_verdict(busy > _BUSY_PERCENT, '90 %')}")
+    return lines
+
+
+def _assembled(model: str, rows: dict[str, list[Row]]) -> list[str]:
+    pairs = []
+    for row in rows["core"]:
+        if row["model"] == model:
+            same = [one for one in rows["engine"] if one["model"] == model and one["rows"] == row["batch"]]
+            pairs += [(_rate(row) / float(one["rows/s, 2 in flight"] or 1), row["batch"]) for one in same]
+    if not pairs:
+        return []
+    share, batch = max(pairs)
+    told = f"{model}: the core keeps {share:.2f} of the engine's pace in batches of {batch}"
+    return [f"{told}: {_verdict(share >= _HIDDEN, f'{_HIDDEN:g}')}"]
+
+
+def _alone(model: str, rows: Sequence[Row], column: str) -> float:
+    return max((float(row[column] or 0) for row in rows if row["model"] == model), default=0.0)
+
+
+def _rate(row: Row) -> float:
+    return float(row["rows/s"] or 0)
+
+
+def _verdict(reached: bool, goal: str) -> str:
+    return f"reached ({goal})" if reached else f"BELOW THE GOAL OF {goal}"
