@@ -23,6 +23,7 @@ from headrace_proto import __version__
 from headrace_proto.certificates import CertificateError
 from headrace_server import room_options
 from headrace_server.config import Loaded, ServerConfig
+from headrace_server.core.gpu_watchdog import GpuWatchdog
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
 from headrace_server.discovery.registry import Registrar, RegistrationError, why_not_registered
@@ -62,10 +63,17 @@ _ENGINES_SECONDS: Final = 1.0
 """Kept of the time for a stop, so that one model that hangs leaves the others time to end."""
 _TRACES_SECONDS: Final = 5.0
 """Longest wait on stop for traces to be written."""
+_GPU_LOOKS_SECONDS: Final = 5.0
+"""Between two looks at what GPUs execute, or a tenth of the longest execution where that is less."""
+GPU_LOST: Final = 75
+"""Exit code: the machine may be well again when the process is begun anew (EX_TEMPFAIL)."""
 
 
 def run(loaded: Loaded) -> int:
-    """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start."""
+    """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start.
+
+    Does not return, but exits, while a thread is still executing, and with GPU_LOST.
+    """
     config = loaded.config
     log = logs.set_up(config.log_level, config.log_format)
     for doubt in loaded.doubts:
@@ -75,14 +83,17 @@ def run(loaded: Loaded) -> int:
         _check_files()
         # What a program prints must not stand before the ready line, or after it.
         with redirect_stdout(sys.stderr), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            engines_closed = runner.run(Server(config, log, output).serve())
+            server = Server(config, log, output)
+            engines_closed = runner.run(server.serve())
     except _WHY_NOT_STARTED as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
     if not engines_closed:
         logging.shutdown()
-        os._exit(0)  # a thread that computes while the interpreter is taken down would abort the process
-    return 0
+        # A thread that computes while the interpreter is taken down would abort the process, and one that is
+        # stuck in a GPU's driver would keep it.
+        os._exit(server.exit_code)
+    return server.exit_code
 
 
 class Server:
@@ -107,6 +118,10 @@ class Server:
         self._metrics_port: int | None = None
         self._registrar: Registrar | None = None
         self._engines_closed = True
+        self._watchdog = GpuWatchdog(
+            self._repository.models, config.gpu_watchdog_secs, room_options.declare_gpu_lost
+        )
+        self.exit_code = 0
 
     async def serve(self) -> bool:
         """Start, serve until a signal, stop; return whether every engine ended in time.
@@ -128,7 +143,10 @@ class Server:
         metrics_host = self._config.metrics_address or self._config.host
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
         garbage = Garbage(self._loop)
-        watch = asyncio.create_task(LongExecutions(self._catalogue).watch())
+        watches = [
+            asyncio.create_task(LongExecutions(self._catalogue).watch()),
+            asyncio.create_task(self._watch_gpus()),
+        ]
         try:
             self._tracing.start()
             bound = await transport.start()  # first: what is wrong with --host is told of gRPC
@@ -147,11 +165,12 @@ class Server:
             garbage.close()
             await self._leave()
             self._engines_closed = await self._finish(transport)
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             metrics.close()
             self._tracing.close(_TRACES_SECONDS)
         _logger.info("stopped")
-        return self._engines_closed
+        return self._engines_closed and not self._watchdog.lost
 
     async def _load(self, wanted: Sequence[str]) -> None:
         """Load the models, a few at a time; a stop meanwhile leaves out those that were not begun."""
@@ -164,12 +183,33 @@ class Server:
             reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in self._catalogue.index())
             raise StartError(f"no model could be loaded: {reasons}")
 
+    async def _watch_gpus(self) -> None:
+        longest = self._config.gpu_watchdog_secs
+        while True:
+            await asyncio.sleep(min(_GPU_LOOKS_SECONDS, longest / 10 or _GPU_LOOKS_SECONDS))
+            try:
+                self._watchdog.look()
+            except Exception:
+                _logger.exception("a look at the GPUs failed; the next one tries again")
+
+    def _stop_if_a_gpu_is_lost(self) -> None:
+        """Stop for good, unless models on the CPU are to be served on, and there are some."""
+        self._watchdog.look()
+        if not self._watchdog.lost or self._stop.is_set():
+            return
+        if self._config.exit_on_gpu_loss or not self._catalogue.ready():
+            _logger.critical("stopping, to be started anew: the exit code will be %d", GPU_LOST)
+            self.exit_code = GPU_LOST
+            self._stop.set()
+
     async def _tell_changes(self, garbage: Garbage) -> None:
         """Until the stop, keep health and registry true; changes that come together are told together."""
+        self._stop_if_a_gpu_is_lost()  # while all was loaded
         while not self._stop.is_set():
             await self._changed.wait()
             self._changed.clear()
             garbage.models_changed()
+            self._stop_if_a_gpu_is_lost()
             if not self._stop.is_set():
                 self._show_health()
                 if self._registrar is not None:
@@ -242,8 +282,12 @@ class Server:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        signals = 0
+
         def stop() -> None:
-            if self._stop.is_set():
+            nonlocal signals
+            signals += 1
+            if signals > 1:
                 _logger.info("a signal so soon after the first is taken for the same")
                 return
             self._stop.set()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
+from headrace_engines.errors import DeviceError
+from headrace_engines.machine import THIS_MACHINE
 from headrace_proto import __version__
 from headrace_server.config import ServerConfig
+from headrace_server.config_checks import gpu_bounds
 from headrace_server.core.model import Limits
 from headrace_server.discovery.consul import ConsulSettings
 from headrace_server.discovery.registry import ServiceEntry, checks_for
@@ -25,6 +30,8 @@ from headrace_server.telemetry.tracing import Tracing
 from headrace_server.transport.connections import Compression, ConnectionOptions
 from headrace_server.transport.open_calls import InferenceLimits
 from headrace_server.transport.options import TransportOptions
+
+_logger = logging.getLogger(__name__)
 
 
 def transport_options(config: ServerConfig) -> TransportOptions:
@@ -75,8 +82,15 @@ def repository_options(config: ServerConfig) -> RepositoryOptions:
             max_batch_size=config.max_batch_size,
             limits=Limits(config.max_queue_size, config.max_queue_bytes),
             allow_python=config.allow_python_models,
+            replanner=THIS_MACHINE.replanner(_fixed(config.cache.expanduser())),
         ),
     )
+
+
+def bound_gpu_memory(config: ServerConfig) -> None:
+    """Set how much memory batches on GPUs may take. To be called before the first model is loaded."""
+    bounds = gpu_bounds(config.cuda_memory_pool_byte_size)
+    THIS_MACHINE.bound_memory(config.pinned_memory_pool_byte_size, bounds)
 
 
 def tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:
@@ -115,6 +129,21 @@ def service_entry(
         checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
         ttl_seconds=config.consul_ttl_secs,
     )
+
+
+def declare_gpu_lost(gpu: int, reason: str) -> None:
+    """Have everything on that GPU fail from now on, and what is loaded there later. Returns at once."""
+
+    def declare() -> None:
+        from headrace_engines.runtime.cuda.gpu import open_gpu
+
+        try:
+            open_gpu(gpu).declare_lost(reason)
+        except DeviceError as error:
+            _logger.info("GPU %d was gone before: %s", gpu, error)
+
+    # The driver may hold whoever asks, as it holds the thread that is lost.
+    threading.Thread(target=declare, name=f"gpu-{gpu}-lost", daemon=True).start()
 
 
 def _fixed(path: str | Path) -> Path:

@@ -324,4 +324,4 @@ def serving(
             if isinstance(gate := one.before, Gate):
                 gate.open()
         assert all(worker.join(PATIENCE_SECONDS) for worker in served.workers), "a worker did not end"
-        assert all(one.closed.is_set() for one in (engine, *more))
+        assert all(one.closed.wait(PATIENCE_SECONDS) for one in (engine, *more))

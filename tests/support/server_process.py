@@ -16,6 +16,7 @@ transport = "auto"
 """What serves, as the option --grpc-transport of the tests says."""
 _CONTAINERS = [str(Path(__file__).parents[2] / name) for name in ("proto", "engines", "server", "client")]
 _PROGRAM = f"import sys; sys.path[:0] = {_CONTAINERS!r}; from headrace_cli.main import main; main()"
+_SUPPORT = str(Path(__file__).parent)
 
 
 class ServerProcess:
@@ -29,13 +30,22 @@ class ServerProcess:
         stdout: int | IO[str] = subprocess.PIPE,
         stderr: int | IO[str] = subprocess.PIPE,
         open_files: int | None = None,
+        prelude: str = "",
     ) -> None:
         """`open_files` is the limit on them where it is another one than the test's own.
 
+        A `prelude` is a module of this folder, whose `install` is called in the child before it serves.
+
         The log is empty where `stderr` goes elsewhere.
         """
+        program = _PROGRAM
+        if prelude:
+            installed = (
+                f"sys.path.append({_SUPPORT!r}); import {prelude}; {prelude}.install(); from headrace_cli"
+            )
+            program = program.replace("from headrace_cli", installed)
         command = [
-            sys.executable, "-c", _PROGRAM, "serve", "--model-repository", str(repository),
+            sys.executable, "-c", program, "serve", "--model-repository", str(repository),
             "--grpc-port", str(port), "--metrics-port", "0", "--grpc-transport", transport, *arguments,
         ]  # fmt: skip
         if open_files is not None:

@@ -57,12 +57,12 @@ class GpuWatchdog:
         for one in model.executing():
             seconds = (now_ns - one.since_ns) * 1e-9
             if one.gpu is not None and seconds > self._longest_seconds:
-                what = f"model {model.facts.name} version {model.facts.version} has executed for"
-                self._lose(one.gpu, f"{what} {seconds:.0f} s without an answer")
+                facts = model.facts
+                what = f"model {facts.name!r} version {facts.version} has executed on GPU {one.gpu}"
+                self._lose(one.gpu, f"{what} for {seconds:.1f} s without an answer")
 
     def _lose(self, gpu: int, reason: str) -> None:
-        if gpu in self.lost:
-            return
-        self.lost[gpu] = f"GPU {gpu} is lost: {reason}"
-        _logger.critical("%s", self.lost[gpu])
-        self._declare_lost(gpu, reason)
+        if gpu not in self.lost:
+            _logger.critical("GPU %d is taken for lost: %s", gpu, reason)
+            self.lost[gpu] = reason
+            self._declare_lost(gpu, reason)

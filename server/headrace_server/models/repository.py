@@ -18,6 +18,7 @@ from typing import Final
 
 from headrace_engines.publication import check_name
 from headrace_server.core.catalogue import Entry, IsWanted, Override, always
+from headrace_server.core.model import Model
 from headrace_server.errors import ControlDisabled, InvalidInput, ModelNotFound, NotSupported, ShuttingDown
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.layout import FoundModel, RepositoryError, read_model, scan
@@ -160,6 +161,10 @@ class Repository:
             return entries
         held = {name for name, model in found.items() if model.folder.parent in folders}
         return [entry for entry in entries if entry.name in held]
+
+    def models(self) -> Sequence[Model]:
+        """Return every model that has engines, also those that answer their last requests."""
+        return self._rollout.models()
 
     def poll(self, watch: Watch) -> None:
         """Look once, and act on the changes that are over."""
