@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,24 +16,51 @@ from headrace_engines.manifest import FP32, Artefact, Manifest
 MODEL: Final = "model.onnx"
 PLAN: Final = "model.plan"
 PROGRAM: Final = "model.py"
-_PYTHON: Final = "python"
 TENSORRT: Final = "tensorrt_plan"
-_TARGET: Final = "cpu"
-NOT_SERVED: Final = {
-    PLAN: "needs TensorRT, which is not built into this version",
+_PYTHON: Final = "python"
+_ONNX: Final = "onnxruntime_onnx"
+_PLANS: Final = ".plan"
+_CPU_TARGET: Final = "cpu"
+_GPU_TARGET: Final = "tensorrt"
+_QUANTISED: Final = "quantise"
+"""How the steps are called that put Q/DQ pairs into a graph."""
+_NOT_SERVED: Final = {
     PROGRAM: "not needed: the model is in another file",
     "model.pt": "TorchScript is not supported; export it to model.onnx",
     "model.savedmodel": "TensorFlow is not supported; export it to model.onnx",
 }
 
 
+class Runner(enum.Enum):
+    """What executes a file."""
+
+    TENSORRT = "TensorRT"
+    CUDA = "ONNX Runtime on a GPU"
+    CPU = "ONNX Runtime on the CPU"
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A file that may serve; `described` is None for one that nobody's manifest tells of."""
 
-    file: str
+    path: Path
     described: Artefact | None
     merit: str
+    runner: Runner = Runner.CPU
+    is_rebuilt: bool = False
+    """Whether this machine has built the file itself, for one in the version's folder."""
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others: a GPU and the CPU may execute the same file."""
+        if self.is_rebuilt:
+            return f"{self.file}, rebuilt here"
+        return f"{self.file} on the GPU" if self.runner is Runner.CUDA else self.file
 
     @property
     def most_rows(self) -> int:
@@ -51,34 +79,92 @@ def program(folder: Path, declaration: Declaration) -> str:
     return PROGRAM if is_alone and os.path.lexists(folder / PROGRAM) else ""
 
 
-def best_first(folder: Path, described: Manifest | None, declared: str) -> list[Candidate]:
-    """Return the files worth opening: those made for this kind of machine before the one they came from.
+def is_plan(declaration: Declaration) -> bool:
+    """Whether nothing but a plan was declared."""
+    return declaration.platform == TENSORRT or declaration.file.endswith(_PLANS)
+
+
+def on_gpu(folder: Path, described: Manifest | None, declaration: Declaration) -> list[Candidate]:
+    """Return the files that a GPU may execute, best first: plans, then what ONNX Runtime executes there.
+
+    Of the forms made for TensorRT that gets those without Q/DQ pairs, which it does not fuse.
+    """
+    if declaration.file:
+        runner = Runner.TENSORRT if is_plan(declaration) else Runner.CUDA
+        return _declared(folder, described, declaration.file, runner)
+    found: list[Candidate] = []
+    if declaration.platform != _ONNX:
+        found += _plans(folder, described)
+    if declaration.platform != TENSORRT:
+        found += _for_provider(folder, described)
+    return found
+
+
+def on_cpu(folder: Path, described: Manifest | None, declaration: Declaration) -> list[Candidate]:
+    """Return the files that the CPU may execute: those made for it before the one they came from.
 
     What was made stands in the manifest in the order of its speed. Where a file was declared, that is the
     only one.
     """
-    if declared:
-        made = {artefact.file: artefact for artefact in described.artefacts} if described else {}
-        return _present(folder, Candidate(declared, made.get(declared), "the configuration names it"))
+    if is_plan(declaration):
+        return []
+    if declaration.file:
+        return _declared(folder, described, declaration.file, Runner.CPU)
     if described is None:
-        return _present(folder, Candidate(MODEL, None, "the only model, as it was put here"))
-    fit = [artefact for artefact in described.artefacts if artefact.passed and artefact.target == _TARGET]
-    fit.sort(key=lambda artefact: artefact.recipe == FP32)
-    return [Candidate(artefact.file, artefact, artefact.reason) for artefact in fit]
+        return _present(Candidate(folder / MODEL, None, "the only model, as it was put here"))
+    return _passed(folder, [one for one in described.artefacts if one.target == _CPU_TARGET], Runner.CPU)
 
 
-def _present(folder: Path, candidate: Candidate) -> list[Candidate]:
-    # Whatever else it may be than a file, opening it says what is wrong with it.
-    return [candidate] if os.path.lexists(folder / candidate.file) else []
-
-
-def ruled_out(folder: Path, described: Manifest | None) -> Iterator[tuple[str, str]]:
-    """Yield the files that are not worth opening, and why."""
-    for name, reason in NOT_SERVED.items():
+def ruled_out(folder: Path, described: Manifest | None, why_no_gpu: str) -> Iterator[tuple[str, str]]:
+    """Yield the files that are not worth opening, and why; `why_no_gpu` is "" where a GPU may be used."""
+    for name, reason in _NOT_SERVED.items():
         if (folder / name).exists():
             yield name, reason
+    if why_no_gpu and described is None and (folder / PLAN).exists():
+        yield PLAN, f"needs a GPU: {why_no_gpu}"
     for artefact in described.artefacts if described else ():
         if not artefact.passed:
             yield artefact.file, f"not good enough: {artefact.reason}"
-        elif artefact.target != _TARGET:
-            yield artefact.file, f"made for {artefact.target}, and this version runs on {_TARGET} alone"
+        elif artefact.target not in (_CPU_TARGET, _GPU_TARGET):
+            yield artefact.file, f"made for {artefact.target}, which nothing here serves"
+        elif artefact.target == _GPU_TARGET and why_no_gpu:
+            yield artefact.file, f"made for a GPU: {why_no_gpu}"
+
+
+def _plans(folder: Path, described: Manifest | None) -> list[Candidate]:
+    if described is None:
+        return _present(Candidate(folder / PLAN, None, "a plan, as it was put here", Runner.TENSORRT))
+    return _passed(folder, [one for one in described.artefacts if _is_made_plan(one)], Runner.TENSORRT)
+
+
+def _for_provider(folder: Path, described: Manifest | None) -> list[Candidate]:
+    if described is None:
+        return _present(Candidate(folder / MODEL, None, "the model, as it was put here", Runner.CUDA))
+    quantised = {how.name for how in described.recipes if _QUANTISED in str(how.settings.get("steps", ""))}
+    fit = [
+        one
+        for one in described.artefacts
+        if not _is_made_plan(one)
+        and ((one.target == _GPU_TARGET and one.recipe not in quantised) or one.recipe == FP32)
+    ]
+    fit.sort(key=lambda one: one.target != _GPU_TARGET)
+    return _passed(folder, fit, Runner.CUDA)
+
+
+def _passed(folder: Path, artefacts: list[Artefact], runner: Runner) -> list[Candidate]:
+    fit = sorted((one for one in artefacts if one.passed), key=lambda one: one.recipe == FP32)
+    return [Candidate(folder / one.file, one, one.reason, runner) for one in fit]
+
+
+def _is_made_plan(artefact: Artefact) -> bool:
+    return artefact.target == _GPU_TARGET and artefact.file.endswith(_PLANS)
+
+
+def _declared(folder: Path, described: Manifest | None, file: str, runner: Runner) -> list[Candidate]:
+    made = {artefact.file: artefact for artefact in described.artefacts} if described else {}
+    return _present(Candidate(folder / file, made.get(file), "the configuration names it", runner))
+
+
+def _present(candidate: Candidate) -> list[Candidate]:
+    # Whatever else it may be than a file, opening it says what is wrong with it.
+    return [candidate] if os.path.lexists(candidate.path) else []

@@ -41,6 +41,8 @@ class Declaration:
     platform: str = ""
     """The protocol's word for what should run it; "" leaves it to what is found."""
     is_decoupled: bool = False
+    cuda_graphs: bool = True
+    """Whether a GPU may be given a batch as one graph of kernels."""
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property

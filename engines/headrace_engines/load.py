@@ -1,32 +1,33 @@
 """Which file of a version folder serves on this machine, and why.
 
-Candidates are tried best first: what `headrace build` compressed for this kind of machine and found
-good enough, then the model as it was trained. One that is damaged, does not match its manifest, or
-whose rows would change each other's answers gives way to the next; a version none of whose
-artefacts keeps rows apart is served one row at a time. What a person declared about the model is
-checked against the file, and may name the file. A program (`model.py`) is executed only where that is
-allowed.
+Candidates are tried best first: where there are GPUs a plan that fits them, then ONNX Runtime there; else
+what `headrace build` compressed for the CPU and found good enough, then the model as it was trained. One
+that is damaged, does not match its manifest, or whose rows would change each other's answers gives way to
+the next; a version none of whose artefacts keeps rows apart is served one row at a time. What a person
+declared about the model is checked against the file, and may name the file. A program (`model.py`) is
+executed only where that is allowed.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace_engines import independence, manifest, memory, report
-from headrace_engines.agreement import check_answers
 from headrace_engines.candidates import (
     MODEL,
-    NOT_SERVED,
     PLAN,
-    TENSORRT,
     Candidate,
-    best_first,
+    Runner,
+    is_plan,
+    on_cpu,
+    on_gpu,
     program,
     ruled_out,
-)  # fmt: skip
+)
 from headrace_engines.declaration import NOTHING_DECLARED, Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.errors import (
@@ -36,27 +37,36 @@ from headrace_engines.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
+from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.manifest import Manifest
+from headrace_engines.opening import Opener
+from headrace_engines.placement import ANYWHERE, Kind, Placement
 from headrace_engines.printable import printable
-from headrace_engines.reshaping import ReshapingEngine, reshapes
-from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_engines.replacements import Replacements
 from headrace_engines.steps import StepEngine
 
 if TYPE_CHECKING:
-    from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+    from headrace_engines.plan_order import PlanOrder
+    from headrace_engines.rebuilt_plans import RebuiltPlans
 
 _log = logging.getLogger(__name__)
 
 _NO_ROWS: Final = "write `max_batch_size: 0` where axis 0 does not count rows"
 _PAGES: Final = (".html", ".png")
 _LONE: Final = "its scales are of the moment, so that rows would change each other"
+_CPU_ALONE: Final = Placement(Kind.CPU)
+_ON_CPU: Final = (0,)
+"""Where the CPU's engine is opened: once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """An engine ready to serve, the name of the file it runs, and a line for each candidate.
 
-    `memory_bytes` is what the model's files and the engine's staging buffers take.
+    `memory_bytes` is what the model's files and the engine's staging buffers take of the host's memory.
+    `further` are engines of the same file on further GPUs, and `counts` says how many instances there are to
+    be of `engine` and of each of them. `rebuilds` are plans that would serve better and can be built here,
+    best first.
     """
 
     engine: Engine | StepEngine
@@ -65,6 +75,24 @@ class Loaded:
     memory_bytes: int = 0
     why_alone: str = ""
     """What happens to rows in a batch, for which they are executed one at a time; "" where they are not."""
+    further: tuple[Engine, ...] = ()
+    counts: tuple[int, ...] = (1,)
+    rebuilds: tuple[PlanOrder, ...] = ()
+
+    @property
+    def engines(self) -> tuple[Engine | StepEngine, ...]:
+        """All engines, each of which `counts` tells the number of instances of."""
+        return (self.engine, *self.further)
+
+    @property
+    def places(self) -> tuple[tuple[int | None, int], ...]:
+        """The GPU of each engine, None for the CPU, and how many instances there are to be of it."""
+        return tuple(zip(map(_gpu_of, self.engines), self.counts, strict=True))
+
+    def close(self) -> None:
+        """Close all engines."""
+        for engine in self.engines:
+            engine.close()
 
 
 def load(
@@ -73,25 +101,37 @@ def load(
     max_batch_size: int = 64,
     declaration: Declaration = NOTHING_DECLARED,
     allow_python: bool = False,
+    placement: Placement = ANYWHERE,
+    machine: Machine = THIS_MACHINE,
+    rebuilt: RebuiltPlans | None = None,
 ) -> Loaded:
     """Load the best artefact that this machine can run, as it was declared.
 
-    `max_batch_size` stands where none was declared. Takes as long as reading the file and some thirty
-    executions of small batches; a program takes as long as it likes. Raises ModelFileError saying what
-    was found and what was expected if nothing can be served, DeclarationError where that is because the
-    model is not what was declared, UnsupportedModelError for a program that may not be executed.
+    `max_batch_size` stands where none was declared. `rebuilt` are the plans that this machine has built
+    itself. Takes as long as reading the file and some thirty executions of small batches; a program takes as
+    long as it likes. Raises ModelFileError saying what was found and what was expected if nothing can be
+    served, DeclarationError where that is because the model, or the machine, is not what was declared,
+    UnsupportedModelError for a program that may not be executed and a plan where there is no GPU.
     """
     rows = declaration.max_batch_size or max_batch_size
     if file := program(folder, declaration):
         if not allow_python:
             raise UnsupportedModelError(f"{file}: Python models are executed only with --allow-python-models")
-        return _loaded_program(folder, file, rows, declaration)
-    if declaration.platform == TENSORRT:
-        raise UnsupportedModelError(f"{declaration.file or PLAN}: {NOT_SERVED[PLAN]}")
+        return _loaded_program(folder, file, rows, declaration, placement)
     if declaration.is_decoupled:
         text = "only a Python model answers a request other than once"
         raise DeclarationError([Difference("model_transaction_policy.decoupled", text)])
-    version = _Version(folder, manifest.read(folder), declaration)
+    try:
+        places = _Places.of(placement, machine)
+    except DeclarationError as missing:
+        if is_plan(declaration):
+            raise
+        raise DeclarationError([*missing.differences, *_further(folder, rows, declaration)]) from missing
+    if is_plan(declaration) and places.why_no_gpu:
+        raise UnsupportedModelError(f"{declaration.file or PLAN}: needs a GPU: {places.why_no_gpu}")
+    described = manifest.read(folder)
+    opener = Opener(described, declaration, machine)
+    version = _Version(folder, opener, places, Replacements(folder, described, machine, rebuilt))
     chosen = version.first_that_batches(rows) or version.first_alone()
     if chosen is None:
         raise version.failure()
@@ -99,44 +139,86 @@ def load(
     return chosen
 
 
-def _loaded_program(folder: Path, file: str, rows: int, declaration: Declaration) -> Loaded:
+def _further(folder: Path, rows: int, declaration: Declaration) -> tuple[Difference, ...]:
+    """Return what else is not as declared where a GPU is missing, so that all is told at once."""
+    try:
+        load(folder, max_batch_size=rows, declaration=declaration, placement=_CPU_ALONE).close()
+    except DeclarationError as error:
+        return error.differences
+    return ()
+
+
+def _loaded_program(
+    folder: Path, file: str, rows: int, declaration: Declaration, placement: Placement
+) -> Loaded:
     from headrace_engines.runtime.python import PythonEngine  # most servers execute no programs
 
     engine = PythonEngine(folder / file, declaration, max_batch_size=rows, version=folder.name)
-    return Loaded(engine, file, (f"{file}: chosen: a program",), memory.files_bytes(folder, ()))
+    memory_bytes = memory.files_bytes(folder, ())
+    why = (f"{file}: chosen: a program",)
+    return Loaded(engine, file, why, memory_bytes, counts=(placement.on_cpu,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a version may run; `counts` are the instances on each of `gpus`, none if it may not run there."""
+
+    gpus: tuple[int, ...]
+    counts: tuple[int, ...]
+    on_cpu: int
+    """Instances on the CPU, if it comes to that; 0 if it may not."""
+    why_no_gpu: str
+
+    @classmethod
+    def of(cls, placement: Placement, machine: Machine) -> _Places:
+        """Return the places that this machine has. Raises DeclarationError without a GPU that is needed."""
+        if placement.kind is Kind.CPU:
+            return cls((), (), placement.on_cpu, "the configuration says KIND_CPU")
+        there = machine.gpus()
+        why_none = "" if there else machine.why_no_gpu()
+        counts = placement.on_gpus(there, why_none)
+        why = "" if counts else "not all that the configuration names are here"
+        if not there:
+            why = f"none was found ({why_none})"
+        on_cpu = 0 if placement.kind is Kind.GPU else placement.on_cpu
+        return cls(tuple(counts), tuple(counts.values()), on_cpu, why)
+
+    def of_runner(self, runner: Runner) -> tuple[int, ...]:
+        """Return the GPUs that engines are to be opened on; the CPU has one engine."""
+        return _ON_CPU if runner is Runner.CPU else self.gpus
 
 
 class _Version:
     """A version folder, and what was found out so far about the files in it."""
 
-    def __init__(self, folder: Path, described: Manifest | None, declaration: Declaration) -> None:
+    def __init__(self, folder: Path, opener: Opener, places: _Places, replacements: Replacements) -> None:
         self._folder = folder
-        self._manifest = described
-        self._declaration = declaration
-        self._candidates = best_first(folder, described, declaration.file)
-        self._against = dict(ruled_out(folder, described))
+        self._opener = opener
+        self._declaration = opener.declaration
+        self._places = places
+        self._replacements = replacements
+        self._candidates = _candidates(folder, opener.manifest, opener.declaration, places)
+        self._against = dict(ruled_out(folder, opener.manifest, places.why_no_gpu))
         self._refused: dict[str, str] = {}
         self._differences: tuple[Difference, ...] = ()
         self._dependent: list[tuple[Candidate, str]] = []
 
     def first_that_batches(self, max_batch_size: int) -> Loaded | None:
         """Return the first candidate that is whole and keeps its rows apart."""
-        for position, candidate in enumerate(self._candidates):
-            if 0 < candidate.most_rows < max_batch_size:
-                self._against[candidate.file] = _LONE
-                self._dependent.append((candidate, _LONE))
+        for position, first in enumerate(self._candidates):
+            if 0 < first.most_rows < max_batch_size:
+                self._against[first.label] = _LONE
+                self._dependent.append((first, _LONE))
                 continue
-            engine = self._opened(candidate, max_batch_size)
-            if engine is None:
+            candidate, engines = self._opened(first, max_batch_size)
+            if not engines or (why := self._dependence(candidate, engines)) is None:
                 continue
-            finding = independence.check(engine)
-            if finding.independent:
-                rest = self._candidates[position + 1 :]
-                self._against |= {other.file: f"not needed: {candidate.file} comes first" for other in rest}
-                return self._chosen(engine, candidate, candidate.merit)
-            engine.close()
-            self._refused[candidate.file] = f"the rows of a batch would change each other: {finding.why}"
-            self._dependent.append((candidate, finding.why))
+            if not why:
+                rest = [other.file for other in self._candidates[position + 1 :] if other.file != first.file]
+                self._against |= dict.fromkeys(rest, f"not needed: {candidate.label} comes first")
+                return self._chosen(engines, candidate, candidate.merit)
+            self._refused[candidate.label] = f"the rows of a batch would change each other: {why}"
+            self._dependent.append((candidate, why))
         return None
 
     def first_alone(self) -> Loaded | None:
@@ -151,10 +233,10 @@ class _Version:
                     f"{why}; {_NO_ROWS}, or leave the field out, and rows are executed one at a time"
                 )
                 raise DeclarationError([Difference("max_batch_size", text)])
-            engine = self._opened(candidate, 1)
-            if engine is not None:
+            opened, engines = self._opened(candidate, 1)
+            if engines:
                 merit = f"served one row at a time: in a batch {why}; {_NO_ROWS}"
-                return replace(self._chosen(engine, candidate, merit), why_alone=why)
+                return replace(self._chosen(engines, opened, merit), why_alone=why)
         return None
 
     def failure(self) -> ModelFileError:
@@ -178,88 +260,104 @@ class _Version:
 
     def warn(self, chosen: Loaded) -> None:
         """Log what should have served and does not; a version that does not serve at all is an error."""
+        label, _, merit = chosen.why[0].partition(": chosen: ")
         for file, reason in self._refused.items():
-            if file != chosen.artefact:
+            if file != label:
                 _log.warning("%s is not served: %s", self._folder / file, reason)
             else:
-                _log.warning("%s is %s", self._folder / file, chosen.why[0].partition(": chosen: ")[2])
+                _log.warning("%s is %s", self._folder / file, merit)
 
-    def _opened(self, candidate: Candidate, max_batch_size: int) -> Engine | None:
+    def _opened(self, candidate: Candidate, max_batch_size: int) -> tuple[Candidate, list[Engine]]:
+        """Return engines of the candidate, or of what stands in for it; none if it is refused."""
         try:
-            if candidate.described and self._manifest:
-                manifest.verify(self._folder, candidate.described)
-                manifest.verify_weights(self._folder, self._manifest)
-            engine = _onnx_engine(self._folder / candidate.file, max_batch_size, self._declaration)
-        except (ModelFileError, UnsupportedModelError) as error:
-            self._refuse(candidate, error)
-            return None
+            return candidate, self._engines(candidate, max_batch_size)
+        except EngineError as error:
+            other = self._replacements.instead_of(candidate, self._places.gpus, error)
+            if not isinstance(other, Candidate):
+                self._refuse(candidate, error, other)
+                return candidate, []
+        self._against[candidate.label] = f"stands for another machine: {other.label} comes first"
         try:
-            if candidate.described and self._manifest:
-                _check_spec(engine.found, self._manifest, candidate.file)
-            check_answers(engine, self._declaration)
-            memory.check_staging(engine.spec)
-        except ModelFileError as error:
-            engine.close()
-            self._refuse(candidate, error)
-            return None
-        return ReshapingEngine(engine, self._declaration) if reshapes(self._declaration) else engine
+            return other, self._engines(other, max_batch_size)
+        except EngineError as error:
+            self._refuse(other, error)
+            return other, []
 
-    def _refuse(self, candidate: Candidate, error: EngineError) -> None:
+    def _engines(self, candidate: Candidate, max_batch_size: int) -> list[Engine]:
+        """Return an engine for each place where the candidate runs. Raises EngineError, and leaves none."""
+        engines: list[Engine] = []
+        try:
+            for gpu in self._places.of_runner(candidate.runner):
+                engines.append(self._opener.open(candidate, gpu, max_batch_size))  # noqa: PERF401  closed below
+        except EngineError:
+            _close(engines)
+            raise
+        return engines
+
+    def _dependence(self, candidate: Candidate, engines: list[Engine]) -> str | None:
+        """Return how rows change each other, "" if they do not, None if that could not be found out.
+
+        The engines are closed where they do not serve.
+        """
+        why: str | None = ""
+        try:
+            findings = [independence.check(engine) for engine in engines]
+            why = next((finding.why for finding in findings if not finding.independent), "")
+        except EngineError as error:
+            self._refuse(candidate, error)
+            why = None
+        if why != "":
+            _close(engines)
+        return why
+
+    def _refuse(self, candidate: Candidate, error: EngineError, more: str = "") -> None:
         # What comes from below names the file itself.
-        self._refused[candidate.file] = str(error).removeprefix(f"{candidate.file}: ")
+        reason = str(error).removeprefix(f"{candidate.file}: ")
+        self._refused[candidate.label] = f"{reason}; {more}" if more else reason
         if isinstance(error, DeclarationError):
             self._differences = self._differences or error.differences
 
-    def _chosen(self, engine: Engine, candidate: Candidate, merit: str) -> Loaded:
+    def _chosen(self, engines: list[Engine], candidate: Candidate, merit: str) -> Loaded:
+        label = candidate.label
         refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}
         against = self._against | refused
-        others = [f"{file}: {reason}" for file, reason in against.items() if file != candidate.file]
-        why = (f"{candidate.file}: chosen: {merit}", *others)
-        return Loaded(engine, candidate.file, why, self._memory_bytes(engine, candidate))
+        is_on_cpu = candidate.runner is Runner.CPU
+        return Loaded(
+            engines[0],
+            candidate.file,
+            (
+                f"{label}: chosen: {merit}",
+                *(f"{file}: {told}" for file, told in against.items() if file != label),
+            ),
+            self._memory_bytes(engines, candidate),
+            further=tuple(engines[1:]),
+            counts=(self._places.on_cpu,) if is_on_cpu else self._places.counts,
+            rebuilds=tuple(self._replacements.orders),
+        )
 
-    def _memory_bytes(self, engine: Engine, chosen: Candidate) -> int:
-        """Return what the engine takes; weights may lie in any file that is no other candidate."""
+    def _memory_bytes(self, engines: list[Engine], chosen: Candidate) -> int:
+        """Return what the engines take; weights may lie in any file that is no other candidate."""
+        staging = sum(engine.slots * memory.staging_bytes(engine.spec) for engine in engines)
+        if chosen.runner is not Runner.CPU:
+            return staging
         others = {candidate.file for candidate in self._candidates} - {chosen.file}
         pages = {entry.name for entry in self._folder.iterdir() if entry.suffix in _PAGES}
         without = {*others, *self._against, *pages, manifest.FILE_NAME, report.FILE_NAME}
-        return memory.files_bytes(self._folder, without) + engine.slots * memory.staging_bytes(engine.spec)
+        return memory.files_bytes(self._folder, without) + staging
 
 
-def _onnx_engine(path: Path, max_batch_size: int, declaration: Declaration) -> OnnxRuntimeEngine:
-    try:
-        from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine  # not everybody serves on a CPU
-    except ImportError as error:
-        raise UnsupportedModelError(
-            f"needs onnxruntime, which cannot be imported ({error}): in a clone, pip install '.[cpu]'"
-        ) from error
-    try:
-        return OnnxRuntimeEngine(path, max_batch_size=max_batch_size, declaration=declaration)
-    except MemoryError as error:
-        raise ModelFileError(
-            f"{path.name}: not enough memory for batches of {max_batch_size} rows"
-        ) from error
+def _candidates(
+    folder: Path, described: Manifest | None, declaration: Declaration, places: _Places
+) -> list[Candidate]:
+    found = on_gpu(folder, described, declaration) if places.gpus else []
+    return found + (on_cpu(folder, described, declaration) if places.on_cpu else [])
 
 
-def _check_spec(spec: ModelSpec, described: Manifest, file: str) -> None:
-    """Raise ModelFileError unless the file has the tensors that the manifest tells of."""
-    for kind, found, expected in (
-        ("inputs", spec.inputs, described.inputs),
-        ("outputs", spec.outputs, described.outputs),
-    ):
-        if len(found) != len(expected) or not all(map(_agree, found, expected)):
-            raise ModelFileError(
-                f"{file}: its {kind} are {_told(found)}, and {manifest.FILE_NAME} says {_told(expected)}"
-            )
+def _gpu_of(engine: Engine | StepEngine) -> int | None:
+    device = None if isinstance(engine, StepEngine) else engine.device
+    return None if device is None else device.gpu
 
 
-def _agree(found: TensorSpec, expected: TensorSpec) -> bool:
-    """Whether two specs can be the same tensor; a dimension that one leaves open fits any."""
-    return (found.name, found.dtype, len(found.dims)) == (
-        expected.name,
-        expected.dtype,
-        len(expected.dims),
-    ) and all(a == b or ANY in (a, b) for a, b in zip(found.dims, expected.dims, strict=True))
-
-
-def _told(tensors: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.dims)}" for tensor in tensors)
+def _close(engines: Iterable[Engine]) -> None:
+    for engine in engines:
+        engine.close()

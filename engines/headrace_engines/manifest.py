@@ -146,16 +146,17 @@ def weights_in(folder: Path, artefacts: Iterable[Artefact]) -> dict[str, str]:
 
 def verify(folder: Path, artefact: Artefact) -> None:
     """Raise ModelFileError unless the artefact's file is the one that the manifest describes."""
-    _verify(folder / artefact.file, artefact.sha256)
+    verify_file(folder / artefact.file, artefact.sha256)
 
 
 def verify_weights(folder: Path, described: Manifest) -> None:
     """Raise ModelFileError unless the files that artefacts keep weights in are those of the manifest."""
     for name, expected in described.weights.items():
-        _verify(folder / name, expected)
+        verify_file(folder / name, expected)
 
 
-def _verify(path: Path, expected: str) -> None:
+def verify_file(path: Path, expected: str) -> None:
+    """Raise ModelFileError unless the file has this SHA-256."""
     files.check(path)
     try:
         found = _sha256(path)

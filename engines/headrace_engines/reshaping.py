@@ -53,7 +53,6 @@ class ReshapingEngine:
             outputs=_as_declared(spec.outputs, declaration.outputs),
         )
         self._lead = 1 if spec.has_batch_axis else 0
-        self._staged = [self._reshaped_buffers(slot) for slot in range(self.slots)] if spec.is_staged else []
 
     @property
     def platform(self) -> str:
@@ -77,7 +76,8 @@ class ReshapingEngine:
 
     def inputs(self, slot: int) -> tuple[NDArray[Any], ...]:
         """Return views of the other engine's staging buffers."""
-        return self._staged[slot] if self._staged else self._engine.inputs(slot)
+        buffers = zip(self._engine.inputs(slot), self.spec.inputs, strict=True)
+        return tuple(buffer.reshape(len(buffer), *seen.dims) for buffer, seen in buffers)
 
     def submit(self, slot: int, rows: int) -> None:
         """Start computing."""
@@ -99,12 +99,7 @@ class ReshapingEngine:
 
     def close(self) -> None:
         """Close the other engine."""
-        self._staged.clear()
         self._engine.close()
-
-    def _reshaped_buffers(self, slot: int) -> tuple[NDArray[Any], ...]:
-        buffers = zip(self._engine.inputs(slot), self.spec.inputs, strict=True)
-        return tuple(buffer.reshape(len(buffer), *seen.dims) for buffer, seen in buffers)
 
     def _answered(self, outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         own = zip(outputs, self._engine.spec.outputs, self.spec.outputs, strict=True)

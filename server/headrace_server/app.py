@@ -81,6 +81,7 @@ def run(loaded: Loaded) -> int:
     output = sys.stdout
     try:
         _check_files()
+        room_options.bound_gpu_memory(config)
         # What a program prints must not stand before the ready line, or after it.
         with redirect_stdout(sys.stderr), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             server = Server(config, log, output)

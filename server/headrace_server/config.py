@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from headrace_engines import files
 from headrace_engines.errors import ModelFileError
-from headrace_proto.consul import split_address
-from headrace_server.listen_address import parse as parse_listen_address
+from headrace_server.config_checks import check
 from headrace_server.options import LARGEST_INT32, PREFIX, ConfigError, Option, setting
 
 _LARGEST_FILE_BYTES: Final = 1 << 20
@@ -209,6 +208,20 @@ class ServerConfig:
         "CPU are served on, if there are any.",
         "switch",
     )
+    pinned_memory_pool_byte_size: int = setting(
+        0, "Most bytes of pinned memory that batches on GPUs may take; 0 is no bound.", "integer", least=0
+    )
+    cuda_memory_pool_byte_size: tuple[str, ...] = setting(
+        (),
+        "Most bytes of a GPU's memory that batches may take, GPU:BYTES; may be repeated. Without one there "
+        "is no bound.",
+        "list",
+    )
+    cache: Path = setting(
+        Path("~/.cache"),
+        "Folder of caches; plans that are rebuilt for the GPU of this machine go into `headrace` in it.",
+        "path",
+    )
     exit_timeout_secs: float = setting(
         30.0,
         "Longest wait on stop for requests in flight, cut off a second before, and for models to end.",
@@ -301,7 +314,7 @@ def load(
         else:
             origins[option.name] = "default"
     config = ServerConfig(**values)
-    _check(config, origins)
+    check(config, origins)
     grpc = {
         name: (environ[name], name) if name in environ else (value, "default")
         for name, value in _GRPC_VARIABLES.items()
@@ -355,32 +368,3 @@ def _doubts(environ: Mapping[str, str]) -> tuple[str, ...]:
                 f"{variable} is no setting's variable and says nothing; {variables[near[0]]} is one"
             )
     return tuple(doubts)
-
-
-def _check(config: ServerConfig, origins: Mapping[str, str]) -> None:
-    """Refuse what no single setting shows to be wrong, and addresses that make no sense."""
-    for name in ("host", "consul_service", "consul_address"):
-        if not getattr(config, name):
-            raise ConfigError(f"{origins[name]}: must not be empty")
-    try:
-        split_address(config.consul_address)
-    except ValueError as error:
-        raise ConfigError(f"{origins['consul_address']}: {error}") from None
-    for address in config.listen:
-        try:
-            parse_listen_address(address)
-        except ValueError as error:
-            raise ConfigError(f"{origins['listen']}: {error}") from None
-    for cert, key, told in (
-        ("tls_cert", "tls_key", "--tls-cert and --tls-key"),
-        ("consul_client_cert", "consul_client_key", "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"),
-    ):
-        if bool(getattr(config, cert)) != bool(getattr(config, key)):
-            raise ConfigError(f"{told} belong together; only one is set")
-    for name, needed, told in (
-        ("tls_client_ca", bool(config.tls_cert), "--tls-cert and --tls-key"),
-        ("load_model", config.model_control_mode == "explicit", "--model-control-mode explicit"),
-        ("consul_required", config.consul, "--consul"),
-    ):
-        if getattr(config, name) and not needed:
-            raise ConfigError(f"{origins[name]}: it needs {told} as well")

@@ -12,7 +12,8 @@ PREFIX: Final = "HEADRACE_"
 LARGEST_INT32: Final = 2**31 - 1
 """gRPC counts bytes, calls and milliseconds in 32 bits."""
 
-_CONSUL_VARIABLES: Final = {
+_VARIABLES: Final = {
+    "cache": "XDG_CACHE_HOME",
     "consul_address": "CONSUL_HTTP_ADDR",
     "consul_token": "CONSUL_HTTP_TOKEN",
     "consul_cacert": "CONSUL_CACERT",
@@ -54,8 +55,8 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The environment variable; Consul's own where Consul's tools have one."""
-        return _CONSUL_VARIABLES.get(self.name, PREFIX + self.name.upper())
+        """The environment variable; the one that others use too where there is one, such as Consul's."""
+        return _VARIABLES.get(self.name, PREFIX + self.name.upper())
 
     def convert(self, value: Any, origin: str) -> Any:
         """Return the value that a text, or a value of a TOML file, stands for.

@@ -11,8 +11,10 @@ from pathlib import Path
 import grpc
 
 from headrace_engines.errors import DeviceError
+from headrace_engines.machine import THIS_MACHINE
 from headrace_proto import __version__
 from headrace_server.config import ServerConfig
+from headrace_server.config_checks import gpu_bounds
 from headrace_server.core.model import Limits
 from headrace_server.discovery.consul import ConsulSettings
 from headrace_server.discovery.registry import ServiceEntry, checks_for
@@ -80,8 +82,15 @@ def repository_options(config: ServerConfig) -> RepositoryOptions:
             max_batch_size=config.max_batch_size,
             limits=Limits(config.max_queue_size, config.max_queue_bytes),
             allow_python=config.allow_python_models,
+            replanner=THIS_MACHINE.replanner(_fixed(config.cache.expanduser())),
         ),
     )
+
+
+def bound_gpu_memory(config: ServerConfig) -> None:
+    """Set how much memory batches on GPUs may take. To be called before the first model is loaded."""
+    bounds = gpu_bounds(config.cuda_memory_pool_byte_size)
+    THIS_MACHINE.bound_memory(config.pinned_memory_pool_byte_size, bounds)
 
 
 def tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:

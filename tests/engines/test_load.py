@@ -101,7 +101,7 @@ def test_what_was_made_for_another_device_is_not_opened(version):
     version.describe(INT8, target="cuda-sm90")
     with loaded(version.folder) as result:
         assert result.artefact == "model.onnx"
-        assert f"{INT8}: made for cuda-sm90, and this version runs on cpu alone" in result.why
+        assert f"{INT8}: made for cuda-sm90, which nothing here serves" in result.why
 
 
 def test_a_damaged_artefact_gives_way_loudly(version, caplog):
@@ -215,7 +215,7 @@ def test_a_model_without_a_batch_axis_is_served_as_it_is(models, tmp_path):
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("model.plan", "needs TensorRT, which is not built into this version"),
+        ("model.plan", "needs a GPU: none was found"),
         ("model.pt", "TorchScript is not supported"),
     ],
 )

@@ -154,7 +154,7 @@ def test_an_onnx_file_goes_before_a_program_unless_that_is_named(models, tmp_pat
 @pytest.mark.parametrize(
     ("declaration", "told"),
     [
-        (Declaration(platform="tensorrt_plan"), "model.plan: needs TensorRT"),
+        (Declaration(platform="tensorrt_plan"), "model.plan: needs a GPU: none was found"),
         (Declaration(is_decoupled=True), "decoupled: only a Python model answers a request other than once"),
         (Declaration(max_batch_size=2**31 - 1), "not enough memory|more than half of this machine's memory"),
     ],

@@ -32,11 +32,9 @@ def in_force(folder: Path, given: GivenConfig) -> config_pb.ModelConfig:
     loaded = load_declared(folder / "1", given, max_batch_size=8)
     try:
         settled = settle(given, loaded.engine)
-        message = effective(
-            settled, "mlp", loaded.engine.spec, loaded.engine.platform, LIMITS, settled.settings.instances
-        )
+        message = effective(settled, "mlp", loaded.engine.spec, loaded.engine.platform, LIMITS, loaded.places)
     finally:
-        loaded.engine.close()
+        loaded.close()
     return config_pb.ModelConfig.FromString(message)
 
 

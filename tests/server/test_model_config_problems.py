@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
         ('platform: "pytorch_libtorch"', "platform: pytorch_libtorch is not supported; export the model to"),
         ('platform: "ensemble"', "platform: ensemble is not supported; call the models one after the other"),
         ('backend: "onnxruntme"', "backend: onnxruntme is not supported; did you mean onnxruntime?"),
-        ('backend: "zzz"', "there are: onnxruntime, python"),
+        ('backend: "zzz"', "there are: onnxruntime, tensorrt, python"),
         (
             'platform: "onnxruntime_onnx" backend: "python"',
             "backend: python does not run onnxruntime_onnx; one of the two is enough",
@@ -95,8 +95,15 @@ def folder(tmp_path: Path) -> Path:
         ("instance_group { count: -2 }", "instance_group[0].count: -2 came, 1 or more expected"),
         ("instance_group { count: 300 }", "300 instances were asked for, the most is 256"),
         (
-            "instance_group { kind: KIND_GPU }",
-            "instance_group[0].kind: there is no GPU to run on; write KIND_CPU or KIND_AUTO",
+            "instance_group { kind: KIND_CPU gpus: [ 0 ] }",
+            "instance_group[0].gpus: instances of KIND_CPU run on no GPU; remove it, or write KIND_GPU",
+        ),
+        ("instance_group { gpus: [ -1 ] }", "instance_group[0].gpus: -1 is no GPU: they are counted from 0"),
+        ("instance_group { gpus: [ 1, 1 ] }", "instance_group[0].gpus: [1, 1] names a GPU twice"),
+        ("instance_group { count: 100 gpus: [ 0, 1, 2 ] }", "300 instances were asked for, the most is 256"),
+        (
+            "instance_group { kind: KIND_GPU } instance_group { kind: KIND_CPU }",
+            "instance_group[1].kind: another group is of KIND_GPU, and a model runs either on GPUs or on",
         ),
         ('metric_tags { key: "a-b" value: "x" }', "metric_tags: 'a-b' came"),
         # Versions.
@@ -164,9 +171,11 @@ def folder(tmp_path: Path) -> Path:
         ("optimization { graph { level: 1 } }", "optimization.graph: is not supported"),
         (
             'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }',
-            "gpu_execution_accelerator[0]: is not supported; models run on the CPU here",
+            "gpu_execution_accelerator[0]: is not supported; TensorRT, or ONNX Runtime with CUDA, runs",
         ),
-        ("instance_group {\n gpus: [ 0 ] }", "c:2: instance_group[0].gpus: is not supported"),
+        ("instance_group {\n profile: [ '0' ] }", "c:2: instance_group[0].profile: is not supported"),
+        ("optimization { cuda { graph_spec { } } }", "optimization.cuda.graph_spec[0]: is not supported"),
+        ("optimization { cuda { busy_wait_events: true } }", "cuda.busy_wait_events: is not supported"),
         ('input { name: "x" allow_ragged_batch: true }', "input[0].allow_ragged_batch: is not supported"),
         ('ensemble_scheduling { step { model_name: "a" } }', "ensemble_scheduling: is not supported"),
         ('cc_model_filenames { key: "7.5" value: "m" }', "cc_model_filenames: is not supported"),

@@ -227,18 +227,11 @@ REFUSED = {
     ),
     "a backend of one's own": (
         'backend: "implicit_state"',
-        ["c:1: backend: implicit_state is not supported; there are: onnxruntime, python"],
+        ["c:1: backend: implicit_state is not supported; there are: onnxruntime, tensorrt, python"],
     ),
     "the backend's name in the wrong place": (
         'platform: "onnxruntime"',
         ["c:1: platform: onnxruntime is not supported; did you mean onnxruntime_onnx?"],
-    ),
-    "instances on GPUs": (
-        "instance_group [\n  {\n    count: 2\n    kind: KIND_GPU\n    gpus: [ 0 ]\n  }\n]",
-        [
-            "c:4: instance_group[0].kind: there is no GPU to run on; write KIND_CPU or KIND_AUTO",
-            "c:5: instance_group[0].gpus: is not supported; models run on the CPU here: remove it",
-        ],
     ),
     "accelerators": (
         "optimization {\n graph : {\n level : 1\n }\n execution_accelerators {\n"
@@ -248,8 +241,7 @@ REFUSED = {
             "c:2: optimization.graph: is not supported; ONNX Runtime optimises graphs as far as it can: "
             "remove it",
             "c:6: optimization.execution_accelerators.gpu_execution_accelerator[0]: is not "
-            "supported; models run "
-            "on the CPU here: remove it",
+            "supported; TensorRT, or ONNX Runtime with CUDA, runs the model on a GPU: remove it",
             "c:7: optimization.execution_accelerators.cpu_execution_accelerator[0]: is not supported; ONNX "
             "Runtime's own kernels for the CPU run the model: remove it; `headrace build` can make the "
             "model faster",

@@ -8,7 +8,6 @@ like, into the log. It stays for every question, so that a framework is loaded o
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -26,10 +25,7 @@ def main() -> None:
     sandbox.be_killed_first()
     network = sandbox.leave_network()
     sandbox.end_with(int(sys.argv[1]))
-    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:
-        with Path(os.devnull).open("rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        os.dup2(2, 1)
+    with messages.standard_streams() as (questions, answers):
         _serve(questions, answers, _Opened(network))
 
 

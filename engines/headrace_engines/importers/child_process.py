@@ -1,4 +1,4 @@
-"""The process that opens a source, seen from the one that asked for it."""
+"""A process that does what could take the caller's along, seen from the one that asks it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import headrace_engines
@@ -20,6 +20,7 @@ _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", 
 _THREADS: Final = 4
 _LOG_LINES: Final = 3
 _EXIT_SECONDS: Final = 10.0
+_NO_MORE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class ChildEnded(EngineError):
@@ -27,13 +28,13 @@ class ChildEnded(EngineError):
 
 
 class ChildProcess:
-    """Runs while the context lasts; what it starts in turn is ended with it.
+    """A module that runs while the context lasts; what it starts in turn is ended with it.
 
-    None of the caller's environment reaches it but what finds programs, modules and a language. The
-    system ends it with the thread that enters the context.
+    None of the caller's environment reaches it but what finds programs, modules and a language, and what is
+    handed to it. The system ends it with the thread that enters the context.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str, environment: Mapping[str, str] = _NO_MORE) -> None:
         """`folder` is private to the process and its caller: it holds what is written, and its home."""
         self.folder = folder
         self._log = folder / "log"
@@ -41,11 +42,11 @@ class ChildProcess:
         home.mkdir()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid())],
+                [sys.executable, "-P", "-m", module, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(home),
+                env={**_environment(home), **environment},
                 start_new_session=True,
             )
 
@@ -55,18 +56,32 @@ class ChildProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         with suppress(BrokenPipeError):  # what was left to write has nobody to read it
             self._process.__exit__(None, None, None)
 
+    def kill(self) -> None:
+        """End the process, and what it has started, now. Any thread may."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to a question; ChildEnded if there is none."""
-        asked, answered = self._process.stdin, self._process.stdout
-        if asked is None or answered is None:
+        asked = self._process.stdin
+        if asked is None:
             raise ValueError("the process was started without pipes")
         try:
             messages.send(asked, question)
+        except OSError as error:
+            raise ChildEnded(self._end()) from error
+        return self.hear()
+
+    def hear(self) -> dict[str, Any]:
+        """Return what the process says next, where it answers with more than one message; else ChildEnded."""
+        answered = self._process.stdout
+        if answered is None:
+            raise ValueError("the process was started without pipes")
+        try:
             return messages.receive(answered)
         except (OSError, EOFError, ValueError) as error:
             raise ChildEnded(self._end()) from error

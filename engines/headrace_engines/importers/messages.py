@@ -1,4 +1,4 @@
-"""What an import session and its child tell each other: JSON lines, and arrays in files.
+"""What a process and its child tell each other: JSON lines, and arrays in files.
 
 Either side reads the other's as data alone: the child may have executed anything.
 """
@@ -6,7 +6,9 @@ Either side reads the other's as data alone: the child may have executed anythin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TEXT = "text"
+
+
+@contextmanager
+def standard_streams() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Take its standard input and output from this process, for questions and answers alone.
+
+    Whatever reads there finds nothing, and what is printed goes where errors go.
+    """
+    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(2, 1)
+        yield questions, answers
 
 
 def send(stream: IO[bytes], message: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from headrace_engines.rows import Rows
 
 _logger = logging.getLogger(__name__)
 
+_CHILD: Final = f"{__package__}.child"
 _SAFER: Final = {
     Kind.SCIKIT_LEARN: "skops.io.dump",
     Kind.TORCH: "torch.save of a state_dict, or safetensors,",
@@ -49,7 +50,7 @@ def import_session(
         raise UntrustedSource(_warning(path, source_format))
     with (
         tempfile.TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True) as folder,
-        ChildProcess(Path(folder)) as child,
+        ChildProcess(Path(folder), _CHILD) as child,
     ):
         session = ImportSession(path, source_format, child)
         session.open(options, is_trusted=is_trusted)

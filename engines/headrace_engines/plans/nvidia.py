@@ -6,6 +6,7 @@ Both have the same interface, as far as it is used, so that one code path serves
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
@@ -27,9 +28,14 @@ class Library:
     version: str
 
     @property
+    def family(self) -> str:
+        """How the library is called in the names of plans: "trt" or "rtx"."""
+        return "rtx" if self.name == RTX else "trt"
+
+    @property
     def short_name(self) -> str:
         """What stands in the names of plans: "trt10.13.2" or "rtx1.7.1"."""
-        return f"{'rtx' if self.name == RTX else 'trt'}{self.version}"
+        return f"{self.family}{self.version}"
 
     def module(self) -> ModuleType:
         """Import it, which takes hundreds of megabytes; raises UnsupportedModelError if that fails."""
@@ -41,14 +47,18 @@ class Library:
             ) from error
 
 
-def installed() -> Library | None:
-    """Return the library that builds plans here, TensorRT itself first; None without either."""
+def all_installed() -> tuple[Library, ...]:
+    """Return the libraries that are here, TensorRT itself first."""
+    found = []
     for name in (TENSORRT, RTX):
-        try:
-            return Library(name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+        with suppress(metadata.PackageNotFoundError):
+            found.append(Library(name, metadata.version(name)))
+    return tuple(found)
+
+
+def installed() -> Library | None:
+    """Return the library that builds plans here; None without either."""
+    return next(iter(all_installed()), None)
 
 
 def needed() -> Library:

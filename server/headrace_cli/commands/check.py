@@ -17,6 +17,7 @@ from headrace_cli.server_options import SECRETS_EPILOG, configured, server_optio
 from headrace_cli.slow import SlowNotice
 from headrace_proto.tensors import datatype_of
 from headrace_server.config import Loaded
+from headrace_server.config_checks import gpu_bounds
 
 if TYPE_CHECKING:
     from headrace_engines.spec import TensorSpec
@@ -63,10 +64,17 @@ def command(
 
 def _checked(loaded: Loaded) -> Checked:
     with needs("cpu"):
+        from headrace_engines.machine import THIS_MACHINE
         from headrace_server.models.check import check
         from headrace_server.models.versions import LoadOptions
     config = loaded.config
-    options = LoadOptions(config.max_batch_size, allow_python=config.allow_python_models)
+    bounds = gpu_bounds(config.cuda_memory_pool_byte_size)
+    THIS_MACHINE.bound_memory(config.pinned_memory_pool_byte_size, bounds)
+    options = LoadOptions(
+        config.max_batch_size,
+        allow_python=config.allow_python_models,
+        replanner=THIS_MACHINE.replanner(config.cache.expanduser()),
+    )
     progress = console.progress()
 
     def tell_slow(what: str) -> None:

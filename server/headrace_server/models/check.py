@@ -153,6 +153,8 @@ class _Check:
             given,
             max_batch_size=self._options.max_batch_size,
             allow_python=self._options.allow_python,
+            machine=self._options.machine,
+            replanner=self._options.replanner,
         )
         engine = loaded.engine
         try:
@@ -164,12 +166,12 @@ class _Check:
                 loaded.artefact,
                 engine.platform,
                 engine.spec,
-                given.settings.instances,
+                sum(loaded.counts),
                 loaded.memory_bytes,
                 loaded.why,
             )
         finally:
-            engine.close()
+            loaded.close()
 
     def _tell(self, folder: Path, problems: Iterable[Problem]) -> None:
         """Note what was not told of the same fields: each version of a model would find it again."""

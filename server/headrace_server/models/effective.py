@@ -14,11 +14,14 @@ from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_platform import BACKENDS, USUAL_FILES
 from headrace_server.models.model_config_tensors import Tensor, data_type_of
 
+Instances = Sequence[tuple[int | None, int]]
+"""How many instances there are on each GPU, by its index; None is the CPU."""
+
 _Tensor = TypeVar("_Tensor", config_pb.ModelInput, config_pb.ModelOutput)
 
 
 def effective(
-    given: GivenConfig, name: str, spec: ModelSpec, platform: str, limits: Limits, instances: int
+    given: GivenConfig, name: str, spec: ModelSpec, platform: str, limits: Limits, instances: Instances
 ) -> bytes:
     """Return the serialised ModelConfig in force: what was given, and what was derived.
 
@@ -37,13 +40,24 @@ def effective(
     del config.input[:], config.output[:], config.instance_group[:]
     config.input.extend(inputs)
     config.output.extend(outputs)
-    config.instance_group.add(name=f"{name}_0", kind=config_pb.ModelInstanceGroup.KIND_CPU, count=instances)
+    _fill_instances(config, instances)
     _fill_scheduling(config, given.settings, spec, limits)
     for sample, warmup in zip(config.model_warmup, given.warmups, strict=True):
         sample.batch_size, sample.count = warmup.rows, warmup.count
     if given.settings.is_decoupled:
         config.model_transaction_policy.decoupled = True
     return config.SerializeToString(deterministic=True)
+
+
+def _fill_instances(config: config_pb.ModelConfig, instances: Instances) -> None:
+    """Name one group for each GPU; the CPU has one."""
+    kinds = config_pb.ModelInstanceGroup
+    for position, (gpu, count) in enumerate(instances):
+        name = f"{config.name}_{position}"
+        if gpu is None:
+            config.instance_group.add(name=name, kind=kinds.KIND_CPU, count=count)
+        else:
+            config.instance_group.add(name=name, kind=kinds.KIND_GPU, count=count, gpus=[gpu])
 
 
 def _fill_version_policy(config: config_pb.ModelConfig, given: GivenConfig) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from headrace_engines import files
 from headrace_engines.declaration import Declaration
 from headrace_engines.errors import ModelFileError
+from headrace_engines.placement import ANYWHERE, Placement
 from headrace_proto.v1.model_config_pb2 import ModelConfig
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
 from headrace_server.models import model_config_platform as platforms
@@ -23,7 +24,7 @@ from headrace_server.models.model_config_fields import refuse_unhonoured
 from headrace_server.models.model_config_json import read_json
 from headrace_server.models.model_config_own import OwnConfig
 from headrace_server.models.model_config_problems import CONFIG_FILE, ConfigError, Findings, Problem
-from headrace_server.models.model_config_scheduling import batching, instances
+from headrace_server.models.model_config_scheduling import batching, placement
 from headrace_server.models.model_config_sequences import sequences
 from headrace_server.models.model_config_tensors import declared, labels
 from headrace_server.models.model_config_text import Document, read_text
@@ -42,6 +43,7 @@ class GivenConfig:
 
     declaration: Declaration = Declaration()
     settings: ModelSettings = DEFAULT_SETTINGS
+    placement: Placement = ANYWHERE
     version_policy: VersionPolicy = VersionPolicy()
     warmups: tuple[Warmup, ...] = ()
     message: ModelConfig = field(default_factory=ModelConfig)
@@ -108,10 +110,11 @@ def _given(document: Document, folder: Path, name: str) -> tuple[GivenConfig, tu
         findings.report("name", f"{config.name!r} came, the folder's name {name!r} is expected")
     declaration = _declaration(config, findings)
     policy = version_policy(config.version_policy, folder, findings)
-    settings = _settings(config, declaration, folder, findings)
+    placed = placement(config.instance_group, findings)
+    settings = replace(_settings(config, declaration, folder, findings), instances=placed.on_cpu)
     samples = warmups(config, folder, findings)
     lines = MappingProxyType(document.lines)
-    given = GivenConfig(declaration, settings, policy, samples, config, document.file, lines)
+    given = GivenConfig(declaration, settings, placed, policy, samples, config, document.file, lines)
     return given, findings.problems
 
 
@@ -127,6 +130,7 @@ def _declaration(config: ModelConfig, findings: Findings) -> Declaration:
         file=platforms.file_name(config, named, findings),
         platform=named,
         is_decoupled=config.model_transaction_policy.decoupled,
+        cuda_graphs=config.optimization.cuda.graphs or not config.optimization.HasField("cuda"),
         parameters=platforms.parameters(config, named, findings),
     )
 
@@ -136,7 +140,6 @@ def _settings(
 ) -> ModelSettings:
     return replace(
         batching(config, findings),
-        instances=instances(config.instance_group, findings),
         is_decoupled=declaration.is_decoupled,
         labels=labels(config.output, folder, findings),
         sequences=sequences(config, findings),

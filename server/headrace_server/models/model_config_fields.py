@@ -23,7 +23,7 @@ HONOURED: Final = frozenset(
             "latest", "latest.num_versions", "all", "specific", "specific.versions")),
         *(f"input.{name}" for name in ("name", "data_type", "format", "dims", "reshape.shape", "optional")),
         *(f"output.{name}" for name in ("name", "data_type", "dims", "reshape.shape", "label_filename")),
-        *(f"instance_group.{name}" for name in ("name", "kind", "count")),
+        *(f"instance_group.{name}" for name in ("name", "kind", "count", "gpus")),
         "dynamic_batching",
         *(f"dynamic_batching.{name}" for name in (
             "preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "priority_levels",
@@ -41,18 +41,19 @@ HONOURED: Final = frozenset(
         *(f"model_warmup.{name}" for name in ("name", "batch_size", "count")),
         *(f"model_warmup.inputs.{name}" for name in (
             "data_type", "dims", "zero_data", "random_data", "input_data_file")),
+        "optimization.cuda.graphs", "optimization.cuda.output_copy_stream",
         "optimization.input_pinned_memory.enable", "optimization.output_pinned_memory.enable",
     )
 )  # fmt: skip
-"""Paths without places in lists and keys of maps. Pinned memory is how tensors travel to a GPU: a model on
-the CPU has no such way, so whatever is said of it holds."""
+"""Paths without places in lists and keys of maps. Pinned memory and CUDA's graphs are of GPUs: on the CPU
+whatever is said of them holds."""
 
 _ENCLOSING: Final = frozenset(
     path[:end] for path in HONOURED for end, letter in enumerate(path) if letter == "."
 )
 """What holds a field that is honoured."""
 
-_ON_CPU: Final = "models run on the CPU here: remove it"
+_GPU_ITSELF: Final = "TensorRT, or ONNX Runtime with CUDA, runs the model on a GPU: remove it"
 _HINTS: Final = {
     "runtime": "name what runs the model by `backend`",
     "input.is_shape_tensor": "shape tensors belong to TensorRT: remove it",
@@ -64,23 +65,24 @@ _HINTS: Final = {
     "batch_output": "a Python model can split such an output itself",
     "optimization.graph": "ONNX Runtime optimises graphs as far as it can: remove it",
     "optimization.priority": "all models have the same priority: remove it",
-    "optimization.cuda": _ON_CPU,
-    "optimization.execution_accelerators.gpu_execution_accelerator": _ON_CPU,
+    "optimization.cuda.busy_wait_events": "whoever waits for the GPU sleeps: remove it",
+    "optimization.cuda.graph_spec": "graphs are captured for the batch sizes that are executed: remove it",
+    "optimization.execution_accelerators": _GPU_ITSELF,
+    "optimization.execution_accelerators.gpu_execution_accelerator": _GPU_ITSELF,
     "optimization.execution_accelerators.cpu_execution_accelerator": "ONNX Runtime's own kernels for the "
     "CPU run the model: remove it; `headrace build` can make the model faster",
-    "optimization.gather_kernel_buffer_threshold": _ON_CPU,
+    "optimization.gather_kernel_buffer_threshold": "batches are gathered in pinned memory: remove it",
     "optimization.eager_batching": "batches are assembled when the engine is free: remove it",
     "sequence_batching.oldest": "use the strategy `direct`",
     "sequence_batching.state": "keep the state in a Python model, between its calls",
     "sequence_batching.iterative_sequence": "send each step as a request of the sequence",
     "ensemble_scheduling": "call the models one after the other, or put the steps into a Python model",
-    "instance_group.gpus": _ON_CPU,
     "instance_group.rate_limiter": "instances are not limited: remove it",
-    "instance_group.secondary_devices": _ON_CPU,
-    "instance_group.profile": "profiles belong to TensorRT: remove it",
+    "instance_group.secondary_devices": "instances run on GPUs or on the CPU alone: remove it",
+    "instance_group.profile": "the profile is chosen by the size of each batch: remove it",
     "instance_group.passive": "every instance takes requests: remove the group",
     "instance_group.host_policy": "bind the server's process instead, with taskset or numactl",
-    "cc_model_filenames": _ON_CPU,
+    "cc_model_filenames": "a plan says itself for which GPUs it is, and is rebuilt for others: remove it",
     "model_operations": "operators of one's own cannot be loaded: export the model without them",
     "model_repository_agents": "put the model's files into the repository as they are to be served",
     "response_cache": "answers are not cached: say `enable: false`, or remove it",

@@ -53,8 +53,7 @@ def platform(config: ModelConfig, findings: Findings) -> str:
 def _named(field: str, name: str, known: Mapping[str, str], findings: Findings) -> str:
     if not name or name in known:
         return known.get(name, "")
-    served = [other for other in known if known[other] != TENSORRT]
-    hint = _UNSUPPORTED.get(name) or did_you_mean(name, known) or f"there are: {', '.join(served)}"
+    hint = _UNSUPPORTED.get(name) or did_you_mean(name, known) or f"there are: {', '.join(known)}"
     findings.report(field, f"{name} is not supported", hint)
     return ""
 

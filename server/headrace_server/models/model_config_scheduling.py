@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
+from headrace_engines.placement import ANYWHERE, Group, Kind, Placement
 from headrace_proto.v1 import model_config_pb2 as config_pb
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings, QueuePolicy, TimeoutAction
 from headrace_server.models.model_config_problems import Findings
@@ -15,6 +16,7 @@ MOST_MICROSECONDS: Final = 366 * 24 * 3600 * 1_000_000
 
 _MOST_INSTANCES: Final = 256
 _MOST_LEVELS: Final = 1000
+_KINDS: Final = config_pb.ModelInstanceGroup
 _ACTIONS: Final = {
     config_pb.ModelQueuePolicy.REJECT: TimeoutAction.REJECT,
     config_pb.ModelQueuePolicy.DELAY: TimeoutAction.DELAY,
@@ -83,17 +85,44 @@ def _policy(policy: config_pb.ModelQueuePolicy, path: str, findings: Findings) -
     )
 
 
-def instances(groups: Sequence[config_pb.ModelInstanceGroup], findings: Findings) -> int:
-    """Return how many instances execute the model: those of all groups."""
+def placement(groups: Sequence[config_pb.ModelInstanceGroup], findings: Findings) -> Placement:
+    """Return where how many instances execute the model: those of all groups.
+
+    They are either all on GPUs or all on the CPU, which a program's are that chooses for itself.
+    """
     total = 0
     for position, group in enumerate(groups):
         path = f"instance_group[{position}]"
         count = group.count if f"{path}.count" in findings else 1
         if count < 1:
             findings.report(f"{path}.count", f"{count} came, 1 or more expected")
-        if group.kind == config_pb.ModelInstanceGroup.KIND_GPU:
-            findings.report(f"{path}.kind", "there is no GPU to run on", "write KIND_CPU or KIND_AUTO")
-        total += max(1, count)
+        _check_gpus(group, f"{path}.gpus", findings)
+        total += max(1, count) * max(1, len(group.gpus))
     if total > _MOST_INSTANCES:
         findings.report("instance_group", f"{total} instances were asked for, the most is {_MOST_INSTANCES}")
-    return max(1, total)
+    return Placement(
+        _kind(groups, findings),
+        tuple(Group(max(1, group.count), tuple(group.gpus)) for group in groups) or ANYWHERE.groups,
+    )
+
+
+def _check_gpus(group: config_pb.ModelInstanceGroup, path: str, findings: Findings) -> None:
+    if group.gpus and group.kind in (_KINDS.KIND_CPU, _KINDS.KIND_MODEL):
+        text = f"instances of {_KINDS.Kind.Name(group.kind)} run on no GPU"
+        findings.report(path, text, "remove it, or write KIND_GPU")
+    for gpu in group.gpus:
+        if gpu < 0:
+            findings.report(path, f"{gpu} is no GPU: they are counted from 0")
+    if len({*group.gpus}) < len(group.gpus):
+        findings.report(path, f"{list(group.gpus)} names a GPU twice", "say `count` for more instances there")
+
+
+def _kind(groups: Sequence[config_pb.ModelInstanceGroup], findings: Findings) -> Kind:
+    kinds = [group.kind for group in groups]
+    if _KINDS.KIND_GPU not in kinds:
+        return Kind.CPU if {_KINDS.KIND_CPU, _KINDS.KIND_MODEL} & {*kinds} else Kind.AUTO
+    for position, kind in enumerate(kinds):
+        if kind in (_KINDS.KIND_CPU, _KINDS.KIND_MODEL):
+            text = "another group is of KIND_GPU, and a model runs either on GPUs or on the CPU"
+            findings.report(f"instance_group[{position}].kind", text, "serve it under two names")
+    return Kind.GPU

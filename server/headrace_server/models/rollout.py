@@ -23,6 +23,7 @@ from headrace_server.models import long_loads
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.plan import PlanError, Source
+from headrace_server.models.rebuilds import Rebuilds
 from headrace_server.models.versions import LoadOptions, Version, open_version
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Rollout:
         self._draining: set[Version] = set()
         self._loading = 0
         self._closing = False
+        self._rebuilds = Rebuilds(options.replanner, self.renew) if options.replanner else None
 
     def apply(
         self,
@@ -99,7 +101,28 @@ class Rollout:
             self._swap(name, serving, failures, loaded)
             if wanted:
                 give_back()
+            if self._rebuilds is not None:
+                for version in opened.values():
+                    self._rebuilds.ask(version)
             return failures
+
+    def renew(self, name: str, version: Version) -> None:
+        """Load a version again from the same files, since there is something better to serve it with.
+
+        Nothing is done if it serves no more, or its files are others by now; a failure leaves it serving.
+        Raises ShuttingDown if the end of the server comes between.
+        """
+        with self._turn(name, always), _held(self._places, name, always):
+            standing = self._serving.get(name, {})
+            source = version.again() if standing.get(version.number) is version else None
+            if source is None:
+                return
+            outcome = self._load(name, source)
+            if isinstance(outcome, Version):
+                self._swap(name, {**standing, version.number: outcome}, {})
+                give_back()
+            else:
+                _logger.error("model %s version %d serves as before: %s", name, version.number, outcome)
 
     def withdraw(self, name: str, is_wanted: IsWanted = always) -> list[threading.Thread]:
         """Let no version of the model answer; return the threads that end with its last answers.
@@ -124,6 +147,8 @@ class Rollout:
     def close(self, timeout_seconds: float) -> bool:
         """Execute what was accepted, then close every engine; return whether nothing goes on in the end."""
         give_up = time.monotonic() + timeout_seconds
+        if self._rebuilds is not None:
+            self._rebuilds.close()
         with self._lock:
             self._closing = True
             versions = [version for one in self._serving.values() for version in one.values()]
@@ -163,6 +188,7 @@ class Rollout:
             if isinstance(outcome, Version):
                 opened[source.number] = outcome
             else:
+                _logger.error("model %s version %d is not served: %s", name, source.number, outcome)
                 failures[source.number] = outcome
         return opened, failures
 
@@ -183,9 +209,7 @@ class Rollout:
         finally:
             with self._lock:
                 self._loading -= 1
-        reason = printable(reason)
-        _logger.error("model %s version %d is not served: %s", name, source.number, reason)
-        return reason
+        return printable(reason)
 
     def _swap(
         self,

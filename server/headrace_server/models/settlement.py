@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeclarationError, Difference
 from headrace_engines.load import Loaded, load
+from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 from headrace_engines.steps import StepEngine
 from headrace_proto.tensors import datatype_of
@@ -20,9 +22,18 @@ from headrace_server.models.model_config_problems import ConfigError, Findings, 
 from headrace_server.models.model_config_tensors import Tensor
 from headrace_server.models.model_config_warmup import Warmup, WarmupInput
 
+if TYPE_CHECKING:
+    from headrace_engines.replan import Replanner
+
 
 def load_declared(
-    folder: Path, given: GivenConfig, *, max_batch_size: int, allow_python: bool = False
+    folder: Path,
+    given: GivenConfig,
+    *,
+    max_batch_size: int,
+    allow_python: bool = False,
+    machine: Machine = THIS_MACHINE,
+    replanner: Replanner | None = None,
 ) -> Loaded:
     """Load a version as `headrace_engines.load` does; where the model is not as declared, tell the lines.
 
@@ -34,6 +45,9 @@ def load_declared(
             max_batch_size=max_batch_size,
             declaration=given.declaration,
             allow_python=allow_python,
+            placement=given.placement,
+            machine=machine,
+            rebuilt=replanner.rebuilt if replanner else None,
         )
     except DeclarationError as error:
         findings = Findings(given.file, given.lines)
@@ -62,6 +76,7 @@ def settle(given: GivenConfig, engine: Engine | StepEngine) -> GivenConfig:
     settings = _settled(given.settings, given, engine, findings)
     _check_sequences(settings, engine, findings)
     _check_kinds(given.message, engine, findings)
+    _check_pinned(given.message, engine, findings)
     if not given.declaration.platform and not isinstance(engine, StepEngine):
         refuse_options(given.message, findings)
     for position, sample in enumerate(given.warmups):
@@ -99,10 +114,24 @@ def _check_sequences(settings: ModelSettings, engine: Engine | StepEngine, findi
 
 
 def _check_kinds(config: config_pb.ModelConfig, engine: Engine | StepEngine, findings: Findings) -> None:
+    is_program = isinstance(engine, StepEngine)
     for position, group in enumerate(config.instance_group):
-        if group.kind == config_pb.ModelInstanceGroup.KIND_MODEL and not isinstance(engine, StepEngine):
-            text = "only a Python model chooses for itself where it runs"
-            findings.report(f"instance_group[{position}].kind", text, "write KIND_CPU")
+        path = f"instance_group[{position}].kind"
+        if group.kind == config_pb.ModelInstanceGroup.KIND_MODEL and not is_program:
+            findings.report(path, "only a Python model chooses for itself where it runs", "write KIND_CPU")
+        elif group.kind == config_pb.ModelInstanceGroup.KIND_GPU and is_program:
+            findings.report(path, "a Python model chooses for itself where it runs", "write KIND_MODEL")
+
+
+def _check_pinned(config: config_pb.ModelConfig, engine: Engine | StepEngine, findings: Findings) -> None:
+    """Report it where tensors are not to travel to a GPU as they do."""
+    if isinstance(engine, StepEngine) or engine.device is None:
+        return
+    for field in ("input_pinned_memory", "output_pinned_memory"):
+        if config.optimization.HasField(field) and not getattr(config.optimization, field).enable:
+            findings.report(
+                f"optimization.{field}", "tensors reach the GPU through pinned memory", "remove it"
+            )
 
 
 def _check_sample(sample: Warmup, path: str, spec: ModelSpec, findings: Findings) -> None:

@@ -7,17 +7,24 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from headrace_engines.engine import Engine
+from headrace_engines.load import Loaded
+from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.memory import staging_bytes
 from headrace_engines.steps import StepEngine
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.workers import EngineWorker, worker_for
 from headrace_server.models.effective import effective
+from headrace_server.models.layout import read_model
 from headrace_server.models.plan import Origin, Source
 from headrace_server.models.settlement import load_declared, settle
 from headrace_server.models.warmup import warm_up
+
+if TYPE_CHECKING:
+    from headrace_engines.plan_order import PlanOrder
+    from headrace_engines.replan import Replanner
 
 _logger = logging.getLogger(__name__)
 
@@ -31,18 +38,37 @@ class LoadOptions:
     max_batch_size: int = 64
     limits: Limits = Limits()
     allow_python: bool = False
+    machine: Machine = THIS_MACHINE
+    replanner: Replanner | None = None
+    """Builds plans that fit this machine, where none does."""
 
 
 class Version:
     """A version that is served: its model, and the threads that execute it."""
 
-    def __init__(self, source: Source, model: Model, workers: list[EngineWorker]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        model: Model,
+        workers: list[EngineWorker],
+        rebuilds: tuple[PlanOrder, ...] = (),
+    ) -> None:
+        """`rebuilds` are plans that would serve better and can be built, best first."""
         self.number = source.number
         self.model = model
+        self.rebuilds = rebuilds
         self._source: Source | None = source
         self._workers = workers
         for worker in workers:
             worker.start()
+
+    def again(self) -> Source | None:
+        """Return what the version was loaded from, if the files there are still the same."""
+        source = self._source
+        if source is None or not self.is_from(source.origin):
+            return None
+        found = read_model(self.model.facts.name, source.folder.parent).versions.get(source.number)
+        return source if found is not None and found.stamp == source.origin.version else None
 
     def is_from(self, origin: Origin) -> bool:
         """Whether this is what would be loaded from there, and still answers."""
@@ -75,13 +101,15 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
         given,
         max_batch_size=options.max_batch_size,
         allow_python=options.allow_python and source.upload is None,
+        machine=options.machine,
+        replanner=options.replanner,
     )
     for line in loaded.why:
         _logger.info("model %s version %s: %s", name, version, line)
     with ExitStack() as unfinished:
-        unfinished.callback(loaded.engine.close)
+        unfinished.callback(loaded.close)
         given = settle(given, loaded.engine)
-        engines = _instances(loaded.engine, given.settings.instances, unfinished)
+        engines = _instances(loaded, unfinished)
         for engine in engines:
             warm_up(engine, given.warmups, given.settings.sequences)
         spec, platform = loaded.engine.spec, loaded.engine.platform
@@ -92,21 +120,23 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
             platform,
             options.limits,
             on_lost,
-            settings=replace(given.settings, why_alone=loaded.why_alone),
-            config=effective(given, name, spec, platform, options.limits, len(engines)),
-            memory_bytes=loaded.memory_bytes + (len(engines) - 1) * staging_bytes(spec),
+            settings=replace(given.settings, why_alone=loaded.why_alone, instances=len(engines)),
+            config=effective(given, name, spec, platform, options.limits, loaded.places),
+            memory_bytes=loaded.memory_bytes + (len(engines) - len(loaded.engines)) * staging_bytes(spec),
         )
         workers = [worker_for(model, engine, instance) for instance, engine in enumerate(engines)]
         unfinished.pop_all()
     model.load_seconds = time.monotonic() - begun
     _logger.info("model %s version %s is ready after %.2f s", name, version, model.load_seconds)
-    return Version(source, model, workers)
+    return Version(source, model, workers, loaded.rebuilds)
 
 
-def _instances(engine: AnyEngine, count: int, unfinished: ExitStack) -> list[AnyEngine]:
-    """Return the engine and its replicas, which `unfinished` closes if something fails on the way."""
-    engines = [engine]
-    for _ in range(count - 1):
-        engines.append(engine.replicate())
-        unfinished.callback(engines[-1].close)
+def _instances(loaded: Loaded, unfinished: ExitStack) -> list[AnyEngine]:
+    """Return the engines and their replicas, which `unfinished` closes if something fails on the way."""
+    engines: list[AnyEngine] = []
+    for engine, count in zip(loaded.engines, loaded.counts, strict=True):
+        engines.append(engine)
+        for _ in range(count - 1):
+            engines.append(engine.replicate())
+            unfinished.callback(engines[-1].close)
     return engines

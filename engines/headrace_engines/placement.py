@@ -1,0 +1,75 @@
+"""Where the instances of a model are to run, and where they can, with the GPUs that there are."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace_engines.errors import DeclarationError, Difference
+
+
+class Kind(enum.Enum):
+    """What instances run on."""
+
+    AUTO = "auto"
+    """GPUs where there are some that can, else the CPU."""
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`count` instances on the CPU, or on each of `gpus`; without any named, on every GPU that there is."""
+
+    count: int = 1
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was said of a model's instances: all of them run on GPUs, or all on the CPU."""
+
+    kind: Kind = Kind.AUTO
+    groups: tuple[Group, ...] = (Group(),)
+
+    @property
+    def on_cpu(self) -> int:
+        """How many instances there are if they run on the CPU."""
+        return sum(group.count for group in self.groups)
+
+    def on_gpus(self, there: Collection[int], why_none: str) -> Mapping[int, int]:
+        """Return how many instances run on each GPU, in the order of the GPUs; none: they run on the CPU.
+
+        `there` are the GPUs of this machine; `why_none` says why there is none. Raises DeclarationError
+        where GPUs were asked for that are not there.
+        """
+        if self.kind is Kind.CPU:
+            return {}
+        missing = self._missing(there, why_none)
+        if missing and self.kind is Kind.GPU:
+            raise DeclarationError(missing)
+        if missing:
+            return {}
+        counts = dict.fromkeys(sorted(there), 0)
+        for group in self.groups:
+            for gpu in group.gpus or counts:
+                counts[gpu] += group.count
+        return {gpu: count for gpu, count in counts.items() if count}
+
+    def _missing(self, there: Collection[int], why_none: str) -> list[Difference]:
+        """Return what is in the way of running on GPUs."""
+        if not there:
+            text = f"there is no GPU to run on ({why_none}); write KIND_CPU or KIND_AUTO"
+            return [Difference("instance_group[0].kind", text)]
+        named = " and ".join(map(str, sorted(there)))
+        return [
+            Difference(f"instance_group[{position}].gpus", f"there is no GPU {gpu}: there are {named}")
+            for position, group in enumerate(self.groups)
+            for gpu in group.gpus
+            if gpu not in there
+        ]
+
+
+ANYWHERE: Final = Placement()
