@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bench.gpu_check import networks
 from bench.gpu_check.cases import NETWORKS, RECIPES, ROWS, SIZES, model_name
@@ -103,8 +104,10 @@ def _network(network: Network, folder: Path) -> tuple[onnx.ModelProto, NDArray[n
     images, labels = _digits(network.shape)
     np.savez_compressed(folder / ROWS, rows=images[:_HELD_OUT], labels=labels[:_HELD_OUT])
     train = slice(_HELD_OUT, None)
-    trained = _mlp if len(network.shape) == 1 else _cnn
-    return trained(network, images[train], labels[train]), images[train][:_CALIBRATION_ROWS]
+    make_model = _mlp if len(network.shape) == 1 else _cnn
+    with threadpool_limits(1):  # so small are the matrices that more threads only wait for each other
+        model = make_model(network, images[train], labels[train])
+    return model, images[train][:_CALIBRATION_ROWS]
 
 
 def _digits(shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -119,7 +122,7 @@ def _mlp(network: Network, images: NDArray[np.float32], labels: NDArray[np.int64
     from sklearn.neural_network import MLPClassifier
 
     hidden = network.widths[1:-1]
-    trained = MLPClassifier(hidden, max_iter=60, tol=1e-3, random_state=0).fit(images, labels)
+    trained = MLPClassifier(hidden, max_iter=200, tol=1e-3, random_state=0).fit(images, labels)
     return networks.perceptron(trained.coefs_, trained.intercepts_)
 
 
