@@ -13,9 +13,9 @@ import grpc
 import pytest
 from gated_server import Gated, answered, expected, gated, rows
 from hosted_server import eventually
+from metrics_pages import Page
 from model_folders import put
 from onnx_models import Models
-from prometheus_client.parser import text_string_to_metric_families
 from repositories import explicit
 from request_streams import closed
 from scripted_engines import Arrays, Gate, Shelf, rows_spec
@@ -57,37 +57,14 @@ GAUGES = {
     "headrace_in_flight_bytes", "headrace_build_info",
     "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds",
 }  # fmt: skip
-
-
-class Page:
-    """One scrape, as a parser reads it; `names` are those that stand in the text."""
-
-    def __init__(self, text: str) -> None:
-        families = list(text_string_to_metric_families(text))
-        lines = [line for line in text.splitlines() if not line.startswith("#")]
-        self.names = {line.replace("{", " ").split(" ", 1)[0] for line in lines}
-        self.kinds = {family.name: family.type for family in families}
-        self.helps = {family.name: family.documentation for family in families}
-        self._samples = [
-            sample if sample.name in self.names else sample._replace(name=sample.name.removesuffix("_total"))
-            for family in families  # the parser gives every counter this ending
-            for sample in family.samples
-        ]
-
-    def values(self, name: str, **labels: str) -> list[float]:
-        """Return the samples of this name that have these labels, in their order."""
-        wanted = labels.items()
-        return [one.value for one in self._samples if one.name == name and wanted <= one.labels.items()]
-
-    def value(self, name: str, **labels: str) -> float:
-        """Return the only such sample."""
-        (value,) = self.values(name, **labels)
-        return value
-
-    def failures(self) -> dict[str, int]:
-        """Return the failures that there were, by reason."""
-        found = [one for one in self._samples if one.name == "nv_inference_request_failure"]
-        return {one.labels["reason"]: int(one.value) for one in found if one.value}
+OF_GPUS = {
+    "nv_gpu_utilization", "nv_gpu_memory_total_bytes", "nv_gpu_memory_used_bytes", "nv_gpu_power_usage",
+    "headrace_gpu_temperature_celsius", "headrace_gpu_uncorrected_ecc_errors",
+}  # fmt: skip
+ON_GPUS = {
+    "headrace_gpu_exec_count", "headrace_gpu_copy_in_duration_us", "headrace_gpu_compute_duration_us",
+    "headrace_gpu_copy_out_duration_us",
+}  # fmt: skip
 
 
 @contextmanager
@@ -320,11 +297,26 @@ def test_a_server_without_models_tells_of_itself() -> None:
     assert page.value("headrace_build_info") == 1
 
 
+def test_models_that_a_gpu_told_its_times_of_tell_them_and_others_have_no_such_series() -> None:
+    models = [Model(name, "1", rows_spec(), "scripted", Limits()) for name in ("on_gpu", "on_cpu")]
+    models[0].count(lambda statistics: statistics.on_device.add(2, 1000, 30_000, 500))
+    page = Page(render(model_metrics(models)).decode())
+    assert {page.kinds[name] for name in ON_GPUS} == {"counter"}
+    assert {name: page.values(name) for name in ON_GPUS} == {
+        "headrace_gpu_exec_count": [2],
+        "headrace_gpu_copy_in_duration_us": [2],
+        "headrace_gpu_compute_duration_us": [60],
+        "headrace_gpu_copy_out_duration_us": [1],
+    }
+    assert page.value("headrace_gpu_exec_count", model="on_gpu", version="1") == 2
+
+
 def test_the_documentation_names_every_series_and_no_other() -> None:
     told = set(re.findall(r"\b((?:nv|headrace)_[a-z_]+)\b", DOCUMENTATION.read_text(encoding="utf-8")))
     told = {name.removesuffix("_bucket") for name in told}
     served = TRITON_COUNTERS | TRITON_GAUGES | HISTOGRAMS | GAUGES
-    assert told == {name for name in served if name.startswith(("nv_", "headrace_"))}
+    served = {name for name in served if name.startswith(("nv_", "headrace_"))}
+    assert told == served | OF_GPUS | ON_GPUS
     with gated(open_gate()) as one, metered(one) as url:
         page = scrape(url)
-    assert {name for name in page.kinds if name.startswith(("nv_", "headrace_"))} == told
+    assert {name for name in page.kinds if name.startswith(("nv_", "headrace_"))} == served

@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: the models, the transport, this process, and the machine."""
+"""The page that Prometheus scrapes: the models, the transport, this process, the machine and its GPUs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prometheus_client import Metric, ProcessCollector
 from headrace_server.core.catalogue import Catalogue, ModelState
 from headrace_server.core.service import Service
 from headrace_server.telemetry.exposition import render
+from headrace_server.telemetry.gpus import Gpus
 from headrace_server.telemetry.machine import PROC, Processors, memory_bytes
 from headrace_server.telemetry.model_metrics import model_metrics
 
@@ -43,19 +44,28 @@ class Traffic(Protocol):
 class Metrics:
     """Reads everything when it is asked for, and nothing in between."""
 
-    def __init__(self, catalogue: Catalogue, service: Service, traffic: Traffic, version: str) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        service: Service,
+        traffic: Traffic,
+        version: str,
+        gpus: Gpus | None = None,
+    ) -> None:
         self._catalogue = catalogue
         self._service = service
         self._traffic = traffic
         self._version = version
+        self._gpus = gpus
         self._process = ProcessCollector(registry=None)
         self._processors = Processors() if PROC.is_dir() else None
         self._lock = threading.Lock()
 
     def page(self) -> bytes:
         """Return all series as text. Any thread may ask."""
+        gpus = [] if self._gpus is None else list(self._gpus.metrics())  # which may take its time
         with self._lock:
-            return render(self._metrics())
+            return render((*self._metrics(), *gpus))
 
     def _metrics(self) -> Iterator[Metric]:
         yield from model_metrics(self._catalogue.ready())

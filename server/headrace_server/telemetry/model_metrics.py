@@ -74,6 +74,28 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
         lambda of: of.compute_output.ns / 1000,
     ),
 )
+_ON_GPU: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
+    (
+        "headrace_gpu_exec_count",
+        "Executions that a GPU told its times of",
+        lambda of: of.on_device.count,
+    ),
+    (
+        "headrace_gpu_copy_in_duration_us",
+        "Microseconds of copying to the GPU, summed over these executions",
+        lambda of: of.on_device.input_ns / 1000,
+    ),
+    (
+        "headrace_gpu_compute_duration_us",
+        "Microseconds of computing on the GPU, summed over these executions",
+        lambda of: of.on_device.infer_ns / 1000,
+    ),
+    (
+        "headrace_gpu_copy_out_duration_us",
+        "Microseconds of copying from the GPU, summed over these executions",
+        lambda of: of.on_device.output_ns / 1000,
+    ),
+)
 _FAILURES: Final = (
     "nv_inference_request_failure",
     "Requests that were not: REJECTED, the queue was full or the deadline passed; CANCELED, the caller left "
@@ -130,6 +152,9 @@ def model_metrics(models: Sequence[Model]) -> Iterator[Metric]:
     readings = [_Reading(_labels(model), model, model.snapshot()) for model in models]
     for name, text, count in _COUNTERS:
         yield _plain(name, text, "counter", [(of.labels, count(of.statistics)) for of in readings])
+    on_gpu = [of for of in readings if of.statistics.on_device.count]
+    for name, text, count in _ON_GPU:
+        yield _plain(name, text, "counter", [(of.labels, count(of.statistics)) for of in on_gpu])
     failures = [
         ({**of.labels, "reason": reason.value}, count)
         for of in readings
