@@ -19,6 +19,7 @@ from headrace_engines.plans.faults import ParserComplaint, build_failure, parse_
 from headrace_engines.plans.nvidia import Library
 from headrace_engines.plans.settings import PlanSettings, batch_ranges
 from headrace_engines.progress import Progress
+from headrace_engines.runtime.tensorrt.logger import collected, logger_of
 
 _log = logging.getLogger(__name__)
 
@@ -73,13 +74,12 @@ def build_plan(
 
 
 class _Build:
-    """One build: the library's objects, and what it said meanwhile."""
+    """One build: the library's objects."""
 
     def __init__(self, tensorrt: Any, settings: PlanSettings, progress: Progress) -> None:
         self._tensorrt = tensorrt
         self._settings = settings
-        self._errors: list[str] = []
-        self._logger = _logger(tensorrt, self._errors)
+        self._logger = logger_of(tensorrt)
         self._monitor = _monitor(tensorrt, progress)
         self._builder = tensorrt.Builder(self._logger)
 
@@ -87,7 +87,9 @@ class _Build:
         flags = self._tensorrt.NetworkDefinitionCreationFlag
         network = self._builder.create_network(1 << int(flags.STRONGLY_TYPED))
         parser = self._tensorrt.OnnxParser(network, self._logger)
-        if not parser.parse_from_file(str(model)):
+        with collected():  # the parser keeps its own
+            is_parsed = parser.parse_from_file(str(model))
+        if not is_parsed:
             errors = [parser.get_error(at) for at in range(parser.num_errors)]
             complaints = [
                 ParserComplaint(error.node_name(), error.node_operator(), error.desc()) for error in errors
@@ -102,9 +104,10 @@ class _Build:
             config.add_optimization_profile(self._profile(network, batches))
         if timing_cache:
             config.set_timing_cache(config.create_timing_cache(_read(timing_cache)), ignore_mismatch=False)
-        serialized = self._builder.build_serialized_network(network, config)
+        with collected() as said:
+            serialized = self._builder.build_serialized_network(network, config)
         if serialized is None:
-            raise UnsupportedModelError(build_failure(self._errors))
+            raise UnsupportedModelError(build_failure(said))
         if timing_cache:
             _keep(timing_cache, bytes(config.get_timing_cache().serialize()))
         return bytes(serialized)
@@ -157,30 +160,6 @@ def _keep(cache: Path, content: bytes) -> None:
         written.replace(cache)
     except OSError as error:
         _log.warning("%s: what TensorRT measured is not kept: %s", cache, error)
-
-
-def _logger(tensorrt: Any, errors: list[str]) -> Any:
-    """Return a logger of the library's kind that writes into Python's, and keeps the errors."""
-    levels = {
-        tensorrt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        tensorrt.ILogger.Severity.ERROR: logging.ERROR,
-        tensorrt.ILogger.Severity.WARNING: logging.WARNING,
-        tensorrt.ILogger.Severity.INFO: logging.DEBUG,
-        tensorrt.ILogger.Severity.VERBOSE: logging.DEBUG,
-    }
-
-    class Logger(tensorrt.ILogger):  # type: ignore[misc]  # the library has no types
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if levels[severity] >= logging.ERROR:
-                errors.append(message)  # told by the exception that follows
-                _log.debug("%s", message)
-            else:
-                _log.log(levels[severity], "%s", message)
-
-    return Logger()
 
 
 def _monitor(tensorrt: Any, progress: Progress) -> Any:

@@ -1,0 +1,62 @@
+"""What one engine holds in a GPU's context: memory, streams, events, graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from headrace_engines.runtime.cuda.context import Gpu
+from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, Stream
+
+_log = logging.getLogger(__name__)
+
+
+class Holdings:
+    """Gives back what it made, the last first. Every call is made inside `Gpu.use`.
+
+    With its context all of it goes, and then nothing is to be given back.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._given: list[Callable[[Driver], None]] = []
+
+    def memory(self, size_bytes: int) -> int:
+        """Return the address of memory on the GPU. Raises MemoryExhausted."""
+        address = self._gpu.allocate(max(size_bytes, 1))
+        self._given.append(lambda driver: self._gpu.free(address))
+        return address
+
+    def pinned(self, size_bytes: int) -> Bytes:
+        """Return pinned memory of the host. Raises MemoryExhausted."""
+        memory = self._gpu.allocate_pinned(max(size_bytes, 1))
+        self._given.append(lambda driver: self._gpu.free_pinned(memory))
+        return memory[:size_bytes]
+
+    def stream(self, driver: Driver) -> Stream:
+        """Return a stream."""
+        stream = driver.stream()
+        self._given.append(lambda driver: driver.destroy_stream(stream))
+        return stream
+
+    def event(self, driver: Driver) -> Any:
+        """Return an event."""
+        event = driver.event()
+        self._given.append(lambda driver: driver.destroy_event(event))
+        return event
+
+    def graph(self, graph: Any) -> Any:
+        """Take over a graph."""
+        self._given.append(lambda driver: driver.destroy_graph(graph))
+        return graph
+
+    def close(self, driver: Driver) -> None:
+        """Give everything back. Raises CudaError if the context or the device has gone, and all with it."""
+        while self._given:
+            try:
+                self._given.pop()(driver)
+            except CudaError as error:
+                if error.fault not in (Fault.CALL, Fault.MEMORY):
+                    raise
+                _log.warning("something that was held on the GPU could not be given back: %s", error)

@@ -1,0 +1,282 @@
+"""What engines on a GPU share: two batches in flight, fixed batch sizes, a fresh start in another context.
+
+An engine says what it computes (`Computing`); everything around it stands here. A batch runs at the next
+size that the engine was made ready for: what pads it is computed and not answered.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import dataclasses
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.engine import DeviceSide, DeviceTimes
+from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError
+from headrace_engines.runtime.cuda.context import Gpu
+from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.staging import Staging
+from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+SLOTS: Final = 2
+"""One batch computes while another is copied."""
+
+Arrays = tuple[NDArray[Any], ...]
+
+
+class Computing(Protocol):
+    """What one engine has of its library in one context of the GPU. No call is made inside `Gpu.use`."""
+
+    def open(self, generation: int) -> tuple[int, ...]:
+        """Make everything ready in this generation of the context, and return the batch sizes, ascending.
+
+        Each has been executed once; without staging there are none. Raises EngineError, and is closed then.
+        """
+
+    def enqueue(self, driver: Driver, slot: int, size: int) -> None:
+        """Put a batch of this size, in the slot's buffers, into the staging's computing stream.
+
+        The one call that is made inside `Gpu.use`. Raises ExecutionError in the library's words.
+        """
+
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
+        """Execute arrays of a model that is not staged; they have the spec's dtypes and dims."""
+
+    def close(self) -> None:
+        """Give back what the library holds. Raises EngineSpoilt or DeviceError if that has gone."""
+
+    def abandon(self) -> None:
+        """Forget what the library holds in a context that is gone, and have it free nothing there."""
+
+
+class StagedEngine(ABC):
+    """An engine on a GPU; it is its own device side."""
+
+    computes_on_caller = False
+
+    def __init__(self, gpu: Gpu, spec: ModelSpec) -> None:
+        """Take over the GPU, to be closed with the engine; `_begin` makes that ready to compute.
+
+        `spec` has the tensors and the largest batch, and gets the batch sizes.
+        """
+        self.spec = spec
+        self.slots = SLOTS if spec.is_staged else 1
+        self._gpu = gpu
+        self._generation = 0
+        self._holdings: Holdings | None = None
+        self._staging: Staging | None = None
+        self._computing: Computing | None = None
+
+    @abstractmethod
+    def _made(self, holdings: Holdings, staging: Staging | None) -> Computing:
+        """Return what computes in the context of the holdings, not open yet; None stages nothing."""
+
+    @property
+    def device(self) -> DeviceSide:
+        """What it has besides, being on a GPU."""
+        return self
+
+    @property
+    def gpu(self) -> int:
+        """The index of its GPU."""
+        return self._gpu.facts.index
+
+    def inputs(self, slot: int) -> Arrays:
+        """Return the slot's pinned buffers."""
+        return self._slots_of(self._staging).inputs(slot)
+
+    def submit(self, slot: int, rows: int) -> None:
+        """Have the first rows of the slot copied in, computed and copied out; returns at once."""
+        size = self._size_for(rows)
+        staging = self._slots_of(self._staging)
+        is_alone = staging.is_idle
+        is_begun = False
+        try:
+            with self._gpu.use(self._generation) as driver:
+                is_begun = True
+                computing = self._live()
+                staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size))
+        except EngineSpoilt as error:
+            raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
+
+    def wait(self, slot: int) -> Arrays:
+        """Wait until the slot's rows are there."""
+        staging = self._slots_of(self._staging)
+        was_first = staging.is_first(slot)
+        try:
+            with self._gpu.use(self._generation) as driver:
+                return staging.collect(driver, slot)
+        except EngineSpoilt as error:
+            raise EngineSpoilt(str(error), was_executed=was_first) from error
+
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
+        """Execute arrays; a staged model's go through a slot that has no batch in flight."""
+        check_arrays(self.spec, arrays)
+        if not self.spec.is_staged:
+            return self._live().run(arrays)
+        rows = [array for array in arrays if array is not None]
+        count = len(rows[0])
+        if not 0 < count <= self.spec.max_batch_size:
+            raise ExecutionError(f"{count} rows came, expected 1 to {self.spec.max_batch_size}")
+        slot = self._slots_of(self._staging).free_slot()
+        if slot is None:
+            raise ExecutionError("all slots have batches in flight")
+        for buffer, array in zip(self.inputs(slot), rows, strict=True):
+            buffer[:count] = array
+        self.submit(slot, count)
+        return tuple(output.copy() for output in self.wait(slot))
+
+    def times(self, slot: int) -> DeviceTimes | None:
+        """Return what the batch took that was last waited for in the slot; None if it was not measured."""
+        return self._staging.times(slot) if self._staging else None
+
+    def renew(self) -> None:
+        """Begin anew in a fresh context.
+
+        Raises EngineSpoilt if that is spoilt meanwhile, DeviceError if the GPU is lost.
+        """
+        generation = self._gpu.renew(self._generation)
+        self._abandon()
+        self._start(generation)
+
+    def replicate(self) -> Self:
+        """Return another instance, which shares the weights and has the rest to itself."""
+        if not self._gpu.share():
+            raise DeviceError(f"GPU {self.gpu} was given up")
+        twin = copy.copy(self)
+        twin._holdings = twin._staging = twin._computing = None
+        try:
+            twin._begin()
+        except BaseException:
+            self._gpu.close()
+            raise
+        return twin
+
+    def close(self) -> None:
+        """Give everything back, and the GPU with it."""
+        try:
+            self._finish()
+        finally:
+            self._gpu.close()
+
+    def _begin(self) -> None:
+        """Make the engine ready to compute. Raises EngineError."""
+        in_usable_context(self._gpu, self._start)
+
+    def _start(self, generation: int) -> None:
+        self._generation = generation
+        self._holdings = Holdings(self._gpu)
+        try:
+            if self.spec.is_staged:
+                with self._gpu.use(generation) as driver:
+                    self._staging = Staging(self._holdings, driver, self.spec, self.slots)
+            self._computing = self._made(self._holdings, self._staging)
+            sizes = self._computing.open(generation)
+        except BaseException:
+            self._finish()
+            raise
+        if sizes:
+            self.spec = dataclasses.replace(self.spec, batch_sizes=sizes)
+
+    def _finish(self) -> None:
+        """Give back what there is, whatever of it fails."""
+        for step in (self._drain, self._close_library, self._give_back):
+            try:
+                step()
+            except (EngineSpoilt, DeviceError):
+                break
+            except EngineError as error:
+                _log.warning("something that the engine held could not be given back: %s", error)
+        self._abandon()
+
+    def _drain(self) -> None:
+        if self._staging:
+            with self._gpu.use(self._generation) as driver:
+                self._staging.drain(driver)
+
+    def _close_library(self) -> None:
+        if self._computing:
+            self._computing.close()
+            self._computing = None
+
+    def _give_back(self) -> None:
+        if self._holdings:
+            with self._gpu.use(self._generation) as driver:
+                self._holdings.close(driver)
+
+    def _abandon(self) -> None:
+        if self._computing:
+            self._computing.abandon()
+        self._holdings = self._staging = self._computing = None
+
+    def _live(self) -> Computing:
+        if self._computing is None:
+            raise EngineSpoilt("the engine was not made anew", was_executed=False)
+        return self._computing
+
+    def _slots_of(self, staging: Staging | None) -> Staging:
+        if not self.spec.is_staged:
+            raise ValueError("this model has no staging buffers: its rows differ in size, or it has none")
+        if staging is None:
+            raise EngineSpoilt("the engine was not made anew", was_executed=False)
+        return staging
+
+    def _size_for(self, rows: int) -> int:
+        if not 0 < rows <= self.spec.max_batch_size:
+            raise ValueError(f"{rows} rows were submitted, expected 1 to {self.spec.max_batch_size}")
+        sizes = self.spec.batch_sizes
+        return sizes[bisect.bisect_left(sizes, rows)]
+
+
+def in_usable_context(gpu: Gpu, step: Callable[[int], T]) -> T:
+    """Do a step of making an engine, with the generation of the context to do it in.
+
+    Where the context is spoilt meanwhile, by this engine or by another one, the step is done once more in a
+    fresh one; if it spoils that as well, another one is left to the others, and EngineSpoilt raised.
+    """
+    generation = gpu.generation
+    try:
+        return step(generation)
+    except EngineSpoilt as error:
+        _log.warning("GPU %d: an engine was spoilt while it was made: %s", gpu.facts.index, error)
+    generation = gpu.renew(generation)
+    try:
+        return step(generation)
+    except EngineSpoilt:
+        gpu.renew(generation)
+        raise
+
+
+def check_arrays(spec: ModelSpec, arrays: Sequence[NDArray[Any] | None]) -> None:
+    """Raise ExecutionError unless the arrays are what the spec asks for, with one number of rows."""
+    if len(arrays) != len(spec.inputs):
+        raise ExecutionError(f"{len(arrays)} arrays came, expected {len(spec.inputs)}")
+    counts = set()
+    for tensor, array in zip(spec.inputs, arrays, strict=True):
+        if array is None and tensor.is_optional:
+            continue
+        if array is None or array.dtype != tensor.dtype or not _fits(spec, tensor, array):
+            came = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            dims = [*(["rows"] if spec.has_batch_axis else []), *tensor.dims]
+            raise ExecutionError(f"input {tensor.name!r}: {came} came, expected {tensor.dtype} {dims}")
+        counts.add(len(array) if spec.has_batch_axis else 1)
+    if len(counts) > 1:
+        raise ExecutionError(f"inputs of {' and '.join(map(str, sorted(counts)))} rows came together")
+
+
+def _fits(spec: ModelSpec, tensor: TensorSpec, array: np.ndarray[Any, Any]) -> bool:
+    dims = array.shape[1:] if spec.has_batch_axis else array.shape
+    return array.ndim == len(tensor.dims) + spec.has_batch_axis and all(
+        size == wanted or wanted == ANY for size, wanted in zip(dims, tensor.dims, strict=True)
+    )

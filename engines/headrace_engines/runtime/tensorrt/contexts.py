@@ -1,0 +1,194 @@
+"""Execution contexts: how one instance of a staged plan computes.
+
+Each batch size of each slot has a context, whose shapes and addresses are set once, and a CUDA graph of its
+execution: a graph holds what its context had when it was captured, and the first execution at a shape is
+slow. One stream runs all contexts of an instance, so that they share the memory for activations.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_engines.errors import ExecutionError
+from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.staged import Arrays
+from headrace_engines.runtime.staging import Staging
+from headrace_engines.runtime.tensorrt.execution import enqueue, set_addresses, set_shapes
+from headrace_engines.runtime.tensorrt.graphs import captured, check_alike
+from headrace_engines.runtime.tensorrt.lifetimes import keep_for_ever, let_go
+from headrace_engines.runtime.tensorrt.plan import LoadedPlan, Plan
+from headrace_engines.runtime.tensorrt.signature import input_shapes, row_range
+from headrace_engines.runtime.tensorrt.sizes import chosen_sizes
+from headrace_engines.samples import Floats, Recipe
+from headrace_engines.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+_MEASUREMENTS: Final = 3
+"""Of each size; the quickest counts."""
+_PROBE: Final = Recipe(Floats.NORMAL, integer_bound=2, any_size=1)
+"""Rows to try with: integers may be indices, and one out of range would spoil the GPU's context."""
+
+
+class Contexts:
+    """All contexts of one instance, in one context of the GPU."""
+
+    def __init__(
+        self, plan: Plan, spec: ModelSpec, holdings: Holdings, staging: Staging, *, is_measured: bool
+    ) -> None:
+        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them."""
+        self._plan = plan
+        self._spec = spec
+        self._holdings = holdings
+        self._staging = staging
+        self._is_measured = is_measured
+        self._generation = 0
+        self._loaded: LoadedPlan | None = None
+        self._contexts: dict[tuple[int, int], Any] = {}
+        self._graphs: dict[tuple[int, int], Any] = {}
+        self._captures = True
+        self._activations = (0, 0)
+        self._unanswered: dict[str, int] = {}
+
+    def open(self, generation: int) -> tuple[int, ...]:
+        """Make every size ready in every slot: executed, and captured where that can be done."""
+        self._generation = generation
+        loaded = self._loaded = self._plan.open(generation)
+        with self._plan.gpu.use(generation) as driver:
+            self._reserve(loaded, driver)
+        first, *others = range(self._staging.slots)
+        self._fill(first)
+        sizes = self._spec.batch_sizes
+        if self._is_measured:
+            for size in sizes:
+                self._prepare(loaded, first, size)
+        else:
+            least, _ = row_range(loaded.tensors) or (1, 1)
+            sizes = chosen_sizes(
+                least, self._spec.max_batch_size, lambda size: self._timed(loaded, first, size)
+            )
+        for slot in others:
+            self._fill(slot)
+            for size in sizes:
+                self._prepare(loaded, slot, size)
+        self._keep_compiled(loaded)
+        return sizes
+
+    def enqueue(self, driver: Driver, slot: int, size: int) -> None:
+        """Launch the graph of the slot and size, or execute the context where there is none."""
+        graph = self._graphs.get((slot, size))
+        if graph is None:
+            enqueue(self._contexts[slot, size], self._staging.computing.handle)
+        else:
+            driver.launch(graph, self._staging.computing)
+
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
+        """Not for what is staged."""
+        raise ValueError("a staged model is executed through its slots")
+
+    def close(self) -> None:
+        """Let go of the contexts, and of the plan."""
+        if self._loaded is None:
+            return
+        with self._plan.gpu.use(self._generation):
+            self._contexts.clear()
+        self._loaded = None
+        self._plan.close(self._generation)
+
+    def abandon(self) -> None:
+        """Have the contexts outlive everything."""
+        keep_for_ever(*self._contexts.values())
+        self._contexts.clear()
+        self._loaded = None
+
+    def _reserve(self, loaded: LoadedPlan, driver: Driver) -> None:
+        """Take memory for activations, and for the outputs that nobody is answered."""
+        size_bytes = int(loaded.engine.device_memory_size_v2)
+        if size_bytes:
+            self._activations = (self._holdings.memory(size_bytes), size_bytes)
+        answered = {tensor.name for tensor in self._spec.outputs}
+        unanswered = [tensor for tensor in loaded.tensors.outputs if tensor.name not in answered]
+        if unanswered:
+            inputs = input_shapes(self._spec, self._spec.max_batch_size)
+            stream = self._staging.computing.handle
+            shapes = set_shapes(loaded.tensors, loaded.context(driver), inputs, stream)
+            for tensor in unanswered:
+                needed = math.prod(shapes[tensor.name]) * tensor.dtype.itemsize
+                self._unanswered[tensor.name] = self._holdings.memory(needed)
+
+    def _fill(self, slot: int) -> None:
+        rows = _PROBE.rows(self._spec.inputs, self._spec.max_batch_size, np.random.default_rng(0))
+        for buffer, drawn in zip(self._staging.inputs(slot), rows, strict=True):
+            buffer[:] = drawn
+
+    def _timed(self, loaded: LoadedPlan, slot: int, size: int) -> float:
+        """Make a size ready, and return how many milliseconds it takes the GPU to compute it."""
+        self._prepare(loaded, slot, size)
+        took = []
+        for _ in range(_MEASUREMENTS):
+            with self._plan.gpu.use(self._generation) as driver:
+                self._answers(driver, slot, size)
+            times = self._staging.times(slot)
+            took.append(times.compute_ns / 1e6 if times else 0.0)
+        return min(took)
+
+    def _prepare(self, loaded: LoadedPlan, slot: int, size: int) -> None:
+        with self._plan.gpu.use(self._generation) as driver:
+            try:
+                self._contexts[slot, size] = loaded.context(driver)
+                self._bind(loaded, slot, size)
+                expected = self._answers(driver, slot, size)
+                if self._captures:
+                    self._capture(driver, slot, size, expected)
+            except BaseException as error:
+                # Contexts end where the GPU's context is, and not with the frames of the error.
+                let_go(error)
+                raise
+
+    def _bind(self, loaded: LoadedPlan, slot: int, size: int) -> None:
+        context = self._contexts[slot, size]
+        address, size_bytes = self._activations
+        if size_bytes:
+            context.set_device_memory(address, size_bytes)
+        stream = self._staging.computing.handle
+        set_shapes(loaded.tensors, context, input_shapes(self._spec, size), stream)
+        inputs, outputs = self._staging.buffers(slot)
+        addresses = dict(self._unanswered)
+        for tensors, buffers in ((self._spec.inputs, inputs), (self._spec.outputs, outputs)):
+            addresses |= {t.name: buffer.address for t, buffer in zip(tensors, buffers, strict=True)}
+        set_addresses(context, addresses)
+
+    def _capture(self, driver: Driver, slot: int, size: int, expected: Arrays) -> None:
+        stream = self._staging.computing
+        try:
+            context = self._contexts[slot, size]
+            execute = functools.partial(enqueue, context, stream.handle)
+            graph = captured(driver, self._holdings, context, stream, execute)
+            for buffer in self._staging.buffers(slot)[1]:  # so that no answer from before passes
+                driver.zero(buffer.address, len(buffer.host), stream)
+            self._graphs[slot, size] = graph
+            check_alike(self._answers(driver, slot, size), expected)
+        except ExecutionError as error:
+            let_go(error)
+            _log.warning("%s runs without CUDA graphs: %s", self._plan.path.name, str(error))
+            self._captures = False
+            self._graphs.clear()
+            self._answers(driver, slot, size)
+
+    def _answers(self, driver: Driver, slot: int, size: int) -> Arrays:
+        """Execute the rows that are in the slot, and return copies of the answers."""
+        self._staging.launch(driver, slot, size, lambda: self.enqueue(driver, slot, size))
+        return tuple(output.copy() for output in self._staging.collect(driver, slot))
+
+    def _keep_compiled(self, loaded: LoadedPlan) -> None:
+        if loaded.cache:
+            with self._plan.gpu.use(self._generation):
+                loaded.cache.save()

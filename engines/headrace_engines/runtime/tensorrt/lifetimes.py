@@ -1,0 +1,27 @@
+"""When objects of the library end: inside the GPU's context that they were made in, or never.
+
+As they end they free their memory on the GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import traceback
+
+
+def keep_for_ever(*things: object) -> None:
+    """Have objects outlive all, whose context is gone: their memory may be somebody else's by now."""
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def let_go(error: BaseException) -> None:
+    """Have the error hold nothing of the library: its frames would, until it is forgotten somewhere."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            chain += [link.__cause__, link.__context__]
