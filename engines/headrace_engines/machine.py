@@ -7,13 +7,13 @@ nothing of NVIDIA's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace_engines.declaration import Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.store import CACHES
 
 if TYPE_CHECKING:
     from headrace_engines.plans.nvidia import Library
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from headrace_engines.runtime.tensorrt.plan_file import Expected
 
 _OWN_CACHE: Final = "headrace"
-"""Where builds are kept, too."""
+"""The folder, among others' caches, that builds are kept in, too."""
 
 
 class Machine:
     """The GPUs, the libraries and the engines of this machine. Any thread may ask."""
+
+    def __init__(self, caches: Path | None = None) -> None:
+        """What is built or measured for the GPUs is kept in the folder `caches`; None keeps nothing."""
+        self._store = caches / _OWN_CACHE if caches else None
 
     def gpus(self) -> Mapping[int, GpuFacts]:
         """Return the GPUs that can be used, by index."""
@@ -68,15 +72,15 @@ class Machine:
                 f"{path.name}: needs tensorrt or tensorrt_rtx, and neither is installed: in a clone, "
                 "pip install '.[tensorrt]' or pip install '.[rtx]'"
             )
-        with closing(self.open_gpu(gpu)) as opened:  # the engine shares it
-            return TensorRtEngine(
-                path,
-                library=library,
-                gpu=opened,
-                max_batch_size=max_batch_size,
-                declaration=declaration,
-                expected=expected,
-            )
+        return TensorRtEngine(
+            path,
+            library=library,
+            gpu=self.open_gpu(gpu),
+            max_batch_size=max_batch_size,
+            declaration=declaration,
+            expected=expected,
+            caches=self._store and self._store / CACHES,
+        )
 
     def provider_engine(
         self, path: Path, gpu: int, *, max_batch_size: int, declaration: Declaration
@@ -94,10 +98,9 @@ class Machine:
                 "needs ONNX Runtime with its CUDA provider, and the one that is installed lacks that: in a "
                 "clone, pip uninstall onnxruntime, and pip install '.[cuda]'"
             )
-        with closing(self.open_gpu(gpu)) as opened:
-            return onnxruntime_cuda.OnnxRuntimeCudaEngine(
-                path, gpu=opened, max_batch_size=max_batch_size, declaration=declaration
-            )
+        return onnxruntime_cuda.OnnxRuntimeCudaEngine(
+            path, gpu=self.open_gpu(gpu), max_batch_size=max_batch_size, declaration=declaration
+        )
 
     def open_gpu(self, index: int) -> Gpu:
         """Return the GPU, shared once more: whoever asks for it closes it."""
@@ -105,13 +108,13 @@ class Machine:
 
         return gpu.open_gpu(index)
 
-    def replanner(self, caches: Path) -> Replanner | None:
-        """Return what builds plans for the GPUs, and keeps them in this folder; None without a GPU."""
-        if not self.gpus():
+    def replanner(self) -> Replanner | None:
+        """Return what builds plans for the GPUs; None without a GPU, or a folder to keep them in."""
+        if self._store is None or not self.gpus():
             return None
         from headrace_engines.replan import Replanner
 
-        return Replanner.of(caches / _OWN_CACHE)
+        return Replanner.of(self._store)
 
     @staticmethod
     def bound_memory(pinned_bytes: int, device_bytes: Mapping[int, int]) -> None:

@@ -19,6 +19,7 @@ from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+    from headrace_engines.runtime.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,7 @@ class Opener:
         if candidate.runner is Runner.TENSORRT:
             return self._plan(candidate, gpu, max_batch_size)
         self._verify(candidate)
-        if candidate.runner is Runner.CUDA:
-            return self.machine.provider_engine(
-                candidate.path, gpu, max_batch_size=max_batch_size, declaration=self.declaration
-            )
-        engine = _onnx_engine(candidate.path, max_batch_size, self.declaration)
+        engine = self._onnx(candidate, gpu, max_batch_size)
         try:
             if candidate.described and self.manifest:
                 _check_spec(engine.found, self.manifest, candidate.file)
@@ -60,6 +57,15 @@ class Opener:
             engine.close()
             raise
         return engine
+
+    def _onnx(
+        self, candidate: Candidate, gpu: int, max_batch_size: int
+    ) -> OnnxRuntimeEngine | OnnxRuntimeCudaEngine:
+        if candidate.runner is Runner.CPU:
+            return _onnx_engine(candidate.path, max_batch_size, self.declaration)
+        return self.machine.provider_engine(
+            candidate.path, gpu, max_batch_size=max_batch_size, declaration=self.declaration
+        )
 
     def _plan(self, candidate: Candidate, gpu: int, max_batch_size: int) -> Engine:
         expected = None

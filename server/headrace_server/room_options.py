@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from headrace_engines.errors import DeviceError
-from headrace_engines.machine import THIS_MACHINE
+from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_proto import __version__
 from headrace_server.config import ServerConfig
 from headrace_server.config_checks import gpu_bounds
@@ -24,6 +24,7 @@ from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.models.catalogue import ModelCatalogue
 from headrace_server.models.repository import Mode, RepositoryOptions
 from headrace_server.models.versions import LoadOptions
+from headrace_server.telemetry.gpus import Samples
 from headrace_server.telemetry.trace_file import TraceWriter
 from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
 from headrace_server.telemetry.tracing import Tracing
@@ -72,6 +73,7 @@ def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] |
 
 def repository_options(config: ServerConfig) -> RepositoryOptions:
     """Return which folders hold the models, and how they are kept up with."""
+    machine = Machine(_fixed(config.cache.expanduser()))
     return RepositoryOptions(
         folders=tuple(map(_fixed, config.model_repository)),
         mode=Mode(config.model_control_mode),
@@ -82,7 +84,8 @@ def repository_options(config: ServerConfig) -> RepositoryOptions:
             max_batch_size=config.max_batch_size,
             limits=Limits(config.max_queue_size, config.max_queue_bytes),
             allow_python=config.allow_python_models,
-            replanner=THIS_MACHINE.replanner(_fixed(config.cache.expanduser())),
+            machine=machine,
+            replanner=machine.replanner(),
         ),
     )
 
@@ -129,6 +132,14 @@ def service_entry(
         checks=checks_for(config.consul_checks, clients_need_certificate=bool(config.tls_client_ca)),
         ttl_seconds=config.consul_ttl_secs,
     )
+
+
+def gpu_samples() -> Samples:
+    """Return what each GPU tells of itself; nothing where there is none, or no library to ask. May block."""
+    from headrace_engines.runtime.cuda import gpu, nvml
+
+    samples = {facts.uuid: nvml.sample(facts.uuid) for facts in gpu.available()}
+    return {uuid: sample for uuid, sample in samples.items() if sample is not None}
 
 
 def declare_gpu_lost(gpu: int, reason: str) -> None:

@@ -64,16 +64,18 @@ def command(
 
 def _checked(loaded: Loaded) -> Checked:
     with needs("cpu"):
-        from headrace_engines.machine import THIS_MACHINE
+        from headrace_engines.machine import Machine
         from headrace_server.models.check import check
         from headrace_server.models.versions import LoadOptions
     config = loaded.config
     bounds = gpu_bounds(config.cuda_memory_pool_byte_size)
-    THIS_MACHINE.bound_memory(config.pinned_memory_pool_byte_size, bounds)
+    machine = Machine(config.cache.expanduser())
+    machine.bound_memory(config.pinned_memory_pool_byte_size, bounds)
     options = LoadOptions(
         config.max_batch_size,
         allow_python=config.allow_python_models,
-        replanner=THIS_MACHINE.replanner(config.cache.expanduser()),
+        machine=machine,
+        replanner=machine.replanner(),
     )
     progress = console.progress()
 
