@@ -45,7 +45,7 @@ from headrace_server.errors import (
 from headrace_server.transport.holdings import Call, Holdings
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
-from headrace_server.transport.shared_memory import Regions
+from headrace_server.transport.regions import Regions
 
 Ts = TypeVarTuple("Ts")
 

@@ -19,8 +19,8 @@ from headrace_proto.v1 import inference_pb2 as pb
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import InputTensor, Request
 from headrace_server.errors import InvalidInput, RegionNotFound
+from headrace_server.transport.regions import Regions
 from headrace_server.transport.rendering import Classes, Rendering, input_slice, output_renderings
-from headrace_server.transport.shared_memory import Regions
 
 DATA = bytes(range(100))
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from shared_objects import SharedObject, shared_object
 
 from headrace_server.errors import InvalidInput, NotSupported, Overloaded, RegionExists, RegionNotFound
-from headrace_server.transport.shared_memory import NO_REGIONS, Region, Regions
+from headrace_server.transport.regions import NO_REGIONS, Regions
+from headrace_server.transport.shared_memory import SystemRegion
+from headrace_server.transport.shared_region import Region
 
 DATA = bytes(range(256))
 
@@ -103,7 +105,7 @@ def test_what_is_no_object_is_neither_followed_nor_waited_for(
             regions.register("r", path.name, 0, 1)
     finally:
         path.rmdir() if path.is_dir() else path.unlink()
-    assert regions.status("") == {}
+    assert regions.status("", SystemRegion) == {}
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
@@ -228,7 +230,7 @@ def test_a_region_unregistered_in_use_still_serves_whoever_has_it(
     regions: Regions, shared: SharedObject
 ) -> None:
     part = registered(regions, shared).slice("x", 0, 4)
-    regions.unregister("r")
+    regions.unregister("r", SystemRegion)
     assert part.read() == DATA[:4]
     with pytest.raises(RegionNotFound, match="there is no shared memory region 'r'"):
         regions.find("r")
@@ -238,16 +240,19 @@ def test_names_are_unique_until_they_are_unregistered(regions: Regions, shared: 
     regions.register("r", shared.key, 0, 1)
     with pytest.raises(RegionExists, match="'r' is registered already"):
         regions.register("r", shared.key, 1, 1)
-    regions.unregister("r")
-    regions.unregister("r")
+    regions.unregister("r", SystemRegion)
+    regions.unregister("r", SystemRegion)
     regions.register("r", shared.key, 1, 1)
     regions.register("s", shared.key, 1, 1)
-    assert {name: region.offset for name, region in regions.status("").items()} == {"r": 1, "s": 1}
-    assert list(regions.status("s")) == ["s"]
+    assert {name: region.offset for name, region in regions.status("", SystemRegion).items()} == {
+        "r": 1,
+        "s": 1,
+    }
+    assert list(regions.status("s", SystemRegion)) == ["s"]
     with pytest.raises(RegionNotFound):
-        regions.status("none")
-    regions.unregister("")
-    assert regions.status("") == {}
+        regions.status("none", SystemRegion)
+    regions.unregister("", SystemRegion)
+    assert regions.status("", SystemRegion) == {}
 
 
 @pytest.mark.parametrize("name", ["", "n" * 256, "ü" * 128])
@@ -261,7 +266,7 @@ def test_invariant_4_regions_are_bounded(regions: Regions, shared: SharedObject)
         regions.register(str(number), shared.key, 0, 1)
     with pytest.raises(Overloaded, match="4096 shared memory regions are registered"):
         regions.register("more", shared.key, 0, 1)
-    regions.unregister("7")
+    regions.unregister("7", SystemRegion)
     regions.register("more", shared.key, 0, 1)
 
 
@@ -270,10 +275,10 @@ def test_where_they_are_not_allowed_there_is_nothing(shared: SharedObject) -> No
     with pytest.raises(NotSupported, match=refused):
         NO_REGIONS.register("r", shared.key, 0, 1)
     with pytest.raises(NotSupported, match=refused):
-        NO_REGIONS.unregister("")
+        NO_REGIONS.unregister("", SystemRegion)
     with pytest.raises(NotSupported, match=refused):
         NO_REGIONS.find("r")
-    assert NO_REGIONS.status("") == {}
+    assert NO_REGIONS.status("", SystemRegion) == {}
 
 
 @given(

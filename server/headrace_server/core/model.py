@@ -59,11 +59,17 @@ class Model:
         settings: ModelSettings = DEFAULT_SETTINGS,
         config: bytes = b"",
         memory_bytes: int = 0,
+        takes_device_rows: bool = False,
     ) -> None:
-        """`memory_bytes` is what the model's files and staging buffers take; `on_lost` is called once."""
+        """`memory_bytes` is what the model's files and staging buffers take; `on_lost` is called once.
+
+        `takes_device_rows` says whether all its engines do, each on a GPU.
+        """
         answer_row_bytes = sum(tensor.row_bytes for tensor in spec.outputs if tensor.is_fixed)
         serial = next(_serials)
-        self.facts = ModelFacts(name, version, spec, platform, serial, answer_row_bytes, settings, config)
+        self.facts = ModelFacts(
+            name, version, spec, platform, serial, answer_row_bytes, settings, config, takes_device_rows
+        )
         self.admission = Admission(name, spec, settings)
         self.memory_bytes = memory_bytes
         self.load_seconds = 0.0

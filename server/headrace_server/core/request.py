@@ -28,7 +28,11 @@ _LEEWAY_SECONDS: Final = 0.01
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
 Contents = bytes | memoryview | NDArray[Any]
-"""Of a tensor: raw contents, which may be a part of a larger message, or strings one by one."""
+"""Of a tensor: raw contents, which may be a part of a larger message, or strings one by one.
+
+Where the model takes them, raw contents of numbers may be `DeviceRows` as well: they have a length, and the
+engine's worker alone looks at them.
+"""
 Data = tuple[Contents | None, ...]
 """Contents of the inputs in the model's order; None for an optional one that did not come."""
 Shapes = tuple[tuple[int, ...] | None, ...] | None
@@ -110,6 +114,8 @@ class ModelFacts:
     settings: ModelSettings = DEFAULT_SETTINGS
     config: bytes = b""
     """The configuration in force as the protocol's message, made by whoever loaded the model."""
+    takes_device_rows: bool = False
+    """Whether all its engines are on GPUs, and take rows that stand there."""
 
 
 class Holder(Protocol):

@@ -19,7 +19,7 @@ from headrace_server.core.request import ModelFacts, Work
 from headrace_server.errors import InvalidInput
 from headrace_server.transport.classification import TooManyClasses, top_classes
 from headrace_server.transport.rendering import Classes
-from headrace_server.transport.shared_memory import Slice
+from headrace_server.transport.shared_region import Slice
 from headrace_server.transport.status import Status
 from headrace_server.transport.varint import varint
 

@@ -17,8 +17,9 @@ from headrace_server.errors import InvalidInput
 from headrace_server.transport import outline
 from headrace_server.transport.forms import Forms
 from headrace_server.transport.outline import MOST_DIMENSIONS
+from headrace_server.transport.regions import NO_REGIONS, Regions
 from headrace_server.transport.rendering import Classes, Rendering, input_slice, output_renderings
-from headrace_server.transport.shared_memory import NO_REGIONS, Regions, Slice
+from headrace_server.transport.shared_region import Slice
 
 _MOST_PARTS: Final = 4096
 """Inputs, outputs or parameters: what takes as many is not for one request."""

@@ -20,7 +20,7 @@ class Blocking(enum.Enum):
 
     NEVER = enum.auto()
     BRIEFLY = enum.auto()
-    """It reads folders."""
+    """It reads folders, or waits for a GPU."""
     LONG = enum.auto()
     """It waits for models; the function is also given what tells whether the caller still waits."""
 

@@ -16,8 +16,8 @@ from headrace_server.transport.inference import Inference
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.options import TransportOptions
 from headrace_server.transport.reflection import ReflectionProcedures
+from headrace_server.transport.regions import Regions
 from headrace_server.transport.seam import Reactor, Route, Routes, Streaming, Unary
-from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.shared_memory_control import SharedMemoryCalls
 
 
@@ -34,7 +34,7 @@ class Endpoint:
     ) -> None:
         """`procedures` are those that somebody else answers."""
         self._service = service
-        self._regions = Regions(allowed=options.allow_client_shm)
+        self._regions = Regions(allowed=options.allow_client_shm, device_memory=options.device_memory)
         self._health = HealthProcedures(reactor)
         health.add_listener(self._health.set)
         has_channelz = options.connections.channelz
@@ -69,8 +69,9 @@ class Endpoint:
         self._reflection.cut()
 
     def close(self) -> None:
-        """Let go of the threads; nothing comes any more."""
+        """Let go of the threads, and of clients' memory; nothing comes any more."""
         self.inference.close()
+        self._regions.close()
 
     def _protocol(self, further: Mapping[str, Procedure]) -> dict[str, Route]:
         shared_memory = SharedMemoryCalls(self._regions).procedures()

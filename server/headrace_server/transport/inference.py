@@ -17,8 +17,8 @@ from headrace_server.transport.holdings import Holdings, unforeseen_bytes
 from headrace_server.transport.inflation import Inflation
 from headrace_server.transport.intake import Intake
 from headrace_server.transport.open_calls import InferenceLimits, OpenCalls
+from headrace_server.transport.regions import Regions
 from headrace_server.transport.seam import Reactor, StreamCall, UnaryCall
-from headrace_server.transport.shared_memory import Regions
 from headrace_server.transport.stream import Stream, StreamLimits
 from headrace_server.transport.unary import UnaryRequest
 

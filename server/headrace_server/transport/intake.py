@@ -20,8 +20,8 @@ from headrace_server.transport.aside import Aside
 from headrace_server.transport.gathering import Gathering
 from headrace_server.transport.holdings import Call, Holdings, foreseen_bytes
 from headrace_server.transport.inflation import Inflation, is_compressed
+from headrace_server.transport.regions import Regions
 from headrace_server.transport.seam import Reactor, Timer
-from headrace_server.transport.shared_memory import Regions
 
 _THREADS: Final = 2
 """So that many large requests leave the transport its share of the interpreter."""
@@ -173,7 +173,7 @@ class Intake:
             made_bytes = self._fetched_bytes(request) + _string_bytes(request)
             prepare = functools.partial(self._fetch_and_prepare, request, limit, asker, takes_many)
             submit = functools.partial(self._submit, request, limit, asker, takes_many)
-            if is_quick and made_bytes <= _QUICK_BYTES:
+            if is_quick and made_bytes <= _QUICK_BYTES and not self._waits_for_gpu(request):
                 submit(prepare())
             else:
                 size_bytes = message_bytes + made_bytes
@@ -211,9 +211,12 @@ class Intake:
         return work
 
     def _fetch_and_prepare(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
-        if request.rendering is not None:
-            request = request.rendering.fetch(request)
-        return self._prepare(request, limit, asker, takes_many)
+        rendering = request.rendering
+        if rendering is None:
+            return self._prepare(request, limit, asker, takes_many)
+        work = self._prepare(rendering.fetch(request), limit, asker, takes_many)
+        rendering.settle(work)
+        return work
 
     def _prepare(self, request: Request, limit: float, asker: Asker, takes_many: bool) -> Work:
         work = self._service.prepare(
@@ -227,6 +230,14 @@ class Intake:
         """Have submitted work ended in time."""
         seconds = work.deadline - time.monotonic()
         work.reply.arm(self._reactor.later(max(seconds, 0.0), work.model.expire, work))
+
+    def _waits_for_gpu(self, request: Request) -> bool:
+        """Whether reading the inputs means to wait for a GPU. Raises ModelNotFound, ModelNotReady."""
+        if request.rendering is None or not request.rendering.is_on_gpu:
+            return False
+        facts = self._service.model(request.model, request.version).facts
+        waits: bool = request.rendering.waits_for_gpu(request, facts)
+        return waits
 
     def _fetched_bytes(self, request: Request) -> int:
         """Return what is to be read from shared memory. Raises InvalidInput where it could never be held."""

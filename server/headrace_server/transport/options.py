@@ -10,6 +10,7 @@ import grpc
 
 from headrace_server.listen_address import ListenAddress
 from headrace_server.transport.connections import ChannelArguments, ConnectionOptions
+from headrace_server.transport.cuda_shared_memory import DeviceMemory
 from headrace_server.transport.open_calls import InferenceLimits
 
 _CALLS_BESIDE_INFERENCE: Final = 1024
@@ -26,6 +27,8 @@ class TransportOptions:
     credentials: Callable[[], grpc.ServerCredentials] | None = None
     """Makes what an address speaks TLS with; none does without."""
     allow_client_shm: bool = False
+    device_memory: Callable[[], DeviceMemory | None] = lambda: None
+    """Makes what opens clients' memory on GPUs, if there are any."""
     message_timeout_seconds: float = 60.0
     """How long a unary call may wait for its message."""
 

@@ -9,18 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from headrace_engines.device_rows import DeviceRows
+from headrace_engines.errors import InputError
 from headrace_proto.tensors import datatype_of
 from headrace_proto.v1 import inference_pb2 as pb
-from headrace_server.core.request import Request, Work
+from headrace_server.core.request import ModelFacts, Request, Work
 from headrace_server.errors import InvalidInput, RegionNotFound
 from headrace_server.transport.classification import CLASSIFIABLE
-from headrace_server.transport.shared_memory import Regions, Slice
+from headrace_server.transport.regions import Regions
+from headrace_server.transport.shared_region import Slice
 
 _CLASSIFICATION: Final = "classification"
 _REGION: Final = "shared_memory_region"
 _OFFSET: Final = "shared_memory_offset"
 _BYTE_SIZE: Final = "shared_memory_byte_size"
 _SHARED_MEMORY: Final = (_REGION, _OFFSET, _BYTE_SIZE)
+
+_READ_ON_ARRIVAL: Final = ("BYTES", "BOOL")
+"""Datatypes of which the data itself is checked."""
 
 _Parameters = Mapping[str, pb.InferParameter]
 
@@ -43,12 +49,34 @@ class Rendering(NamedTuple):
         """Bytes that are to be read from shared memory."""
         return sum(part.size_bytes for part in self.inputs.values())
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether any input stands on a GPU."""
+        return any(part.is_on_gpu for part in self.inputs.values())
+
+    def waits_for_gpu(self, request: Request, facts: ModelFacts) -> bool:
+        """Whether inputs have to come from a GPU before this model's engines can have them."""
+        return any(
+            part.is_on_gpu
+            and not (facts.takes_device_rows and request.inputs[place].datatype not in _READ_ON_ARRIVAL)
+            for place, part in self.inputs.items()
+        )
+
     def fetch(self, request: Request) -> Request:
-        """Return the request with the inputs that stand in shared memory. Raises InvalidInput."""
+        """Return the request with the inputs that stand in shared memory.
+
+        Those on a GPU are left there, if nobody has to look at them. Raises InvalidInput.
+        """
         inputs = list(request.inputs)
         for place, part in self.inputs.items():
-            inputs[place] = inputs[place]._replace(data=part.read())
+            data: Any = None if inputs[place].datatype in _READ_ON_ARRIVAL else part.device_rows
+            inputs[place] = inputs[place]._replace(data=part.read() if data is None else data)
         return request._replace(inputs=inputs)
+
+    def settle(self, work: Work) -> None:
+        """Read what was left on a GPU, if the engines cannot take it from there. Raises InvalidInput."""
+        if self.is_on_gpu and not work.model.facts.takes_device_rows:
+            work.data = tuple(map(_in_host_memory, work.data))
 
     def check(self, work: Work) -> None:
         """Refuse what this model's outputs cannot become, as far as that is known beforehand.
@@ -65,6 +93,15 @@ class Rendering(NamedTuple):
                 )
             if isinstance(asked, Slice) and spec.is_fixed and work.rows * spec.row_bytes > asked.size_bytes:
                 raise asked.too_small(work.rows * spec.row_bytes)
+
+
+def _in_host_memory(data: Any) -> Any:
+    if not isinstance(data, DeviceRows):
+        return data
+    try:
+        return data.read()
+    except InputError as error:
+        raise InvalidInput(str(error)) from None
 
 
 def input_slice(tensor: pb.ModelInferRequest.InferInputTensor, regions: Regions) -> Slice | None:

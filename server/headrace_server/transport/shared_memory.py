@@ -10,17 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from headrace_server.errors import InvalidInput, NotSupported, Overloaded, RegionExists, RegionNotFound
+from headrace_server.errors import InvalidInput
+from headrace_server.transport.shared_region import Region, Slice
 
-FLAG: Final = "--allow-client-shm"
 _FOLDER: Final = Path("/dev/shm")
-_MOST_REGIONS: Final = 4096
 _MOST_NAME_BYTES: Final = 255
 
 
@@ -32,47 +30,21 @@ class _Opened(NamedTuple):
     identity: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """What a client registered: `size_bytes` from `offset` on, in the object of that key."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SystemRegion(Region):
+    """A range of the object of that key."""
 
-    name: str
     key: str
-    offset: int
-    size_bytes: int
-    identity: tuple[int, int]
 
-    def slice(self, tensor: str, offset: int, size_bytes: int) -> Slice:
-        """Return the part where a tensor stands; `tensor` names it in errors. Raises InvalidInput."""
-        if offset < 0 or size_bytes <= 0 or offset + size_bytes > self.size_bytes:
-            raise InvalidInput(
-                f"{tensor}: {size_bytes} bytes from byte {offset} on were asked for; shared memory region "
-                f"{self.name!r} has {self.size_bytes}"
-            )
-        return Slice(self, tensor, offset, size_bytes)
+    def _slice(self, tensor: str, offset: int, size_bytes: int) -> Slice:
+        return SystemSlice(self, tensor, offset, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """Where one tensor stands in a region. Its reads and writes raise InvalidInput if that is gone."""
+class SystemSlice(Slice):
+    """Where one tensor stands in an object."""
 
-    region: Region
-    tensor: str
-    offset: int
-    size_bytes: int
-
-    @property
-    def begin(self) -> int:
-        """The first byte, counted from the object's own beginning."""
-        return self.region.offset + self.offset
-
-    def place(self) -> tuple[tuple[int, int], int]:
-        """Return the object and the first byte in it, whatever name its region was registered under."""
-        return self.region.identity, self.begin
-
-    def overlaps(self, later: Slice) -> bool:
-        """Whether a slice that does not begin earlier shares a byte with this one."""
-        return self.region.identity == later.region.identity and later.begin < self.begin + self.size_bytes
+    region: SystemRegion
 
     def read(self) -> bytes:
         """Return the bytes."""
@@ -97,13 +69,6 @@ class Slice:
                 written = os.pwrite(opened.descriptor, data, position)
                 data = data[written:]
                 position += written
-
-    def too_small(self, needed_bytes: int) -> InvalidInput:
-        """Return the error for an answer that does not fit."""
-        return InvalidInput(
-            f"{self.tensor}: the answer takes {needed_bytes} bytes, shared_memory_byte_size is "
-            f"{self.size_bytes}"
-        )
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[_Opened]:
@@ -131,68 +96,8 @@ class Slice:
         )
 
 
-class Regions:
-    """The regions that are registered, by name. Any thread may ask."""
-
-    def __init__(self, *, allowed: bool) -> None:
-        self.allowed = allowed
-        self._regions: dict[str, Region] = {}
-        self._changing = threading.Lock()
-
-    def require(self) -> None:
-        """Raise NotSupported where clients may not use shared memory."""
-        if not self.allowed:
-            raise NotSupported(f"shared memory of clients is not allowed: start the server with {FLAG}")
-
-    def register(self, name: str, key: str, offset: int, size_bytes: int) -> None:
-        """Add a region. Raises InvalidInput, RegionExists, Overloaded, NotSupported."""
-        self.require()
-        if not 0 < len(name.encode()) <= _MOST_NAME_BYTES:
-            raise InvalidInput(
-                f"a region's name of {len(name.encode())} bytes came, 1 to {_MOST_NAME_BYTES} expected"
-            )
-        if not size_bytes:
-            raise InvalidInput(f"region {name!r}: byte_size is 0, at least 1 expected")
-        region = _region(name, key, offset, size_bytes)
-        with self._changing:
-            if name in self._regions:
-                raise RegionExists(f"shared memory region {name!r} is registered already")
-            if len(self._regions) >= _MOST_REGIONS:
-                raise Overloaded(f"{_MOST_REGIONS} shared memory regions are registered, which is the limit")
-            self._regions[name] = region
-
-    def unregister(self, name: str) -> None:
-        """Forget a region, or all of them where there is no name; requests that use it still end well.
-
-        One that is not registered is no error. Raises NotSupported.
-        """
-        self.require()
-        with self._changing:
-            if name:
-                self._regions.pop(name, None)
-            else:
-                self._regions.clear()
-
-    def status(self, name: str) -> Mapping[str, Region]:
-        """Return one region, or all where there is no name. Raises RegionNotFound."""
-        with self._changing:
-            regions = dict(self._regions)
-        return {name: _find(regions, name)} if name else regions
-
-    def find(self, name: str) -> Region:
-        """Return a region. Raises RegionNotFound, NotSupported."""
-        self.require()
-        return _find(self._regions, name)
-
-
-def _find(regions: Mapping[str, Region], name: str) -> Region:
-    region = regions.get(name)
-    if region is None:
-        raise RegionNotFound(f"there is no shared memory region {name!r}")
-    return region
-
-
-def _region(name: str, key: str, offset: int, size_bytes: int) -> Region:
+def open_region(name: str, key: str, offset: int, size_bytes: int) -> SystemRegion:
+    """Look at an object, and return a range of it. Raises InvalidInput."""
     try:
         with _open(key) as opened:
             if offset + size_bytes > opened.size_bytes:
@@ -200,7 +105,7 @@ def _region(name: str, key: str, offset: int, size_bytes: int) -> Region:
                     f"region {name!r}: {size_bytes} bytes from byte {offset} on were asked for; "
                     f"{key!r} has {opened.size_bytes}"
                 )
-            return Region(name, key, offset, size_bytes, opened.identity)
+            return SystemRegion(name, offset, size_bytes, opened.identity, key)
     except OSError as error:
         raise InvalidInput(
             f"region {name!r}: cannot open the shared memory object {key!r}: {error.strerror}"
@@ -228,7 +133,3 @@ def _open(key: str) -> Iterator[_Opened]:
         yield _Opened(descriptor, status.st_size, (status.st_dev, status.st_ino))
     finally:
         os.close(descriptor)
-
-
-NO_REGIONS: Final = Regions(allowed=False)
-"""For whoever has none."""

@@ -250,13 +250,6 @@ SHARED_MEMORY_OFF: Final = Difference(
     "the region's owner and the server trust each other more than a network's ends do",
     Code.OK,
 )
-CUDA_MEMORY: Final = Difference(
-    "registering CUDA shared memory",
-    "UNIMPLEMENTED",
-    "answered; INVALID_ARGUMENT where there is no GPU",
-    "there is no GPU path yet",
-    Code.INVALID_ARGUMENT,
-)
 TRACE_OF_NOTHING: Final = Difference(
     "trace settings of a model that is not there",
     "NOT_FOUND",

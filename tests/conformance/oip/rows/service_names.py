@@ -32,7 +32,7 @@ PROCEDURES: Final[dict[str, Message]] = {
     "TraceSetting": pb.TraceSettingRequest(),
     "LogSettings": pb.LogSettingsRequest(),
 }
-_REFUSED: Final[dict[str, tuple[Message, Code, Difference]]] = {
+_REFUSED: Final[dict[str, tuple[Message, Code, Difference | None]]] = {
     "SystemSharedMemoryRegister": (
         pb.SystemSharedMemoryRegisterRequest(name="r", key="/headrace_none", byte_size=8),
         Code.INVALID_ARGUMENT,
@@ -40,8 +40,8 @@ _REFUSED: Final[dict[str, tuple[Message, Code, Difference]]] = {
     ),
     "CudaSharedMemoryRegister": (
         pb.CudaSharedMemoryRegisterRequest(name="r", raw_handle=b"none", byte_size=8),
-        Code.UNIMPLEMENTED,
-        differences.CUDA_MEMORY,
+        Code.INVALID_ARGUMENT,
+        None,
     ),
 }
 

@@ -341,8 +341,9 @@ CASES: Final[list[Case]] = [
         only_ours=_ALWAYS,
     ),
     case(
-        "registering CUDA shared memory",
-        ask("CudaSharedMemoryRegister", _CUDA, Code.UNIMPLEMENTED, "CUDA", differs=differences.CUDA_MEMORY),
+        "registering what is no CUDA shared memory",
+        ask("CudaSharedMemoryRegister", _CUDA, Code.INVALID_ARGUMENT, "region 'c'"),
+        ask("CudaSharedMemoryStatus", b"", gives=_regions()),
     ),
     case("no CUDA region at first", ask("CudaSharedMemoryStatus", b"", gives=_regions())),
     case(

@@ -1,0 +1,124 @@
+"""Other processes' memory on a GPU, opened, copied and given up."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fake_cuda import FakeDriver, present
+from fake_memory import Bytes
+from fake_streams import EAGER, LATE, Order
+
+from headrace_engines.errors import DeviceError, EngineSpoilt, InputError
+from headrace_engines.runtime.cuda import shared_memory
+from headrace_engines.runtime.cuda.shared_memory import OpenedMemory, SharedMemory
+
+
+@contextlib.contextmanager
+def shared(
+    size_bytes: int, order: Order = LATE
+) -> Iterator[tuple[FakeDriver, SharedMemory, OpenedMemory, Bytes]]:
+    """Open another process's memory, and give the GPU up at the end, where nothing may be left."""
+    with FakeDriver(order) as driver, present(driver):
+        handle, theirs = driver.share(size_bytes)
+        theirs[:] = np.arange(size_bytes) % 251
+        memory = SharedMemory()
+        opened = memory.open(0, handle, size_bytes)
+        yield driver, memory, opened, theirs
+        opened.close()
+        memory.close()
+
+
+@pytest.mark.parametrize("order", [LATE, EAGER, 3])
+def test_parts_are_read_and_written(order: Order) -> None:
+    with shared(1000, order) as (_, _, opened, theirs):
+        assert opened.read(10, 5) == theirs[10:15].tobytes()
+        opened.write(20, np.full(7, 9, np.uint8))
+        assert theirs[19:28].tolist() == [19, *[9] * 7, 27]
+        assert opened.read(0, 1000) == theirs.tobytes()
+
+
+def test_what_is_larger_than_the_pinned_piece_goes_through_it_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_memory, "_PIECE_BYTES", 64)
+    with shared(1000) as (driver, _, opened, theirs):
+        assert opened.read(3, 500) == theirs[3:503].tobytes()
+        opened.write(100, np.arange(130, dtype=np.uint8))
+        assert theirs[100:230].tolist() == list(range(130))
+        assert driver.calls["allocate_pinned"] == 1
+
+
+def test_memory_is_opened_again_in_a_fresh_context() -> None:
+    with shared(100) as (driver, memory, opened, theirs):
+        before = opened.address()
+        assert opened.read(0, 4) == theirs[:4].tobytes()
+        memory._bridges[0].gpu.renew(1)
+        assert driver.calls["open_shared"] == 1
+        assert opened.read(0, 4) == theirs[:4].tobytes()
+        assert driver.calls["open_shared"] == 2
+        assert opened.address() != before
+
+
+def test_memory_whose_owner_has_gone_is_told_after_a_reset() -> None:
+    with shared(100) as (driver, memory, opened, _):
+        memory._bridges[0].gpu.renew(1)
+        driver._exported.clear()
+        with pytest.raises(InputError, match="cannot be opened: open_shared: CUDA_ERROR_INVALID_VALUE"):
+            opened.address()
+
+
+def test_a_spoilt_context_fails_one_copy_and_not_the_next() -> None:
+    with shared(100) as (driver, _, opened, theirs):
+        assert opened.read(0, 4) == theirs[:4].tobytes()
+        driver.fail("copy_out", "CUDA_ERROR_ILLEGAL_ADDRESS")
+        with pytest.raises(EngineSpoilt):
+            opened.read(0, 4)
+        assert opened.read(0, 4) == theirs[:4].tobytes()
+
+
+def test_a_lost_gpu_is_told() -> None:
+    with FakeDriver() as driver, present(driver):
+        handle, _ = driver.share(8)
+        memory = SharedMemory()
+        opened = memory.open(0, handle, 8)
+        driver.lose()
+        with pytest.raises(DeviceError):
+            opened.read(0, 8)
+        with contextlib.suppress(DeviceError):
+            opened.close()
+        memory.close()
+
+
+@pytest.mark.parametrize(
+    ("index", "handle", "size_bytes", "text"),
+    [
+        (0, None, 101, "101 bytes were asked for; the memory has 100"),
+        (0, bytes(64), 8, "handle cannot be opened: .*INVALID_VALUE"),
+        (1, None, 8, "there is no GPU 1; there is 0"),
+        (-1, None, 8, "there is no GPU -1; there is 0"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_and_leaves_nothing_open(
+    index: int, handle: bytes | None, size_bytes: int, text: str
+) -> None:
+    with FakeDriver() as driver, present(driver):
+        given, _ = driver.share(100)
+        memory = SharedMemory()
+        with pytest.raises(InputError, match=text):
+            memory.open(index, handle or given, size_bytes)
+        memory.close()
+
+
+def test_two_openings_of_one_memory_are_given_up_one_by_one() -> None:
+    with FakeDriver() as driver, present(driver):
+        handle, theirs = driver.share(8)
+        theirs[:] = 5
+        memory = SharedMemory()
+        one, other = (memory.open(0, handle, 8) for _ in range(2))
+        one.close()
+        assert other.read(0, 8) == theirs.tobytes()
+        other.close()
+        memory.close()
