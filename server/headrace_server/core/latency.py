@@ -30,39 +30,64 @@ class BatchLatency:
         return max(0.001, math.ceil(rows / self._max_rows) * self._mean_seconds)
 
 
+class _Size:
+    """Batches of about one size: means that follow the newest, and the line through them."""
+
+    __slots__ = ("_covariance", "_deviation", "_rows", "_seconds", "_variance")
+
+    def __init__(self, rows: int, seconds: float) -> None:
+        self._rows = float(rows)
+        self._seconds = seconds
+        self._variance = self._covariance = 0.0
+        self._deviation = seconds / 2  # a first one says little
+
+    def record(self, rows: int, seconds: float) -> None:
+        self._deviation += _WEIGHT * (abs(seconds - self._expected(rows)) - self._deviation)
+        more_rows, more_seconds = rows - self._rows, seconds - self._seconds
+        self._rows += _WEIGHT * more_rows
+        self._seconds += _WEIGHT * more_seconds
+        self._variance = (1 - _WEIGHT) * (self._variance + _WEIGHT * more_rows * more_rows)
+        self._covariance = (1 - _WEIGHT) * (self._covariance + _WEIGHT * more_rows * more_seconds)
+
+    def range(self, rows: int) -> tuple[float, float]:
+        """Return between which seconds nearly all batches of so many rows are."""
+        expected, off = self._expected(rows), _DEVIATIONS * self._deviation
+        return max(0.0, expected - off), expected + off
+
+    def _expected(self, rows: int) -> float:
+        by_row = max(0.0, self._covariance / self._variance) if self._variance else 0.0
+        return self._seconds + by_row * (rows - self._rows)
+
+
 class BatchTimes:
-    """What batches take, for each power of two of rows: a running mean, and how far off it is."""
+    """What batches take by their rows, learnt for each power of two of them."""
 
     def __init__(self) -> None:
-        self._sizes: dict[int, tuple[float, float]] = {}
-        """Mean and mean deviation in seconds, by the exponent of the next power of two."""
+        self._sizes: dict[int, _Size] = {}
+        """By the exponent of the next power of two."""
 
     def record(self, rows: int, seconds: float) -> None:
         """Take in one batch."""
         exponent = _exponent(rows)
-        if exponent not in self._sizes:
-            self._sizes[exponent] = seconds, seconds / 2  # a first one says little
-            return
-        mean, deviation = self._sizes[exponent]
-        off = seconds - mean
-        self._sizes[exponent] = mean + _WEIGHT * off, deviation + _WEIGHT * (abs(off) - deviation)
+        size = self._sizes.get(exponent)
+        if size is None:
+            self._sizes[exponent] = _Size(rows, seconds)
+        else:
+            size.record(rows, seconds)
 
     def least_seconds(self, rows: int) -> float | None:
         """Return what a batch of so many rows takes at least; None while nothing is known of such ones."""
-        known = [exponent for exponent in self._sizes if exponent <= _exponent(rows)]
-        if not known:
-            return None
-        mean, deviation = self._sizes[max(known)]
-        return max(0.0, mean - _DEVIATIONS * deviation)
+        known = max((one for one in self._sizes if one <= _exponent(rows)), default=None)
+        return None if known is None else self._sizes[known].range(min(rows, 1 << known))[0]
 
     def most_seconds(self, rows: int) -> float:
         """Return what a batch of so many rows takes at most; 0 while nothing is known."""
         wanted = _exponent(rows)
-        nearest = min(self._sizes, key=lambda exponent: abs(exponent - wanted), default=None)
-        if nearest is None:
+        known = min(self._sizes, key=lambda one: abs(one - wanted), default=None)
+        if known is None:
             return 0.0
-        mean, deviation = self._sizes[nearest]
-        return (mean + _DEVIATIONS * deviation) * float(1 << max(0, wanted - nearest))
+        times = float(1 << max(0, wanted - known))
+        return times * self._sizes[known].range(min(rows, 1 << known))[1]
 
 
 def _exponent(rows: int) -> int:
