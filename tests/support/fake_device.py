@@ -98,8 +98,8 @@ class FakeDevice:
     ) -> None:
         """Put a kernel into the stream of this handle, as a library does.
 
-        When its turn comes, `compute` is given the bytes of `reads` and of `writes`, which it fills in place. It
-        may raise CudaError.
+        When its turn comes, `compute` is given the bytes of `reads` and of `writes`, which it fills in place.
+        It may raise CudaError.
         """
         with self._calling("enqueue"):
             read = tuple(self._anywhere(*place) for place in reads)

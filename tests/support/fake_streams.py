@@ -109,7 +109,7 @@ class Timeline:
                 for other in conflicts(span, is_write=is_write, known=clock):
                     does = "writes" if is_write else "reads"
                     raise Misuse(
-                        f"{task.label} {does} {span.block}, with no order after {other.label} of another stream"
+                        f"{task.label} {does} {span.block}, in no order with {other.label} of another stream"
                     )
         operation = self._place(task, stream, clock)
         operation.is_held = is_held

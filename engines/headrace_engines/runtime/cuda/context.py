@@ -121,8 +121,8 @@ class Gpu:
             self._pools.give_pinned(size_bytes)
             if error.fault is Fault.MEMORY:
                 raise MemoryExhausted(
-                    f"{size_bytes} bytes of pinned host memory were asked for, and the machine has no more that "
-                    f"can be pinned: {self._pools.pinned_bytes()} are in use for batches ({error})"
+                    f"{size_bytes} bytes of pinned host memory were asked for, and no more can be pinned: "
+                    f"{self._pools.pinned_bytes()} are in use for batches ({error})"
                 ) from error
             raise
         self._pinned[memory.ctypes.data] = size_bytes

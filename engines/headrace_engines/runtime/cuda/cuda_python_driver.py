@@ -6,20 +6,14 @@ import ctypes
 from importlib import metadata
 from typing import Any
 
-from headrace_engines.runtime.cuda import bindings, faults
+from headrace_engines.runtime.cuda import bindings
 from headrace_engines.runtime.cuda.bindings import check
 from headrace_engines.runtime.cuda.driver import Bytes, GpuFacts
-from headrace_engines.runtime.cuda.pages import pages, whole_pages
-
-_HANDLE_BYTES = 64
 
 
 def gpus() -> tuple[GpuFacts, ...]:
     """Return the GPUs that CUDA shows. Raises ImportError or CudaError if it cannot be asked."""
-    cuda = bindings.load()
-    status, count = cuda.cuDeviceGetCount()
-    check(cuda, "cuDeviceGetCount", status)
-    return tuple(_facts(cuda, index) for index in range(count))
+    return bindings.gpus()
 
 
 def driver(facts: GpuFacts) -> CudaPythonDriver:
@@ -92,14 +86,10 @@ class CudaPythonDriver:
         check(self._cuda, "cuMemFree", status)
 
     def allocate_pinned(self, size_bytes: int) -> Bytes:
-        memory = pages(size_bytes)
-        (status,) = self._cuda.cuMemHostRegister(memory.ctypes.data, whole_pages(size_bytes), 0)
-        check(self._cuda, "cuMemHostRegister", status)
-        return memory
+        return bindings.allocate_pinned(self._cuda, size_bytes)
 
     def free_pinned(self, memory: Bytes) -> None:
-        (status,) = self._cuda.cuMemHostUnregister(memory.ctypes.data)
-        check(self._cuda, "cuMemHostUnregister", status)
+        bindings.free_pinned(self._cuda, memory)
 
     def stream(self) -> _Stream:
         status, native = self._cuda.cuStreamCreate(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
@@ -172,20 +162,15 @@ class CudaPythonDriver:
         return bindings.end_capture(self._cuda, stream.native)
 
     def launch(self, graph: Any, stream: Any) -> None:
-        (status,) = self._cuda.cuGraphLaunch(graph, stream.native)
-        if status:
-            raise bindings.error(self._cuda, "cuGraphLaunch", status)
+        bindings.launch(self._cuda, graph, stream.native)
 
     def destroy_graph(self, graph: Any) -> None:
-        (status,) = self._cuda.cuGraphExecDestroy(graph)
-        check(self._cuda, "cuGraphExecDestroy", status)
+        bindings.destroy_graph(self._cuda, graph)
 
     def open_shared(self, handle: bytes) -> tuple[int, int]:
-        if len(handle) != _HANDLE_BYTES:
-            text = f"a handle has {_HANDLE_BYTES} bytes, and not {len(handle)}"
-            raise faults.error("cuIpcOpenMemHandle", "CUDA_ERROR_INVALID_VALUE", text)
+        bindings.check_handle(handle)
         native = self._cuda.CUipcMemHandle()
-        ctypes.memmove(native.getPtr(), handle, _HANDLE_BYTES)
+        ctypes.memmove(native.getPtr(), handle, bindings.HANDLE_BYTES)
         flags = self._cuda.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
         status, address = self._cuda.cuIpcOpenMemHandle(native, flags)
         check(self._cuda, "cuIpcOpenMemHandle", status)
@@ -196,27 +181,3 @@ class CudaPythonDriver:
     def close_shared(self, address: int) -> None:
         (status,) = self._cuda.cuIpcCloseMemHandle(address)
         check(self._cuda, "cuIpcCloseMemHandle", status)
-
-
-def _facts(cuda: Any, index: int) -> GpuFacts:
-    """Return what the driver tells of a GPU."""
-    device = bindings.device(cuda, index)
-
-    def asked(call: str, *arguments: Any) -> Any:
-        status, value = getattr(cuda, call)(*arguments)
-        check(cuda, call, status)
-        return value
-
-    major = cuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    minor = cuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    return GpuFacts(
-        index=index,
-        name=asked("cuDeviceGetName", 256, device).split(b"\0")[0].decode(),
-        uuid=bindings.uuid(cuda, device),
-        compute_capability=(
-            int(asked("cuDeviceGetAttribute", major, device)),
-            int(asked("cuDeviceGetAttribute", minor, device)),
-        ),
-        total_bytes=int(asked("cuDeviceTotalMem", device)),
-        driver=int(asked("cuDriverGetVersion")),
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace_engines.errors import DeviceError
-from headrace_engines.runtime.cuda import cuda_python_driver, pools
+from headrace_engines.runtime.cuda import cuda_python_driver, pools, pycuda_driver
 from headrace_engines.runtime.cuda.context import Gpu, Use
 from headrace_engines.runtime.cuda.driver import CudaError, Driver, GpuFacts
 
@@ -37,7 +37,7 @@ class Found:
     why: str = ""
 
 
-_LIBRARIES: Final[tuple[DriverLibrary, ...]] = (cuda_python_driver,)
+_LIBRARIES: Final[tuple[DriverLibrary, ...]] = (pycuda_driver, cuda_python_driver)
 _opened: dict[int, Gpu] = {}
 _opening = threading.Lock()
 
