@@ -71,6 +71,14 @@ proto: $(PROTO_STAMP) ## Generate the stubs from the .proto files
 bench: $(DEV_STAMP) ## Measure the server beside a bare echo and the core alone (ARGS goes to the bench)
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: .venv-gpu/.installed ## Prove and measure on this machine's GPU what `make gpu-bundle` made (ARGS goes to it)
+	.venv-gpu/bin/python -m bench.gpu_check $(ARGS)
+
+.PHONY: gpu-bundle
+gpu-bundle: .venv-gpu/.installed ## Prepare gpu-check, also for a GPU machine without a network, in .gpu
+	tools/gpu-bundle.sh .venv-gpu/bin/python .gpu
+
 .PHONY: consul
 consul: ## Fetch a Consul agent into .tools/consul for the tests and the demo
 	tools/install-consul.sh
@@ -84,7 +92,7 @@ perf_analyzer grpcurl: $(RUN_STAMP)
 
 .PHONY: clean
 clean: ## Remove all that these targets made
-	rm -rf .venv .venv-* .tools .cache build dist .coverage* .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-* .gpu .tools .cache build dist .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache tests/clients/node/node_modules
 	find proto engines server client tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -107,6 +115,10 @@ TORCH := torch==2.13.0
 .venv-frameworks/.installed: pyproject.toml Makefile
 	@tools/venv.sh .venv-frameworks $@-extras -e ".[dev,torch,keras,boost,rtx]" $(TORCH)
 	@tools/venv.sh .venv-frameworks $@ --no-deps tf_keras sklearn-pmml-model cached-property
+
+# TensorRT for RTX builds plans without a GPU, and runs them where there is one.
+.venv-gpu/.installed: pyproject.toml Makefile
+	@tools/venv.sh .venv-gpu $@ -e ".[cpu,build,rtx]" "cuda-python>=12.6" nvidia-ml-py
 
 # All else is looked up in .venv, which takes less time than installing it again.
 .venv-between/.installed: Makefile $(DEV_STAMP)

@@ -75,7 +75,7 @@ def cases(repository: Path) -> Iterator[Case]:
     """Yield the cases of a repository, model by model; those that are not there are left out."""
     for network in NETWORKS.values():
         folder = repository / network.name / "1"
-        if folder.is_dir():
+        if (folder / manifest.FILE_NAME).exists():
             artefacts = described(folder).artefacts
             for recipe in RECIPES:
                 yield from _case(network, recipe, folder, artefacts)

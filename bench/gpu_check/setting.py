@@ -23,14 +23,23 @@ class Setting:
     work: Path
     batches: tuple[int, ...] = BATCHES
     seconds: float = 0.15
-    server_seconds: float = 2.0
     gpu: int = 0
     python: tuple[str, ...] = (sys.executable,)
+
+    @property
+    def server_seconds(self) -> float:
+        """How long a load is kept on a server: its threads have to come into step."""
+        return 15 * self.seconds
 
     @property
     def built(self) -> Path:
         """The repository of what had to be built on this machine, because the plans of `cases` do not fit."""
         return self.work / "built"
+
+    @property
+    def caches(self) -> Path:
+        """The folder for what libraries compile and measure on this machine."""
+        return self.work / "caches"
 
     def to_json(self) -> str:
         """Return what `of_json` reads."""

@@ -1,0 +1,122 @@
+"""What goes to a GPU machine without a network: which packages, and how the parts are put together there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.gpu_check.pageable import Pageable
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tools" / "gpu"
+HEADER = """
+CUresult CUDAAPI cuInit(unsigned int flags);
+CUresult CUDAAPI cuGetErrorName(CUresult error, const char **pStr);
+#define cuMemAlloc                          cuMemAlloc_v2
+CUresult CUDAAPI cuMemAlloc(CUdeviceptr *dptr, size_t bytesize);
+"""
+
+
+def packed(**files):
+    """Return an archive of text files as `pack.sh` makes them."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return lzma.compress(content.getvalue())
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """Parts of which each has a piece of TensorRT, and the first has all else."""
+    whole = packed(library="a library " * 50)
+    sums = f"{hashlib.sha256(whole).hexdigest()}  tensorrt.tar.xz\n"
+    for number, piece in enumerate((whole[:40], whole[40:90], whole[90:]), 1):
+        part = tmp_path / ".gpu" / f"p{number}"
+        part.mkdir(parents=True)
+        (part / f"tensorrt.{number}").write_bytes(piece)
+        (part / "tensorrt.sha256").write_text(sums)
+        (part / "run.sh").write_bytes((TOOLS / "run.sh").read_bytes())
+    (tmp_path / ".gpu" / "p1" / "site.tar.xz").write_bytes(packed(package="a package"))
+    (tmp_path / ".gpu" / "p1" / "cases.tar.xz").write_bytes(packed(nothing="no models"))
+    monkeypatch.setenv("KEPT", str(tmp_path / "kept"))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    return tmp_path / ".gpu"
+
+
+def run(bundle, part, phase):
+    command = ["bash", str(bundle / part / "run.sh"), phase]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_parts_that_come_one_after_the_other_are_put_together(bundle):
+    (bundle / "p3").rename(bundle.parent / "later")
+    first = run(bundle, "p1", "first")
+    assert (first.returncode, "no models in" in first.stderr) == (2, True), first.stderr
+    kept = bundle.parent / "kept"
+    assert (kept / "site" / "package").read_text() == "a package"
+    assert not (kept / "site" / "library").exists()
+
+    for part in ("p1", "p2"):  # they do not travel again
+        for file in (bundle / part).iterdir():
+            file.unlink()
+        (bundle / part).rmdir()
+    (bundle.parent / "later").rename(bundle / "p3")
+    second = run(bundle, "p3", "second")
+    assert (second.returncode, "no models in" in second.stderr) == (2, True), second.stderr
+    assert (kept / "site" / "library").read_text() == "a library " * 50
+    assert run(bundle, "p3", "second").returncode == 2  # what is there is not unpacked again
+
+
+def test_on_another_machine_the_second_part_says_what_to_do(bundle):
+    done = run(bundle, "p3", "second")
+    assert (done.returncode, "Run the first command again" in done.stderr) == (3, True)
+
+
+def test_pieces_of_another_bundle_are_found(bundle):
+    (bundle / "p2" / "tensorrt.2").write_bytes(bytes(50))
+    assert run(bundle, "p1", "first").returncode == 2
+    done = run(bundle, "p1", "second")
+    assert done.returncode == 1
+    assert "tensorrt.tar.xz: FAILED" in done.stdout
+    assert run(bundle, "p1", "third").returncode == 2
+
+
+def test_the_server_that_is_carried_has_the_grpcio_that_the_completion_queue_was_tried_with():
+    command = [sys.executable, str(TOOLS / "requirements.py")]
+    wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "grpcio==1.85.*" in wanted
+    assert {one.partition(">")[0] for one in wanted} >= {"protobuf", "nvidia-ml-py", "prometheus-client"}
+    assert not [one for one in wanted if one.startswith(("numpy", "tritonclient", "headrace"))]
+
+
+def test_a_driver_to_link_against_has_each_name_that_headers_declare(tmp_path):
+    sys.path.insert(0, str(TOOLS))
+    try:
+        from stub_driver import source
+    finally:
+        sys.path.remove(str(TOOLS))
+    code = source([HEADER])
+    assert [line.partition("(")[0] for line in code.splitlines()] == [
+        "int cuGetErrorString", "int cuGetErrorName", "int cuInit", "int cuMemAlloc", "int cuMemAlloc_v2",
+    ]  # fmt: skip
+
+
+def test_copies_of_memory_that_is_not_pinned_are_called_as_cuda_python_has_them():
+    cuda = pytest.importorskip("cuda.bindings.driver")
+    assert cuda.cuMemcpyHtoD.__doc__
+    assert cuda.cuMemcpyDtoH.__doc__
+    with pytest.raises(RuntimeError, match="CUDA_ERROR"):  # without a context
+        Pageable().copy_in(1, np.zeros(1, np.uint8))
