@@ -32,6 +32,7 @@ from headrace_server.listen_address import ListenAddress
 from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository
 from headrace_server.telemetry import logs
+from headrace_server.telemetry.gpus import Gpus
 from headrace_server.telemetry.log_settings import LogControl
 from headrace_server.telemetry.long_executions import LongExecutions
 from headrace_server.telemetry.metrics import Metrics
@@ -140,7 +141,8 @@ class Server:
             room_options.transport_options(self._config),
             diagnostics.procedures(),
         )
-        page = Metrics(self._catalogue, self._service, transport, __version__).page
+        gpus = Gpus(room_options.gpu_samples)
+        page = Metrics(self._catalogue, self._service, transport, __version__, gpus).page
         metrics_host = self._config.metrics_address or self._config.host
         metrics = MetricsServer(page, metrics_host, self._config.metrics_port)
         garbage = Garbage(self._loop)
