@@ -10,6 +10,12 @@ import pytest
 from digits import BuiltRepository
 
 from headrace_cli.main import run
+from headrace_engines.plan_gate import Likeness
+from headrace_engines.plan_order import PlanOrder
+from headrace_engines.plans.nvidia import Library
+from headrace_engines.plans.settings import PlanSettings
+from headrace_engines.rebuilt_plans import RebuiltPlans
+from headrace_engines.runtime.cuda.driver import GpuFacts
 
 
 @pytest.fixture
@@ -75,3 +81,29 @@ def test_a_store_that_is_not_there_is_empty(tmp_path: Path, capsys: pytest.Captu
         assert run(["store", command, "--cache", str(tmp_path / "none")]) == 0
     assert "there is nothing in" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+def test_plans_that_a_server_has_rebuilt_are_listed_and_removed_as_builds_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = GpuFacts(0, "Some GPU", "GPU-0", (9, 0), 1 << 30, 13000)
+    library = Library("tensorrt_rtx", "1.8")
+    order = PlanOrder(Path("model.fp16.onnx"), "0" * 64, "fp16", PlanSettings(), library, gpu)
+
+    def make(into: Path) -> Likeness:
+        into.write_bytes(b"plan")
+        return Likeness(64, 50.0, 1.0)
+
+    kept = RebuiltPlans(tmp_path / "headrace" / "plans").find_or_make(order, make, lambda: None)
+    assert run(["store", "list", "--cache", str(tmp_path)]) == 0
+    assert "0 builds and 1 rebuilt plans, " in capsys.readouterr().out
+    assert run(["store", "list", "--cache", str(tmp_path), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["source"]) == ("plan", "model.fp16.onnx for Some GPU")
+    assert told["artefacts"] == ["model.fp16.any-rtx1.8.plan"]
+    kept.path.write_bytes(b"else")
+    assert run(["store", "verify", "--cache", str(tmp_path)]) == 1
+    assert "1 of 0 builds and 1 rebuilt plans in" in capsys.readouterr().err
+    assert run(["store", "prune", "--cache", str(tmp_path)]) == 0
+    assert "removed 0 builds and 1 rebuilt plans" in capsys.readouterr().out
+    assert not kept.folder.exists()

@@ -101,7 +101,7 @@ def _inspect_version(folder: Path) -> Inspected:
             report.read(folder),
         )
     finally:
-        loaded.engine.close()
+        loaded.close()
 
 
 def _network(path: Path) -> Network | None:
