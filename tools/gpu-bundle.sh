@@ -58,13 +58,13 @@ cut_parts() {
     while [ -s "$rest" ]; do
         mkdir "$folder/p$number"
         cp "$here/gpu/run.sh" "$folder/p$number/"
+        (cd "$work" && sha256sum tensorrt.tar.xz) > "$folder/p$number/tensorrt.sha256"
         head -c "$room" "$rest" > "$folder/p$number/tensorrt.$number"
         tail -c +$((room + 1)) "$rest" > "$rest.new" && mv "$rest.new" "$rest"
         room=$each number=$((number + 1))
     done
     rm "$rest"
     cp "$work/site.tar.xz" "$work/cases.tar.xz" "$folder/p1/"
-    (cd "$work" && sha256sum tensorrt.tar.xz) | tee "$folder"/p*/tensorrt.sha256 >/dev/null
 }
 
 tell() {

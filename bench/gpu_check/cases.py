@@ -57,10 +57,23 @@ class Case:
         """Return as many rows: real ones again and again where there are any, else random ones."""
         stored = self.folder.parent / ROWS
         if not stored.exists():
-            return rows(self.network, count)
+            return varied(self.network, count)
         with np.load(stored) as arrays:
             real: NDArray[np.float32] = arrays["rows"]
         return real[np.arange(count) % len(real)]
+
+
+def varied(network: Network, count: int) -> NDArray[np.float32]:
+    """Return random rows that answers tell apart: each with a size and, in each channel, a mean of its own.
+
+    Noise alone is the same to a network that takes means of it.
+    """
+    random = np.random.default_rng(1)
+    one_by_one = (count, *(1 for _ in network.shape))
+    channels = (count, network.shape[0], *(1 for _ in network.shape[1:])) if network.shape[1:] else one_by_one
+    sizes = np.exp(random.uniform(-1, 1, one_by_one)).astype(np.float32)
+    means = random.standard_normal(channels, np.float32)
+    return rows(network, count) * sizes + means
 
 
 def described(folder: Path) -> Manifest:

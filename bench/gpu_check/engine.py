@@ -19,6 +19,7 @@ from bench.gpu_check.pace import batch_seconds, shares
 from bench.gpu_check.record import Cell, Record
 from bench.gpu_check.setting import Setting
 from headrace_engines import trial
+from headrace_engines.declaration import THREADS, Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.runtime.cuda.gpu import Gpu
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -30,6 +31,7 @@ _LARGE_ROW_BYTES: Final = 1 << 17
 _COMPARED, _COMPARED_LARGE = 256, 32
 """Rows; ONNX Runtime takes a tenth of a second for each large one."""
 _REFERENCE_BATCH: Final = 32
+_REFERENCE_THREADS: Final = "8"
 
 Opens = Callable[[Case, Gpu, int, Setting], Engine]
 
@@ -83,7 +85,12 @@ def _answers(case: Case, name: str, engine: Engine, loading: Loading, record: Re
     (tensor,) = engine.spec.inputs
     rows = case.rows(_COMPARED_LARGE if tensor.row_bytes > _LARGE_ROW_BYTES else _COMPARED)
     with contextlib.closing(
-        OnnxRuntimeEngine(case.folder / case.onnx.file, max_batch_size=_REFERENCE_BATCH, fuses=False)
+        OnnxRuntimeEngine(
+            case.folder / case.onnx.file,
+            max_batch_size=_REFERENCE_BATCH,
+            declaration=Declaration(parameters={THREADS: _REFERENCE_THREADS}),
+            fuses=False,
+        )
     ) as reference:
         (expected,) = trial.answers(reference, {tensor.name: rows})
     (answers,) = trial.answers(engine, {tensor.name: rows})

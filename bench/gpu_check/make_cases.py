@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench.gpu_check import networks
-from bench.gpu_check.cases import NETWORKS, RECIPES, ROWS, SIZES, model_name
-from bench.models import INPUT, OUTPUT, Network, rows
+from bench.gpu_check.cases import NETWORKS, RECIPES, ROWS, SIZES, model_name, varied
+from bench.models import INPUT, OUTPUT, Network
 from headrace_engines import manifest
 from headrace_engines.compress import recipes
 from headrace_engines.compress.make import compress
@@ -100,7 +100,7 @@ def _network(network: Network, folder: Path) -> tuple[onnx.ModelProto, NDArray[n
             if network.name == "resnet50"
             else networks.wide_perceptron(network.widths)
         )
-        return model, rows(network, few)
+        return model, varied(network, few)
     images, labels = _digits(network.shape)
     np.savez_compressed(folder / ROWS, rows=images[:_HELD_OUT], labels=labels[:_HELD_OUT])
     train = slice(_HELD_OUT, None)

@@ -29,10 +29,8 @@ _LARGE: Final = (
 def measure(setting: Setting, record: Record, subject: str) -> None:
     """Fill the table "server" with what comes of the case `subject`."""
     case = find(setting, subject)
-    work = setting.work / "serving"
-    work.mkdir(parents=True, exist_ok=True)
     uuid = next((one.uuid for one in gpu.available() if one.index == setting.gpu), "")
-    with start(case, setting.python, work, setting.batches[-1]) as server:
+    with start(case, setting) as server:
         platform = server.platform()
         loads = _LARGE if case.rows(1).nbytes > LARGEST_CALL_BYTES else _SMALL
         for load in [one for one in loads if one.rows <= setting.batches[-1]]:

@@ -20,6 +20,7 @@ import grpc
 
 from bench import first_answer, processes
 from bench.gpu_check.cases import Case, described
+from bench.gpu_check.setting import Setting
 from bench.http2 import LARGEST_CALL_BYTES, framed
 from bench.load import ROOT, connections
 from bench.models import INPUT, request
@@ -97,12 +98,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def start(case: Case, python: tuple[str, ...], work: Path, most_rows: int) -> Iterator[Server]:
+def start(case: Case, setting: Setting) -> Iterator[Server]:
     """Serve a case alone, and stop in the end. Raises ServingError with what the server said."""
+    work, caches = setting.work / "serving", setting.caches
+    work.mkdir(parents=True, exist_ok=True)
     repository = _repository(case, work / "repository")
-    command = [*python, "-m", "headrace_cli", "serve", "--model-repository", str(repository)]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--max-batch-size", str(most_rows)]
-    command += ["--allow-client-shm", "--max-queue-size", "65536"]
+    command = [*setting.python, "-m", "headrace_cli", "serve", "--model-repository", str(repository)]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--max-batch-size", str(setting.batches[-1])]
+    command += ["--allow-client-shm", "--max-queue-size", "65536", "--cache", str(caches)]
     log = work / "server.log"
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

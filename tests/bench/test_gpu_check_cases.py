@@ -94,7 +94,8 @@ def server(repository, tmp_path_factory):
     program = f"import runpy, sys; sys.path[:0] = {CONTAINERS!r}; sys.argv[1:3] = []; "
     program += "runpy.run_module('headrace_cli', run_name='__main__')"
     case = next(iter(cases(repository)))
-    with start(case, (sys.executable, "-c", program), tmp_path_factory.mktemp("work"), 64) as running:
+    python = (sys.executable, "-c", program)
+    with start(case, Setting(repository, tmp_path_factory.mktemp("work"), (64,), python=python)) as running:
         yield running
 
 
@@ -134,6 +135,6 @@ def test_a_server_that_does_not_start_is_told(repository, tmp_path):
     program = "import sys; sys.exit('no such thing')"
     with (
         pytest.raises(serving.ServingError, match="no such thing"),
-        start(case, (sys.executable, "-c", program), tmp_path, 64),
+        start(case, Setting(repository, tmp_path, python=(sys.executable, "-c", program))),
     ):
         pass

@@ -14,7 +14,7 @@ trap 'rm -rf "$scratch"' EXIT
 say() { printf 'gpu-bundle: %s\n' "$*" >&2; }
 
 download() {  # FOLDER WHAT...
-    "$python" -m pip download -q --only-binary=:all: --python-version "$VERSION" --implementation cp \
+    "$python" -m pip -qq download --only-binary=:all: --python-version "$VERSION" --implementation cp \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$@"
 }
 

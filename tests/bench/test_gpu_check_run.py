@@ -1,0 +1,183 @@
+"""The whole of gpu-check on a fake GPU, whose TensorRT computes with ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import json
+import sys
+import time
+import types
+
+import pytest
+from fake_cuda import FakeDriver, present
+from fake_tensorrt import library, plan_of
+
+from bench.gpu_check import copies, networks, opening, record, report, runner
+from bench.gpu_check.__main__ import main
+from bench.gpu_check.cases import NETWORKS
+from bench.gpu_check.make_cases import make
+from bench.gpu_check.record import Record
+from bench.gpu_check.runner import Outcome
+from headrace_engines import manifest
+from headrace_engines.manifest import artefact_of
+from headrace_engines.plans import nvidia
+
+BATCHES = (1, 2, 4)
+RECIPES = ("fp32", "fp16", "int8-tensorrt")
+ROW_MS = 0.5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One model in three precisions, without plans."""
+    folder = tmp_path_factory.mktemp("cases")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvidia, "all_installed", tuple)
+        make(dataclasses.replace(NETWORKS["digits-mlp"], widths=(64, 32, 10)), folder, RECIPES)
+    return folder
+
+
+@pytest.fixture
+def driver():
+    with FakeDriver("eager") as driver, present(driver):
+        yield driver
+        gc.collect()
+
+
+@pytest.fixture
+def run(models, driver, tmp_path, monkeypatch, capsys):
+    """Run gpu-check on plans of a fake TensorRT, each part in this process; returns its document and text."""
+    by = library(driver, milliseconds=lambda rows: ROW_MS * rows)
+    monkeypatch.setattr(nvidia, "all_installed", lambda: (by,))
+    monkeypatch.setattr(runner, "run", in_process)
+    monkeypatch.setattr(copies, "_SIZES", (4096, 65536))
+    monkeypatch.setattr(copies, "_ROWS", ((256, 16),))
+    fake = types.ModuleType("fake")
+    fake.gpus, fake.driver = lambda: (driver.facts,), lambda facts: driver
+    for name in opening.LIBRARIES.values():
+        monkeypatch.setitem(sys.modules, f"headrace_engines.runtime.cuda.{name}", fake)
+
+    def run(*arguments, damaged="", mistaken=""):
+        """`damaged` and `mistaken` are recipes whose plan is cut short, and is that of another model."""
+        describe(models / "digits-mlp" / "1", by, damaged, mistaken)
+        out = tmp_path / "out"
+        given = ["--cases", models, "--out", out, "--work", tmp_path / "work", *arguments]
+        given += ["--batches", ",".join(map(str, BATCHES)), "--seconds", "0.002"]
+        code = main([str(one) for one in given])
+        assert capsys.readouterr().out.endswith((out / report.TEXT_NAME).read_text() + "\n")
+        return code, json.loads((out / report.JSON_NAME).read_text()), (out / report.TEXT_NAME).read_text()
+
+    return run
+
+
+def describe(folder, by, damaged, mistaken):
+    """Write plans of the ONNX files in a version folder, and the manifest of all."""
+    described = manifest.read(folder)
+    originals = [one for one in described.artefacts if one.file.endswith(".onnx")]
+    plans = []
+    for one in originals:
+        plan = plan_of(folder / one.file, folder, by=by, batches=[(1, BATCHES[-1], BATCHES[-1])])
+        if one.recipe == mistaken:
+            other = folder / "other.onnx"
+            other.write_bytes(networks.wide_perceptron((64, 16, 10)).SerializeToString())
+            plan.write_text(plan.read_text().replace(one.file, other.name))
+        plans.append(artefact_of(plan, one.recipe, "tensorrt", ""))
+        if one.recipe == damaged:
+            plan.write_bytes(plan.read_bytes()[:-1])
+    whole = dataclasses.replace(described, artefacts=(*originals, *plans))
+    (folder / manifest.FILE_NAME).write_bytes(whole.to_bytes())
+
+
+def in_process(part, setting, limit_seconds):
+    setting.work.mkdir(parents=True, exist_ok=True)
+    path = setting.work / "record"
+    path.unlink(missing_ok=True)
+    writer, begun = Record(path), time.monotonic()
+    with writer.step("measuring"):
+        importlib.import_module(part.module).measure(setting, writer, part.subject)
+    writer.end()
+    return Outcome(part.name, record.read(path), time.monotonic() - begun)
+
+
+def rows_of(document, title):
+    return report.tables(document["parts"])[title]
+
+
+def copy_ns(size):
+    """What the fake GPU says that a copy takes."""
+    return 1000 + size / 25
+
+
+def failures(document):
+    return {
+        (one["part"], each["step"]): each["error"] for one in document["parts"] for each in one["failures"]
+    }
+
+
+def test_the_whole_check_runs_on_a_fake_gpu(run):
+    code, document, text = run()
+    assert code == 1
+    assert list(failures(document)) == [("copies", "memory that is not pinned")]  # needs cuda-python
+    assert document["complete"]
+    assert document["summary"][:2] == [
+        "GPU: Fake GPU (sm90, 1 GiB); trt10.13.2.6",
+        "plans: 3 of 3 load and answer as ONNX Runtime does",
+    ]
+    cases = [f"digits-mlp/{recipe}" for recipe in RECIPES]
+    answers = rows_of(document, "answers, against ONNX Runtime on the CPU")
+    assert [(row["model"], row["right"], row["top-1"], row["rows"]) for row in answers] == [
+        (case, True, 1.0, 256) for case in cases
+    ]
+    assert min(row["SQNR dB"] for row in answers) > 100
+    engine = rows_of(document, "engine")
+    assert [(row["model"], row["rows"], row["compute µs"]) for row in engine] == [
+        (case, rows, 1000 * ROW_MS * rows) for case in cases for rows in BATCHES
+    ]
+    for row in engine:
+        assert row["rows/s"] == pytest.approx(1000 * row["rows"] / row["ms"], rel=0.01)
+    for row in rows_of(document, "copies, GB/s"):
+        size = row["KiB"] << 10
+        assert row["pinned in"] == row["pinned out"] == pytest.approx(size / copy_ns(size), abs=0.001)
+    (copied,) = rows_of(document, "copying a batch, µs")
+    assert copied["one copy"] == pytest.approx(copy_ns(16 * 256) / 1000, abs=0.01)
+    assert copied["a copy a row"] == pytest.approx(16 * copy_ns(256) / 1000, abs=0.01)
+    assert [row["rows"] for row in rows_of(document, "graphs, ms a batch")] == list(BATCHES)
+    assert [row["library"] for row in rows_of(document, "drivers, µs")] == ["pycuda", "cuda-python"]
+    (core,) = rows_of(document, "core without transport")
+    assert 1 <= core["mean batch"] <= core["batch"] == BATCHES[-1]
+    assert [row["failed"] for row in rows_of(document, "server")] == [0, 0]
+    assert "digits-mlp/fp16: the core keeps" in text
+
+
+def test_a_plan_that_does_not_load_keeps_no_other_from_being_tried(run):
+    code, document, text = run("--only", "engine", damaged="fp16")
+    assert code == 1
+    assert {part for part, _ in failures(document)} == {"engine digits-mlp/fp16"}
+    assert "damaged" in failures(document)["engine digits-mlp/fp16", "the plan as it came"]
+    assert "plans: 2 of 3 load and answer as ONNX Runtime does" in text
+
+
+def test_a_plan_that_answers_otherwise_is_found(run):
+    _, document, text = run("--only", "engine", mistaken="fp16")
+    assert not failures(document)
+    right = {
+        row["model"]: row["right"] for row in rows_of(document, "answers, against ONNX Runtime on the CPU")
+    }
+    assert right == {"digits-mlp/fp32": True, "digits-mlp/fp16": False, "digits-mlp/int8-tensorrt": True}
+    assert "2 of 3 load and answer as ONNX Runtime does; WRONG: digits-mlp/fp16" in text
+
+
+def test_two_phases_on_one_machine_are_told_as_one(run):
+    _, first, _ = run("--phase", "first", "--only", "copies")
+    assert [part["part"] for part in first["parts"]] == ["machine", "copies"]
+    _, second, _ = run("--phase", "second", "--only", "core")
+    assert [part["part"] for part in second["parts"]] == ["machine", "copies", "core digits-mlp/fp16"]
+
+
+def test_without_a_gpu_that_is_all_there_is_to_say(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "run", in_process)
+    with present():
+        assert main(["--cases", str(models), "--out", str(tmp_path), "--work", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "gpu-check: no GPU can be used: CUDA shows none\n"
