@@ -90,5 +90,7 @@ class EngineThread:
             self.execute(self._serve)
         finally:
             self._model.detach(self._instance)
-            self._engine.close()
-            self._has_ended.set()
+            try:
+                self._engine.close()
+            finally:
+                self._has_ended.set()
