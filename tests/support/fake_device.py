@@ -194,10 +194,9 @@ class FakeDevice:
                     failure.after -= 1
                     continue
                 failure.times -= 1
-                error = faults.error(call, failure.name)
-                if error.fault in (Fault.CONTEXT, Fault.DEVICE):
+                if faults.fault(failure.name) in (Fault.CONTEXT, Fault.DEVICE):
                     self._spoil(failure.name)
-                raise error
+                raise faults.error(call, failure.name)  # kept by nothing here, or it would keep its frames
 
     def _spoil(self, name: str) -> None:
         self._sticky = self._sticky or name

@@ -117,7 +117,7 @@ def _members(name: str, *members: str) -> Any:
 
 
 class FakeTensorRt:
-    """The library's module. `capturable` says whether executions can be noted, `milliseconds` what one takes."""
+    """The library's module: whether executions are `capturable`, and how many `milliseconds` a size takes."""
 
     TensorIOMode = _members("TensorIOMode", "NONE", "INPUT", "OUTPUT")
     TensorLocation = _members("TensorLocation", "DEVICE", "HOST")
@@ -379,13 +379,15 @@ class FakeContext(_Held):
         rows = next(iter(shapes.values()), (1,))[:1]
         differs = capturing and tensorrt.differs_in_graphs
 
+        computing, inputs = engine.computing, engine.inputs  # a kernel does not keep the engine
+
         def compute(read: list[Any], written: list[Any]) -> None:
             arrays = [
                 data.view(dtype).reshape(shapes[name])
-                for data, (name, dtype) in zip(read[:-1], engine.inputs.items(), strict=True)
+                for data, (name, dtype) in zip(read[:-1], inputs.items(), strict=True)
             ]
             try:
-                answers = engine.computing.run(arrays)
+                answers = computing.run(arrays)
             except ExecutionError as error:  # an index out of range, on a GPU
                 name = "CUDA_ERROR_ILLEGAL_ADDRESS"
                 raise CudaError("kernel", name, Fault.CONTEXT, str(error)) from error

@@ -22,6 +22,7 @@ from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, Exec
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.lifetimes import let_go
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 
@@ -108,7 +109,11 @@ class StagedEngine(ABC):
                 computing = self._live()
                 staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size))
         except EngineSpoilt as error:
+            let_go(error)
             raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
+        except EngineError as error:
+            let_go(error)
+            raise
 
     def wait(self, slot: int) -> Arrays:
         """Wait until the slot's rows are there."""
@@ -124,7 +129,7 @@ class StagedEngine(ABC):
         """Execute arrays; a staged model's go through a slot that has no batch in flight."""
         check_arrays(self.spec, arrays)
         if not self.spec.is_staged:
-            return self._live().run(arrays)
+            return self._run_unstaged(arrays)
         rows = [array for array in arrays if array is not None]
         count = len(rows[0])
         if not 0 < count <= self.spec.max_batch_size:
@@ -183,7 +188,8 @@ class StagedEngine(ABC):
                     self._staging = Staging(self._holdings, driver, self.spec, self.slots)
             self._computing = self._made(self._holdings, self._staging)
             sizes = self._computing.open(generation)
-        except BaseException:
+        except BaseException as error:
+            let_go(error)
             self._finish()
             raise
         if sizes:
@@ -219,6 +225,13 @@ class StagedEngine(ABC):
         if self._computing:
             self._computing.abandon()
         self._holdings = self._staging = self._computing = None
+
+    def _run_unstaged(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
+        try:
+            return self._live().run(arrays)
+        except EngineError as error:
+            let_go(error)
+            raise
 
     def _live(self) -> Computing:
         if self._computing is None:

@@ -139,7 +139,7 @@ class Staging:
 
     def drain(self, driver: Driver) -> None:
         """Wait until nothing is in flight, and let go of what was."""
-        self._drain(driver, self._slots[0].events.out_done)
+        self._wait_for_all(driver, self._slots[0].events.out_done)
         for slot in self._slots:
             slot.rows = 0
         self._in_flight.clear()

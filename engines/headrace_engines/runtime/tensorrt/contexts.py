@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from headrace_engines.errors import ExecutionError
 from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.staged import Arrays
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.runtime.tensorrt.execution import enqueue, set_addresses, set_shapes
 from headrace_engines.runtime.tensorrt.graphs import captured, check_alike
-from headrace_engines.runtime.tensorrt.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.tensorrt.plan import LoadedPlan, Plan
 from headrace_engines.runtime.tensorrt.signature import input_shapes, row_range
 from headrace_engines.runtime.tensorrt.sizes import chosen_sizes
@@ -63,7 +63,11 @@ class Contexts:
         self._generation = generation
         loaded = self._loaded = self._plan.open(generation)
         with self._plan.gpu.use(generation) as driver:
-            self._reserve(loaded, driver)
+            try:
+                self._reserve(loaded, driver)
+            except BaseException as error:
+                let_go(error)  # a context must end here, where the GPU's is
+                raise
         first, *others = range(self._staging.slots)
         self._fill(first)
         sizes = self._spec.batch_sizes
@@ -142,16 +146,11 @@ class Contexts:
 
     def _prepare(self, loaded: LoadedPlan, slot: int, size: int) -> None:
         with self._plan.gpu.use(self._generation) as driver:
-            try:
-                self._contexts[slot, size] = loaded.context(driver)
-                self._bind(loaded, slot, size)
-                expected = self._answers(driver, slot, size)
-                if self._captures:
-                    self._capture(driver, slot, size, expected)
-            except BaseException as error:
-                # Contexts end where the GPU's context is, and not with the frames of the error.
-                let_go(error)
-                raise
+            self._contexts[slot, size] = loaded.context(driver)
+            self._bind(loaded, slot, size)
+            expected = self._answers(driver, slot, size)
+            if self._captures:
+                self._capture(driver, slot, size, expected)
 
     def _bind(self, loaded: LoadedPlan, slot: int, size: int) -> None:
         context = self._contexts[slot, size]

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from headrace_engines.errors import ExecutionError, UnsupportedModelError
+from headrace_engines.errors import ExecutionError, MemoryExhausted, UnsupportedModelError
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.holdings import Holdings
-from headrace_engines.runtime.tensorrt.lifetimes import let_go
-from headrace_engines.runtime.tensorrt.logger import collected
+from headrace_engines.runtime.lifetimes import let_go
+from headrace_engines.runtime.tensorrt.logger import collected, is_of_memory
 from headrace_engines.runtime.tensorrt.plan import LoadedPlan
 from headrace_engines.runtime.tensorrt.tensors import OPEN, PlanTensors, Shape
 
@@ -90,7 +90,8 @@ def _told(what: str) -> Iterator[None]:
             yield
         except (_Refused, RuntimeError) as error:
             reason = (said[-1] if said else str(error)) or "it did not say why"
-            raise ExecutionError(f"{what}: {' '.join(reason.split())}") from error
+            kind = MemoryExhausted if is_of_memory(said) else ExecutionError
+            raise kind(f"{what}: {' '.join(reason.split())}") from error
 
 
 def _too_large(tensors: PlanTensors, shapes: Mapping[str, Shape]) -> str:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, Final
 
 _log = logging.getLogger(__name__)
+
+_MEMORY: Final = re.compile(r"out.?of.?memory|insufficient memory", re.IGNORECASE)
 
 _loggers: Final[dict[str, Any]] = {}
 _making: Final = threading.Lock()
@@ -44,6 +47,11 @@ def collected() -> Iterator[list[str]]:
             del _collecting[thread]
         else:
             _collecting[thread] = outer
+
+
+def is_of_memory(said: Sequence[str]) -> bool:
+    """Whether errors tell of memory that does not suffice; there is no other sign of it."""
+    return any(_MEMORY.search(line) for line in said)
 
 
 def _error(message: str) -> None:

@@ -15,9 +15,9 @@ from headrace_engines.plans import nvidia
 from headrace_engines.plans.nvidia import Library
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.tensorrt import plan_file
-from headrace_engines.runtime.tensorrt.lifetimes import keep_for_ever, let_go
-from headrace_engines.runtime.tensorrt.logger import collected, logger_of
+from headrace_engines.runtime.tensorrt.logger import collected, is_of_memory, logger_of
 from headrace_engines.runtime.tensorrt.plan_file import Expected, PlanFile
 from headrace_engines.runtime.tensorrt.runtime_cache import RuntimeCache, file_in
 from headrace_engines.runtime.tensorrt.tensors import PlanTensors, read_tensors
@@ -166,7 +166,7 @@ class Plan:
             engine = runtime.deserialize_cuda_engine(file.content)
         if engine is None:
             driver.free_bytes()  # which fails if it is the context that has failed
-            if any("memory" in line.lower() for line in said):
+            if is_of_memory(said):
                 raise MemoryExhausted(
                     f"{self.path.name}: its {len(file.content)} bytes do not fit on the GPU, of which "
                     f"{free_bytes} bytes were free: {said[-1]}"

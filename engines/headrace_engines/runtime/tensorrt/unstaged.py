@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from headrace_engines.errors import ExecutionError
 from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, Stream
 from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.staged import Arrays
 from headrace_engines.runtime.tensorrt.execution import enqueue, set_addresses, set_shapes
-from headrace_engines.runtime.tensorrt.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.tensorrt.plan import LoadedPlan, Plan
 from headrace_engines.runtime.tensorrt.tensors import PlanTensor, Shape
 from headrace_engines.spec import ModelSpec

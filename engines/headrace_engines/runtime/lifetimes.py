@@ -1,4 +1,4 @@
-"""When objects of the library end: inside the GPU's context that they were made in, or never.
+"""When objects of a library end: inside the GPU's context that they were made in, or never.
 
 As they end they free their memory on the GPU.
 """
@@ -16,7 +16,7 @@ def keep_for_ever(*things: object) -> None:
 
 
 def let_go(error: BaseException) -> None:
-    """Have the error hold nothing of the library: its frames would, until it is forgotten somewhere."""
+    """Have the error hold no objects: its frames would, until the last has forgotten it."""
     chain: list[BaseException | None] = [error]
     seen: set[int] = set()
     while chain:
