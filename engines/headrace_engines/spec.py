@@ -53,6 +53,8 @@ class ModelSpec:
     batch_sizes: tuple[int, ...] = ()
     takes_any_bytes: bool = False
     """Whether the elements of strings may be any bytes; else they are UTF-8 text."""
+    takes_arrays: bool = False
+    """Whether every execution gets arrays of its own, even where all rows are of one size."""
 
     @property
     def has_batch_axis(self) -> bool:
@@ -62,6 +64,6 @@ class ModelSpec:
     @property
     def is_staged(self) -> bool:
         """Whether rows go through staging buffers; else each execution gets arrays of its own."""
-        return self.has_batch_axis and all(
-            tensor.is_fixed and not tensor.is_optional for tensor in self.inputs
-        )
+        if self.takes_arrays or not self.has_batch_axis:
+            return False
+        return all(tensor.is_fixed and not tensor.is_optional for tensor in self.inputs)

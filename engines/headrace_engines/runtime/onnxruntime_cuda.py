@@ -1,0 +1,284 @@
+"""ONNX Runtime on a GPU, as an engine: what serves there until a plan does, or where none can be built.
+
+The session puts its work into the engine's own stream and waits for nothing. Each slot and batch size has a
+binding of its own to the slot's buffers on the GPU, so that a batch costs ONNX Runtime neither copies nor
+allocations. Its arena keeps what a batch of each size takes beside them, since one of each is run first.
+
+Sessions are not shared between instances: a session has one stream. ONNX Runtime can also capture CUDA
+graphs; that needs a session for each size, and every operator on the GPU, and is left to plans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from headrace_engines.declaration import NOTHING_DECLARED, Declaration
+from headrace_engines.errors import (
+    DeviceError,
+    EngineError,
+    EngineSpoilt,
+    MemoryExhausted,
+    UnsupportedModelError,
+)
+from headrace_engines.runtime.cuda.context import Gpu
+from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.holdings import Holdings
+from headrace_engines.runtime.lifetimes import keep_for_ever
+from headrace_engines.runtime.onnx_session import CPU, NATIVE_ERRORS, OnnxSession, fail
+from headrace_engines.runtime.staged import Arrays, StagedEngine
+from headrace_engines.runtime.staging import Staging
+from headrace_engines.runtime.tensorrt.sizes import chosen_sizes
+from headrace_engines.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+PROVIDER: Final = "CUDAExecutionProvider"
+_MOST_NAMED: Final = 8
+"""Operators that a line of the log names."""
+_EXECUTIONS: Final = 3
+"""Of each size at load: the quickest is what it takes, since the first ones find the algorithms."""
+_ENTRIES: Final = {"session.record_ep_graph_assignment_info": "1"}
+_UNWAITED: Final = ("disable_synchronize_execution_providers", "1")
+
+
+def available() -> bool:
+    """Whether this ONNX Runtime has a CUDA provider; whether it finds its libraries is seen at load."""
+    return PROVIDER in onnxruntime.get_available_providers()
+
+
+class OnnxRuntimeCudaEngine(StagedEngine):
+    """Executes an ONNX file on a GPU."""
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu: Gpu,
+        max_batch_size: int = 64,
+        declaration: Declaration = NOTHING_DECLARED,
+    ) -> None:
+        """Load the file, choose its batch sizes, and execute each of them.
+
+        The engine takes over the GPU, and closes it also if this fails. The file is opened on the CPU first,
+        to see its tensors. Takes seconds. Raises ModelFileError and UnsupportedModelError as `OnnxSession`
+        does, UnsupportedModelError also where ONNX Runtime cannot start its CUDA provider, MemoryExhausted
+        with the numbers, EngineSpoilt or DeviceError.
+        """
+        self._file = _File(path, max_batch_size, declaration)
+        self._is_measured = False
+        try:
+            seen = OnnxSession(path, max_batch_size=max_batch_size, declaration=declaration, fuses=False)
+            self.found: ModelSpec = seen.found
+            """What the file has, whatever was declared."""
+            # Rows of an output that differ in size have no place in a buffer.
+            takes_arrays = not all(tensor.is_fixed for tensor in seen.spec.outputs)
+            super().__init__(gpu, dataclasses.replace(seen.spec, takes_arrays=takes_arrays))
+            del seen
+            self._begin()
+        except BaseException:
+            gpu.close()
+            raise
+        self._is_measured = True
+
+    def renew(self) -> None:
+        """Begin anew in a fresh context, as `StagedEngine` does.
+
+        Raises DeviceError also where ONNX Runtime, or a library of its, does not work in another context.
+        """
+        try:
+            super().renew()
+        except (UnsupportedModelError, MemoryExhausted) as error:
+            raise DeviceError(f"ONNX Runtime does not begin anew on GPU {self.gpu}: {error}") from error
+
+    def _made(self, holdings: Holdings, staging: Staging | None) -> _Session:
+        return _Session(self._file, self._gpu, self.spec, staging, is_measured=self._is_measured)
+
+
+class _File:
+    """A model's file, as sessions are opened of it."""
+
+    def __init__(self, path: Path, max_batch_size: int, declaration: Declaration) -> None:
+        self._path = path
+        self._max_batch_size = max_batch_size
+        self._declaration = declaration
+        self._is_told = False
+
+    def open(self, gpu: int, stream: int | None) -> OnnxSession:
+        """Return a session on the GPU, and in the stream if there is one."""
+        _preload()
+        options = {
+            "device_id": str(gpu),
+            "arena_extend_strategy": "kSameAsRequested",
+            # A search among all algorithms takes seconds for each convolution and batch size.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "do_copy_in_default_stream": "1",
+            # Nobody has judged what the model answers with rounded factors.
+            "use_tf32": "0",
+        }
+        if stream is not None:
+            options["user_compute_stream"] = str(stream)
+        session = OnnxSession(
+            self._path,
+            max_batch_size=self._max_batch_size,
+            declaration=self._declaration,
+            providers=((PROVIDER, options), *CPU),
+            entries=_ENTRIES,
+        )
+        if PROVIDER not in session.native.get_providers():
+            raise UnsupportedModelError(
+                f"{self._path.name}: ONNX Runtime's CUDA provider cannot be started: are the CUDA and cuDNN "
+                "libraries there that it was built with?"
+            )
+        self._tell_of_the_cpu(session)
+        return session
+
+    def _tell_of_the_cpu(self, session: OnnxSession) -> None:
+        """Log, once, which operators the GPU has no kernels for."""
+        nodes = [
+            f"{node.op_type} {node.name!r}"
+            for part in session.native.get_provider_graph_assignment_info()
+            if part.ep_name != PROVIDER
+            for node in part.get_nodes()
+        ]
+        if nodes and not self._is_told:
+            named = ", ".join(nodes[:_MOST_NAMED]) + (", …" if len(nodes) > _MOST_NAMED else "")
+            _log.warning(
+                "%s: ONNX Runtime executes %d operators on the CPU, and copies what they take and give: %s",
+                self._path.name,
+                len(nodes),
+                named,
+            )
+        self._is_told = True
+
+
+class _Session:
+    """A session in one context of the GPU."""
+
+    def __init__(
+        self, file: _File, gpu: Gpu, spec: ModelSpec, staging: Staging | None, *, is_measured: bool
+    ) -> None:
+        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them."""
+        self._file = file
+        self._gpu = gpu
+        self._spec = spec
+        self._staging = staging
+        self._is_measured = is_measured
+        self._use = gpu.use(0)
+        self._opened: OnnxSession | None = None
+        self._bound: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        self._unwaited = onnxruntime.RunOptions()
+        self._unwaited.add_run_config_entry(*_UNWAITED)
+
+    def open(self, generation: int) -> tuple[int, ...]:
+        """Load the file, bind every slot at every batch size, and execute each size."""
+        self._use = self._gpu.use(generation)
+        stream = None if self._staging is None else self._staging.computing.handle
+        try:
+            self._opened = self._file.open(self._gpu.facts.index, stream)
+            return self._ready_sizes(self._staging) if self._staging else ()
+        except EngineError as error:
+            raise self._failure(error) from error
+
+    def enqueue(self, driver: Driver, slot: int, size: int) -> None:
+        """Have the session put its work into the computing stream."""
+        try:
+            self._session.native.run_with_iobinding(self._bound[slot, size], self._unwaited)
+        except NATIVE_ERRORS as error:
+            fail(error)
+
+    def run(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
+        """Execute arrays, which ONNX Runtime copies, and wait."""
+        with self._use as driver:
+            try:
+                return self._session.run(arrays)
+            except EngineError:
+                driver.free_bytes()  # raises what the GPU met, which tells more
+                raise
+
+    def close(self) -> None:
+        """Let ONNX Runtime give everything back while the context is there."""
+        with self._use:
+            self._bound.clear()
+            self._opened = None
+
+    def abandon(self) -> None:
+        """Keep the session for good: ended, it would free by addresses what is others' by now."""
+        if self._opened is not None:
+            keep_for_ever(self._opened)
+        self._bound.clear()
+        self._opened = None
+
+    @property
+    def _session(self) -> OnnxSession:
+        if self._opened is None:
+            raise EngineSpoilt("the session was closed", was_executed=False)
+        return self._opened
+
+    def _ready_sizes(self, staging: Staging) -> tuple[int, ...]:
+        for buffer in staging.inputs(0):
+            buffer[...] = 0  # anything else might be an index that is out of range
+        largest = self._spec.max_batch_size
+        self._timed(staging, largest)  # first, so that the arena has what it takes for all
+        sizes = self._spec.batch_sizes
+        if self._is_measured:
+            for size in sizes:
+                self._timed(staging, size)
+        else:
+            sizes = chosen_sizes(1, largest, functools.partial(self._timed, staging))
+        for slot in range(1, staging.slots):
+            for size in sizes:
+                self._bind(staging, slot, size)
+        return sizes
+
+    def _timed(self, staging: Staging, size: int) -> float:
+        """Make a size ready in the first slot, and return how many milliseconds it takes to compute."""
+        self._bind(staging, 0, size)
+        took = []
+        for _ in range(_EXECUTIONS):
+            with self._use as driver:
+                staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0, size))
+                staging.collect(driver, 0)
+            times = staging.times(0)
+            took.append(times.compute_ns / 1e6 if times else 0.0)
+        return min(took)
+
+    def _bind(self, staging: Staging, slot: int, size: int) -> None:
+        inputs, outputs = ([buffer.address for buffer in side] for side in staging.buffers(slot))
+        self._bound[slot, size] = self._session.bind("cuda", self._gpu.facts.index, size, inputs, outputs)
+
+    def _failure(self, error: EngineError) -> EngineError:
+        """Return what it means that the file, which is known to be whole, cannot be opened here.
+
+        Raises what the GPU has met, if that was the cause.
+        """
+        if isinstance(error, (EngineSpoilt, DeviceError)):
+            return error
+        with self._use as driver:
+            free_bytes = driver.free_bytes()
+        if isinstance(error.__cause__, NATIVE_ERRORS) and not isinstance(error, MemoryExhausted):
+            try:
+                fail(error.__cause__)
+            except MemoryExhausted as shortage:
+                error = shortage
+            except EngineError:
+                pass
+        index, total_bytes = self._gpu.facts.index, self._gpu.facts.total_bytes
+        if isinstance(error, MemoryExhausted):
+            return MemoryExhausted(f"{error}; {free_bytes} of {total_bytes} bytes of GPU {index} are free")
+        return UnsupportedModelError(f"on GPU {index}: {error}")
+
+
+@functools.cache
+def _preload() -> None:
+    """Load the CUDA libraries that came as packages of Python's, where the provider would not look."""
+    onnxruntime.preload_dlls()
