@@ -10,19 +10,20 @@ from typing import Final
 
 from bench.gpu_check.cases import find
 from bench.gpu_check.record import Record
-from bench.gpu_check.serving import SHARED_MEMORY, Load, put_under, start
+from bench.gpu_check.regions import CUDA_SHARED_MEMORY, SHARED_MEMORY
+from bench.gpu_check.serving import MESSAGES, Load, put_under, start
 from bench.gpu_check.setting import Setting
 from bench.http2 import LARGEST_CALL_BYTES
 from headrace_engines.runtime.cuda import gpu, nvml
 
 _SAMPLE_SECONDS: Final = 0.1
-_MESSAGES: Final = "messages"
-_SMALL: Final = (Load(_MESSAGES, 1, 64, 2), Load(_MESSAGES, 1, 1024, 4), Load(_MESSAGES, 8, 256, 4))
+_SMALL: Final = (Load(MESSAGES, 1, 64, 2), Load(MESSAGES, 1, 1024, 4), Load(MESSAGES, 8, 256, 4))
 _LARGE: Final = (
-    Load(_MESSAGES, 1, 64, 4),
-    Load(_MESSAGES, 1, 512, 8),
+    Load(MESSAGES, 1, 64, 4),
+    Load(MESSAGES, 1, 512, 8),
     Load(SHARED_MEMORY, 1, 512, 4),
     Load(SHARED_MEMORY, 8, 128, 4),
+    Load(CUDA_SHARED_MEMORY, 8, 128, 4),
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import grpc
 
 from bench import first_answer, processes
 from bench.gpu_check.cases import Case, described
+from bench.gpu_check.regions import NAME, registered
 from bench.gpu_check.setting import Setting
 from bench.http2 import LARGEST_CALL_BYTES, framed
 from bench.load import ROOT, connections
@@ -33,8 +33,7 @@ from headrace_proto.v1 import inference_pb2 as pb
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 _GRACE_SECONDS: Final = 30.0
-_MEMORY: Final = Path("/dev/shm")
-SHARED_MEMORY: Final = "shared memory"
+MESSAGES: Final = "messages"
 
 
 class ServingError(RuntimeError):
@@ -43,7 +42,7 @@ class ServingError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How requests come: `way` is "messages" or "shared memory", `in_flight` of all processes."""
+    """How rows come: in MESSAGES, or by the name of a region; `in_flight` are requests of all processes."""
 
     way: str
     rows: int
@@ -73,6 +72,7 @@ class Server:
     port: int
     process: subprocess.Popen[str]
     work: Path
+    setting: Setting
 
     def call(self, procedure: str, message: bytes) -> bytes:
         """Return the answer to a unary call."""
@@ -117,7 +117,7 @@ def start(case: Case, setting: Setting) -> Iterator[Server]:
         watch.cancel()
         if not line:
             raise ServingError(f"the server did not start: {log.read_text(errors='replace')[-600:]}")
-        yield Server(case, int(json.loads(line)["grpc"].rpartition(":")[2]), process, work)
+        yield Server(case, int(json.loads(line)["grpc"].rpartition(":")[2]), process, work, setting)
     finally:
         watch.cancel()
         process.terminate()
@@ -193,23 +193,15 @@ def _generated(command: list[str], count: int, seconds: float) -> list[dict[str,
 
 @contextlib.contextmanager
 def _message(server: Server, load: Load) -> Iterator[bytes]:
-    """Yield a request; its rows stand in shared memory where that is the way."""
+    """Yield a request; its rows stand in a region where that is the way."""
     network = server.case.network
-    if load.way != SHARED_MEMORY:
+    if load.way == MESSAGES:
         yield request(network, count=load.rows)
         return
     rows = server.case.rows(load.rows)
-    key = f"headrace-gpu-check-{os.getpid()}"
-    (_MEMORY / key).write_bytes(rows.tobytes())
-    try:
-        named = pb.SystemSharedMemoryRegisterRequest(name="rows", key=key, offset=0, byte_size=rows.nbytes)
-        server.call("SystemSharedMemoryRegister", named.SerializeToString())
+    with registered(load.way, rows, server.call, server.setting):
         message = pb.ModelInferRequest(model_name=network.name)
         tensor = message.inputs.add(name=INPUT, datatype="FP32", shape=rows.shape)
-        tensor.parameters["shared_memory_region"].string_param = "rows"
+        tensor.parameters["shared_memory_region"].string_param = NAME
         tensor.parameters["shared_memory_byte_size"].int64_param = rows.nbytes
         yield message.SerializeToString()
-        gone = pb.SystemSharedMemoryUnregisterRequest(name="rows").SerializeToString()
-        server.call("SystemSharedMemoryUnregister", gone)
-    finally:
-        (_MEMORY / key).unlink()

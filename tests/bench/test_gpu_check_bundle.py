@@ -114,9 +114,11 @@ def test_a_driver_to_link_against_has_each_name_that_headers_declare(tmp_path):
     ]  # fmt: skip
 
 
-def test_copies_of_memory_that_is_not_pinned_are_called_as_cuda_python_has_them():
+def test_what_is_called_of_cuda_python_is_there():
     cuda = pytest.importorskip("cuda.bindings.driver")
     assert cuda.cuMemcpyHtoD.__doc__
     assert cuda.cuMemcpyDtoH.__doc__
+    assert cuda.cuIpcGetMemHandle.__doc__
+    assert cuda.CUipcMemHandle().getPtr()
     with pytest.raises(RuntimeError, match="CUDA_ERROR"):  # without a context
         Pageable().copy_in(1, np.zeros(1, np.uint8))

@@ -16,7 +16,8 @@ from bench import first_answer
 from bench.gpu_check import networks, serving
 from bench.gpu_check.cases import NETWORKS, cases, described, find
 from bench.gpu_check.make_cases import make
-from bench.gpu_check.serving import SHARED_MEMORY, Load, put_under, start
+from bench.gpu_check.regions import SHARED_MEMORY
+from bench.gpu_check.serving import MESSAGES, Load, put_under, start
 from bench.gpu_check.setting import Setting
 from bench.http2 import framed
 from bench.models import INPUT, request
@@ -99,7 +100,7 @@ def server(repository, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize("way", ["messages", SHARED_MEMORY])
+@pytest.mark.parametrize("way", [MESSAGES, SHARED_MEMORY])
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_load_on_a_server_is_answered_in_batches(way, rows, server):
     served = put_under(server, Load(way, rows, 16, 2), 0.4)
