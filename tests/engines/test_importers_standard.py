@@ -8,7 +8,8 @@ import pytest
 from ml_models import ML_DOMAIN, Value, answers, assert_same, graph_model, ml_model, operators
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace_engines.importers.standard import NATIVE, standardise
+from headrace_engines.importers.standard import is_native, standardise
+from headrace_engines.importers.standard.graph import operator_of
 
 FLOAT, INT64, STRING, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.DOUBLE
 _RANDOM = np.random.default_rng(0)
@@ -224,11 +225,48 @@ def test_an_unknown_category_fails_nobody() -> None:
     np.testing.assert_array_equal(flags, [[[0, 1]], [[0, 0]]])
 
 
-def test_operators_stay_where_they_are_to_be_kept() -> None:
-    model, _ = _CASES["scaler"]
-    standard = standardise(model, keep={"Scaler"})
-    assert (operators(standard.model), standard.left) == (["ai.onnx.ml.Scaler"], ("ai.onnx.ml.Scaler",))
-    assert "TreeEnsembleRegressor" in NATIVE
+def _machine(gamma: float, *, distance: float) -> onnx.ModelProto:
+    """A regressor of two clusters of vectors, so far from one another, both far from zero."""
+    vectors = _RANDOM.normal(size=(40, 4)) + 5000.0 + distance * np.repeat([[-0.5], [0.5]], 20, axis=0)
+    return ml_model(
+        "SVMRegressor",
+        _X,
+        _out(FLOAT, 1),
+        kernel_type="RBF",
+        kernel_params=[gamma, 0.0, 3.0],
+        support_vectors=vectors.reshape(-1).tolist(),
+        coefficients=_RANDOM.normal(size=40).tolist(),
+        rho=[0.25],
+        n_supports=40,
+    )
+
+
+def _of_kernel(model: onnx.ModelProto, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What the machine says in FP64."""
+    told = operator_of(model.graph.node[0])
+    vectors = told.floats("support_vectors").reshape(40, -1).astype(np.float64)
+    distance = ((rows.astype(np.float64)[:, None] - vectors) ** 2).sum(axis=2)
+    kernel = np.exp(-float(told.floats("kernel_params")[0]) * distance)
+    return kernel @ told.floats("coefficients").reshape(-1, 1).astype(np.float64) + told.floats("rho")
+
+
+@pytest.mark.parametrize(("gamma", "distance"), [(0.1, 2.0), (1.0, 2000.0), (1.0, 200.0)])
+def test_a_narrow_kernel_keeps_its_digits(gamma: float, distance: float) -> None:
+    model = _machine(gamma, distance=distance)
+    vectors = operator_of(model.graph.node[0]).floats("support_vectors").reshape(40, -1)
+    rows = (vectors + _RANDOM.normal(scale=0.3, size=vectors.shape)).astype(np.float32)
+    expected = _of_kernel(model, rows)
+    for form in (standardise(model), standardise(model, for_cpu=True)):
+        (found,) = answers(form.model, rows)
+        assert np.abs(found - expected).max() < 2e-5 * np.ptp(expected)
+    assert standardise(model).left == ()
+
+
+@pytest.mark.parametrize(("distance", "kept"), [(2000.0, ["ai.onnx.ml.SVMRegressor"]), (0.0, [])])
+def test_a_cpu_keeps_a_machine_whose_vectors_lie_far_apart(distance: float, kept: list[str]) -> None:
+    standard = standardise(_machine(0.1, distance=distance), for_cpu=True)
+    assert list(standard.left) == kept
+    assert any(map(is_native, standard.model.graph.node)) == bool(kept)
 
 
 def test_the_model_that_is_given_is_left_alone() -> None:

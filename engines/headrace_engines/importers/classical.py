@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 
 from headrace_engines.importers import exported
 from headrace_engines.importers.importer import standard_path
-from headrace_engines.importers.standard import NATIVE, standardise
-from headrace_engines.importers.standard.graph import ML_DOMAIN, operator_of
+from headrace_engines.importers.standard import is_native, standardise
+from headrace_engines.importers.standard.graph import operator_of
 
 ML_OPSET: Final = 3
 """The version of the machine-learning domain that exporters are asked for: each has all they write."""
@@ -61,16 +61,16 @@ def written(
         ):
             if node.op_type == kind:
                 _set(node, attribute, value)
-    cpu = standardise(model, keep=NATIVE).model
+    cpu = standardise(model, for_cpu=True).model
     amend(cpu)
     _name_outputs(cpu, outputs, names)
     _take_labels_from_probabilities(cpu)
-    cpu = standardise(cpu, keep=NATIVE).model
-    has_trees = any(node.domain == ML_DOMAIN and node.op_type in NATIVE for node in cpu.graph.node)
-    standard = standardise(cpu).model if has_trees else cpu
+    cpu = standardise(cpu, for_cpu=True).model
+    is_twofold = any(map(is_native, cpu.graph.node))
+    standard = standardise(cpu).model if is_twofold else cpu
     kept = [output.name for output in cpu.graph.output]
     shapes = _row_shapes(standard)
-    for each in (cpu, standard) if has_trees else (cpu,):
+    for each in (cpu, standard) if is_twofold else (cpu,):
         for output in each.graph.output:
             element = output.type.tensor_type.elem_type
             output.CopyFrom(helper.make_tensor_value_info(output.name, element, shapes[output.name]))

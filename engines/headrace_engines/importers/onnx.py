@@ -18,7 +18,7 @@ from headrace_engines.importers.batch_axis import real_inputs
 from headrace_engines.importers.exported import BATCH_AXIS
 from headrace_engines.importers.importer import ImportOptions, standard_path
 from headrace_engines.importers.onnx_layout import file_of
-from headrace_engines.importers.standard import NATIVE, standardise
+from headrace_engines.importers.standard import is_native, standardise
 from headrace_engines.importers.standard.graph import ML_DOMAIN
 from headrace_engines.printable import printable
 from headrace_engines.rows import Rows
@@ -51,9 +51,9 @@ class OnnxImporter:
         """Write the same model, what is of classical machine learning in ONNX's own operators."""
         model = self._model
         if any(node.domain == ML_DOMAIN for node in model.graph.node):
-            model = standardise(model, keep=NATIVE).model
+            model = standardise(model, for_cpu=True).model
         exported.save(model, path)
-        if any(node.domain == ML_DOMAIN and node.op_type in NATIVE for node in model.graph.node):
+        if any(map(is_native, model.graph.node)):
             exported.save(standardise(model).model, standard_path(path))
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:

@@ -5,8 +5,9 @@ own, with one exception: a CPU executes trees faster as they are. On one core of
 take this many times as long as ONNX Runtime's TreeEnsemble at batch 1, 8, 32 and 64: a forest of 100 trees
 8.9, 11.0, 1.9 and 2.8; boosting in three classes of 100 trees each 2.7, 3.4, 3.1 and 2.4; histogram-based
 boosting of 100 trees 11, 12, 72 and 8.8. Support vector machines are the other way round: products of
-matrices take 0.76, 0.40, 0.15 and 0.14 of the time. So a model with trees is written twice: `model.onnx`
-for CPUs, and beside it `model.standard.onnx`, which TensorRT's parser takes; they answer the same.
+matrices take 0.76, 0.40, 0.15 and 0.14 of the time, unless their vectors lie so far apart that products do
+not tell the distances. So a model with trees or such a machine is written twice: `model.onnx` for CPUs, and
+beside it `model.standard.onnx`, which TensorRT's parser takes; they answer the same.
 
 Scalers right before trees are folded into the trees' thresholds (see `sklearn_folding`), as FP32 would
 take steps of its own beside them.

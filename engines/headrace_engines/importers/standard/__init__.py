@@ -8,7 +8,7 @@ stays, and a model with such operators runs on a CPU alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -53,8 +53,8 @@ _REWRITES: Final[Mapping[str, Callable[[Graph, Operator], None]]] = MappingProxy
     }
 )
 
-NATIVE: Final = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
-"""Operators that a CPU executes faster as they are than what they are rewritten into."""
+_TREES: Final = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
+_MACHINES: Final = frozenset({"SVMClassifier", "SVMRegressor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,18 @@ class Standardised:
     left: tuple[str, ...]
 
 
-def standardise(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> Standardised:
+def is_native(node: onnx.NodeProto) -> bool:
+    """Whether a CPU executes an operator faster as it is than what it is rewritten into."""
+    if node.domain != ML_DOMAIN:
+        return False
+    return node.op_type in _TREES or (node.op_type in _MACHINES and svm.is_wide(operator_of(node)))
+
+
+def standardise(model: onnx.ModelProto, *, for_cpu: bool = False) -> Standardised:
     """Return the model with every operator of the machine-learning domain rewritten that can be.
 
-    Operators named in `keep` stay as they are. Inputs and outputs keep their names; what was a list of
-    dictionaries (ZipMap) becomes FP32 [rows, classes]. The model that is given is left alone.
+    For a CPU, those stay as they are that it executes faster so. Inputs and outputs keep their names; what
+    was a list of dictionaries (ZipMap) becomes FP32 [rows, classes]. The model that is given is left alone.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -82,13 +89,13 @@ def standardise(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> Standa
     if any(opset.domain in STANDARD and opset.version < _OLDEST_OPSET for opset in model.opset_import):
         result = version_converter.convert_version(result, _OPSET)
     _drop_maps(result)
-    while _rewrite(result, keep):
+    while _rewrite(result, for_cpu=for_cpu):
         pass  # what was rewritten tells the types of what comes behind it
     tidy(result)
     return Standardised(result, tuple(sorted(set(_left(result)))))
 
 
-def _rewrite(model: onnx.ModelProto, keep: Collection[str]) -> bool:
+def _rewrite(model: onnx.ModelProto, *, for_cpu: bool) -> bool:
     """Rewrite what can be; return whether anything was, and something is left to try again."""
     graph = model.graph
     known = tensors(model)
@@ -99,7 +106,7 @@ def _rewrite(model: onnx.ModelProto, keep: Collection[str]) -> bool:
     has_changed = is_left = False
     for node in graph.node:
         new = [node]
-        if node.domain == ML_DOMAIN and node.op_type not in keep:
+        if node.domain == ML_DOMAIN and not (for_cpu and is_native(node)):
             new = _rewritten(made, node)
             has_changed |= new != [node]
             is_left |= new == [node]

@@ -1,4 +1,10 @@
-"""Support vector machines: kernels by products of matrices, decisions and probabilities from all pairs."""
+"""Support vector machines: kernels by products of matrices, decisions and probabilities from all pairs.
+
+A distance between vectors that lie far from their middle loses its digits when it is put together from
+products: |x|^2 - 2 x v + |v|^2 is a small difference of large numbers. A kernel that is that narrow beside
+its vectors takes their differences one by one, which costs rows x vectors x features of memory, and which a
+CPU does faster, and as exactly, with the operator as it is (`is_wide`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,23 @@ _LEAST_PROBABILITY: Final = np.float32(1e-7)
 _COUPLING_ERROR: Final = 0.005
 """The coupling of all pairs ends when it is wrong by this, divided by the number of classes."""
 _MOST_ROUNDS: Final = 100
+_WIDEST: Final = 16.0
+"""Up to this gamma |v - mean|^2, products leave a kernel all but a few of its last digits."""
+_AT_ONCE_ELEMENTS: Final = 65_536
+"""So many differences of a row are held at a time."""
+
+
+def is_wide(operator: Operator) -> bool:
+    """Whether the support vectors lie so far apart that products of FP32 do not tell their distances."""
+    if operator.text("kernel_type", "LINEAR") != "RBF":
+        return False
+    count = int(operator.attributes.get("n_supports", 0)) or int(operator.integers("vectors_per_class").sum())
+    if not count:
+        return False
+    vectors = operator.floats("support_vectors").reshape(count, -1).astype(np.float64)
+    (gamma, *_) = operator.floats("kernel_params")
+    farthest = ((vectors - vectors.mean(axis=0)) ** 2).sum(axis=1).max()
+    return bool(gamma * farthest > _WIDEST)
 
 
 def regressor(graph: Graph, operator: Operator) -> None:
@@ -74,7 +97,8 @@ def _kernel(graph: Graph, operator: Operator, vectors: NDArray[np.float32]) -> s
     value = graph.floats(operator.inputs[0])
     kind = operator.text("kernel_type", "LINEAR")
     if kind == "RBF":
-        return _gaussian(graph, value, vectors, gamma)
+        distance = (_differences if is_wide(operator) else _products)(graph, value, vectors)
+        return graph.add("Exp", graph.add("Mul", distance, np.float32(-gamma)))
     product = graph.add("MatMul", value, vectors.T)
     scaled = graph.add("Add", graph.add("Mul", product, np.float32(gamma)), np.float32(offset))
     if kind == "SIGMOID":
@@ -84,16 +108,28 @@ def _kernel(graph: Graph, operator: Operator, vectors: NDArray[np.float32]) -> s
     raise Unsuited(f"kernel {kind}")
 
 
-def _gaussian(graph: Graph, value: str, vectors: NDArray[np.float32], gamma: float) -> str:
-    """Return exp(-gamma |x - v|^2) by |x|^2 - 2 x v + |v|^2, about the vectors' mean: so little cancels."""
+def _products(graph: Graph, value: str, vectors: NDArray[np.float32]) -> str:
+    """Return |x - v|^2 by |x|^2 - 2 x v + |v|^2, about the vectors' mean: so little cancels."""
     middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     vectors = vectors - middle
     value = graph.add("Sub", value, middle)
     own = graph.reduced("ReduceSumSquare", value, 1)
     lengths = (vectors.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
     crossed = graph.add("Gemm", value, -2 * vectors.T, lengths)
-    distance = graph.add("Max", graph.add("Add", crossed, own), np.float32(0))
-    return graph.add("Exp", graph.add("Mul", distance, np.float32(-gamma)))
+    return graph.add("Max", graph.add("Add", crossed, own), np.float32(0))
+
+
+def _differences(graph: Graph, value: str, vectors: NDArray[np.float32]) -> str:
+    """Return |x - v|^2 by the differences themselves, some vectors at a time."""
+    apart = graph.add("Unsqueeze", value, np.array([1]))
+    step = max(1, _AT_ONCE_ELEMENTS // vectors.shape[1])
+    parts = [
+        graph.reduced(
+            "ReduceSumSquare", graph.add("Sub", apart, vectors[start : start + step]), 2, keepdims=False
+        )
+        for start in range(0, len(vectors), step)
+    ]
+    return parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
 
 
 def _pair_weights(
