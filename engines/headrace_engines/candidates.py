@@ -20,7 +20,7 @@ TENSORRT: Final = "tensorrt_plan"
 _PYTHON: Final = "python"
 _ONNX: Final = "onnxruntime_onnx"
 _PLANS: Final = ".plan"
-_CPU_TARGET: Final = "cpu"
+CPU_TARGET: Final = "cpu"
 _GPU_TARGET: Final = "tensorrt"
 _QUANTISED: Final = "quantise"
 """How the steps are called that put Q/DQ pairs into a graph."""
@@ -112,7 +112,7 @@ def on_cpu(folder: Path, described: Manifest | None, declaration: Declaration) -
         return _declared(folder, described, declaration.file, Runner.CPU)
     if described is None:
         return _present(Candidate(folder / MODEL, None, "the only model, as it was put here"))
-    return _passed(folder, [one for one in described.artefacts if one.target == _CPU_TARGET], Runner.CPU)
+    return _passed(folder, [one for one in described.artefacts if one.target == CPU_TARGET], Runner.CPU)
 
 
 def ruled_out(folder: Path, described: Manifest | None, why_no_gpu: str) -> Iterator[tuple[str, str]]:
@@ -125,7 +125,7 @@ def ruled_out(folder: Path, described: Manifest | None, why_no_gpu: str) -> Iter
     for artefact in described.artefacts if described else ():
         if not artefact.passed:
             yield artefact.file, f"not good enough: {artefact.reason}"
-        elif artefact.target not in (_CPU_TARGET, _GPU_TARGET):
+        elif artefact.target not in (CPU_TARGET, _GPU_TARGET):
             yield artefact.file, f"made for {artefact.target}, which nothing here serves"
         elif artefact.target == _GPU_TARGET and why_no_gpu:
             yield artefact.file, f"made for a GPU: {why_no_gpu}"

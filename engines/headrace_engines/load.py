@@ -11,13 +11,14 @@ executed only where that is allowed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace_engines import independence, manifest, memory, report
 from headrace_engines.candidates import (
+    CPU_TARGET,
     MODEL,
     PLAN,
     Candidate,
@@ -39,8 +40,9 @@ from headrace_engines.errors import (
 )
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.manifest import Manifest
+from headrace_engines.memory import Held
 from headrace_engines.opening import Opener
-from headrace_engines.placement import ANYWHERE, Kind, Placement
+from headrace_engines.placement import ANYWHERE, Kind, Placement, Places
 from headrace_engines.printable import printable
 from headrace_engines.replacements import Replacements
 from headrace_engines.steps import StepEngine
@@ -63,7 +65,7 @@ _ON_CPU: Final = (0,)
 class Loaded:
     """An engine ready to serve, the name of the file it runs, and a line for each candidate.
 
-    `memory_bytes` is what the model's files and the engine's staging buffers take of the host's memory.
+    `held` is the memory that all its instances take.
     `further` are engines of the same file on further GPUs, and `counts` says how many instances there are to
     be of `engine` and of each of them. `rebuilds` are plans that would serve better and can be built here,
     best first.
@@ -72,7 +74,7 @@ class Loaded:
     engine: Engine | StepEngine
     artefact: str
     why: tuple[str, ...]
-    memory_bytes: int = 0
+    held: Held = Held()
     why_alone: str = ""
     """What happens to rows in a batch, for which they are executed one at a time; "" where they are not."""
     further: tuple[Engine, ...] = ()
@@ -122,7 +124,7 @@ def load(
         text = "only a Python model answers a request other than once"
         raise DeclarationError([Difference("model_transaction_policy.decoupled", text)])
     try:
-        places = _Places.of(placement, machine)
+        places = Places.of(placement, machine)
     except DeclarationError as missing:
         if is_plan(declaration):
             raise
@@ -154,44 +156,14 @@ def _loaded_program(
     from headrace_engines.runtime.python import PythonEngine  # most servers execute no programs
 
     engine = PythonEngine(folder / file, declaration, max_batch_size=rows, version=folder.name)
-    memory_bytes = memory.files_bytes(folder, ())
-    why = (f"{file}: chosen: a program",)
-    return Loaded(engine, file, why, memory_bytes, counts=(placement.on_cpu,))
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where a version may run; `counts` are the instances on each of `gpus`, none if it may not run there."""
-
-    gpus: tuple[int, ...]
-    counts: tuple[int, ...]
-    on_cpu: int
-    """Instances on the CPU, if it comes to that; 0 if it may not."""
-    why_no_gpu: str
-
-    @classmethod
-    def of(cls, placement: Placement, machine: Machine) -> _Places:
-        """Return the places that this machine has. Raises DeclarationError without a GPU that is needed."""
-        if placement.kind is Kind.CPU:
-            return cls((), (), placement.on_cpu, "the configuration says KIND_CPU")
-        there = machine.gpus()
-        why_none = "" if there else machine.why_no_gpu()
-        counts = placement.on_gpus(there, why_none)
-        why = "" if counts else "not all that the configuration names are here"
-        if not there:
-            why = f"none was found ({why_none})"
-        on_cpu = 0 if placement.kind is Kind.GPU else placement.on_cpu
-        return cls(tuple(counts), tuple(counts.values()), on_cpu, why)
-
-    def of_runner(self, runner: Runner) -> tuple[int, ...]:
-        """Return the GPUs that engines are to be opened on; the CPU has one engine."""
-        return _ON_CPU if runner is Runner.CPU else self.gpus
+    held = Held(memory.files_bytes(folder, ()))
+    return Loaded(engine, file, (f"{file}: chosen: a program",), held, counts=(placement.on_cpu,))
 
 
 class _Version:
     """A version folder, and what was found out so far about the files in it."""
 
-    def __init__(self, folder: Path, opener: Opener, places: _Places, replacements: Replacements) -> None:
+    def __init__(self, folder: Path, opener: Opener, places: Places, replacements: Replacements) -> None:
         self._folder = folder
         self._opener = opener
         self._declaration = opener.declaration
@@ -199,6 +171,7 @@ class _Version:
         self._replacements = replacements
         self._candidates = _candidates(folder, opener.manifest, opener.declaration, places)
         self._against = dict(ruled_out(folder, opener.manifest, places.why_no_gpu))
+        self._against |= _unused(opener.manifest, self._candidates, self._against)
         self._refused: dict[str, str] = {}
         self._differences: tuple[Difference, ...] = ()
         self._dependent: list[tuple[Candidate, str]] = []
@@ -287,7 +260,7 @@ class _Version:
         """Return an engine for each place where the candidate runs. Raises EngineError, and leaves none."""
         engines: list[Engine] = []
         try:
-            for gpu in self._places.of_runner(candidate.runner):
+            for gpu in _ON_CPU if candidate.runner is Runner.CPU else self._places.gpus:
                 engines.append(self._opener.open(candidate, gpu, max_batch_size))  # noqa: PERF401  closed below
         except EngineError:
             _close(engines)
@@ -321,7 +294,15 @@ class _Version:
         label = candidate.label
         refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}
         against = self._against | refused
-        is_on_cpu = candidate.runner is Runner.CPU
+        runner = candidate.runner
+        counts = (self._places.on_cpu,) if runner is Runner.CPU else self._places.counts
+        held = memory.held(
+            [engine.slots * memory.staging_bytes(engine.spec) for engine in engines],
+            counts,
+            () if runner is Runner.CPU else self._places.gpus,
+            self._weights_bytes(candidate),
+            shares_weights=runner is not Runner.CUDA,
+        )
         return Loaded(
             engines[0],
             candidate.file,
@@ -329,25 +310,37 @@ class _Version:
                 f"{label}: chosen: {merit}",
                 *(f"{file}: {told}" for file, told in against.items() if file != label),
             ),
-            self._memory_bytes(engines, candidate),
+            held,
             further=tuple(engines[1:]),
-            counts=(self._places.on_cpu,) if is_on_cpu else self._places.counts,
+            counts=counts,
             rebuilds=tuple(self._replacements.orders),
         )
 
-    def _memory_bytes(self, engines: list[Engine], chosen: Candidate) -> int:
-        """Return what the engines take; weights may lie in any file that is no other candidate."""
-        staging = sum(engine.slots * memory.staging_bytes(engine.spec) for engine in engines)
-        if chosen.runner is not Runner.CPU:
-            return staging
+    def _weights_bytes(self, chosen: Candidate) -> int:
+        """Return the bytes of the files with weights, which may be any that is no other candidate."""
+        if chosen.runner is Runner.TENSORRT:
+            return chosen.path.stat().st_size
         others = {candidate.file for candidate in self._candidates} - {chosen.file}
         pages = {entry.name for entry in self._folder.iterdir() if entry.suffix in _PAGES}
         without = {*others, *self._against, *pages, manifest.FILE_NAME, report.FILE_NAME}
-        return memory.files_bytes(self._folder, without) + staging
+        return memory.files_bytes(self._folder, without - {chosen.file})
+
+
+def _unused(
+    described: Manifest | None, candidates: Sequence[Candidate], against: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the artefacts that are good, and that nothing here executes as they are, with the reason."""
+    known = {candidate.file for candidate in candidates} | against.keys()
+    reasons = {CPU_TARGET: "made for the CPU: the configuration says KIND_GPU"}
+    return {
+        artefact.file: reasons.get(artefact.target, "what a plan is built of")
+        for artefact in (described.artefacts if described else ())
+        if artefact.file not in known
+    }
 
 
 def _candidates(
-    folder: Path, described: Manifest | None, declaration: Declaration, places: _Places
+    folder: Path, described: Manifest | None, declaration: Declaration, places: Places
 ) -> list[Candidate]:
     found = on_gpu(folder, described, declaration) if places.gpus else []
     return found + (on_cpu(folder, described, declaration) if places.on_cpu else [])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from headrace_engines.errors import ModelFileError
@@ -13,6 +15,35 @@ from headrace_engines.spec import ModelSpec
 
 _LARGEST_SHARE: Final = 0.5
 """Of the machine's memory, for the staging buffers of one engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The bytes of a model's weights and its batches' buffers: of the host, and of each GPU by its index.
+
+    What libraries take besides, as for activations, is not counted.
+    """
+
+    host_bytes: int = 0
+    gpu_bytes: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def held(
+    buffers: Sequence[int], counts: Sequence[int], gpus: Sequence[int], weights: int, *, shares_weights: bool
+) -> Held:
+    """Return what instances take, `counts` of each of several engines, whose buffers take so many bytes.
+
+    Each engine is on one of `gpus`, with weights of its own or those of another instance there, and has
+    buffers there and on the host; without any, all is on the host.
+    """
+    host = sum(count * size for count, size in zip(counts, buffers, strict=True))
+    if not gpus:
+        return Held(host + weights)
+    on_gpus = {
+        gpu: (1 if shares_weights else count) * weights + count * size
+        for gpu, count, size in zip(gpus, counts, buffers, strict=True)
+    }
+    return Held(host, MappingProxyType(on_gpus))
 
 
 def staging_bytes(spec: ModelSpec) -> int:

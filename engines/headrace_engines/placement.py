@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from headrace_engines.errors import DeclarationError, Difference
+from headrace_engines.machine import Machine
 
 
 class Kind(enum.Enum):
@@ -70,6 +71,32 @@ class Placement:
             for gpu in group.gpus
             if gpu not in there
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a model may run on this machine; `counts` are the instances on each of `gpus`."""
+
+    gpus: tuple[int, ...]
+    counts: tuple[int, ...]
+    on_cpu: int
+    """Instances on the CPU, if it comes to that; 0 if it may not."""
+    why_no_gpu: str
+    """Why it may run on no GPU; "" where it may."""
+
+    @classmethod
+    def of(cls, placement: Placement, machine: Machine) -> Self:
+        """Return the places that this machine has. Raises DeclarationError without a GPU that is needed."""
+        if placement.kind is Kind.CPU:
+            return cls((), (), placement.on_cpu, "the configuration says KIND_CPU")
+        there = machine.gpus()
+        why_none = "" if there else machine.why_no_gpu()
+        counts = placement.on_gpus(there, why_none)
+        why = "" if counts else "not all that the configuration names are here"
+        if not there:
+            why = f"none was found ({why_none})"
+        on_cpu = 0 if placement.kind is Kind.GPU else placement.on_cpu
+        return cls(tuple(counts), tuple(counts.values()), on_cpu, why)
 
 
 ANYWHERE: Final = Placement()

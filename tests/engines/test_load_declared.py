@@ -60,7 +60,7 @@ def test_narrowed_rows_are_staged(models, tmp_path) -> None:
     assert loaded.engine.spec.is_staged
     (buffer,) = loaded.engine.inputs(0)
     assert buffer.shape == (4, 5)
-    assert loaded.memory_bytes == (folder / "model.onnx").stat().st_size + 2 * 4 * 5 * 4
+    assert loaded.held.host_bytes == (folder / "model.onnx").stat().st_size + 2 * 4 * 5 * 4
     loaded.engine.close()
 
 
@@ -135,7 +135,7 @@ def test_a_program_is_executed_where_that_is_allowed(tmp_path, declaration, file
     loaded = load(folder, declaration=declaration, allow_python=True)
     assert isinstance(loaded.engine, StepEngine)
     assert (loaded.artefact, loaded.engine.spec.max_batch_size) == (file, 4)
-    assert loaded.memory_bytes >= len(PROGRAM)
+    assert loaded.held.host_bytes >= len(PROGRAM)
     loaded.engine.close()
 
 
@@ -172,7 +172,7 @@ def test_weights_beside_the_model_count_as_its_memory(models, tmp_path) -> None:
     (folder / "weights.bin").write_bytes(os.urandom(1000))
     after = load(folder)
     after.engine.close()
-    assert after.memory_bytes == before.memory_bytes + 1000
+    assert after.held.host_bytes == before.held.host_bytes + 1000
 
 
 def test_batches_that_were_declared_of_rows_that_change_each_other_are_refused(models, tmp_path) -> None:

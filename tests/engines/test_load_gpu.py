@@ -19,6 +19,7 @@ from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeclarationError, ModelFileError, UnsupportedModelError
 from headrace_engines.load import Loaded, load
+from headrace_engines.memory import Held
 from headrace_engines.placement import Group, Kind, Placement
 from headrace_engines.rebuilt_plans import RebuiltPlans
 from headrace_engines.steps import StepEngine
@@ -60,6 +61,9 @@ def test_a_plan_that_fits_comes_first(models: Models, tmp_path: Path, machine: F
         assert (result.artefact, result.engine.platform) == (INT8_PLAN, "tensorrt_plan")
         assert result.places == ((0, 1),)
         assert result.rebuilds == ()
+        buffers = result.engine.slots * 64 * (3 + 3) * 4
+        assert result.held == Held(buffers, {0: buffers + (tmp_path / INT8_PLAN).stat().st_size})
+        assert f"{INT8_MODEL}: what a plan is built of" in result.why
         assert result.why[0] == f"{INT8_PLAN}: chosen: {INT8} is good"
         assert f"{PLAN}: not needed: {INT8_PLAN} comes first" in result.why
         assert answer(result.engine) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -160,8 +161,11 @@ def test_a_stop_ends_what_is_being_built(site: Site, machine: FakeMachine) -> No
 
 
 def test_a_model_that_is_gone_meanwhile_is_not_loaded_again(site: Site, machine: FakeMachine) -> None:
+    site.mode("wait")
+    os.mkfifo(site.caches / "gate")
     with Awaited("was rebuilt in") as awaited, site.served(machine) as repository:
-        repository.unload_model("m")
+        with (site.caches / "gate").open("wb"):  # once the child reads it
+            repository.unload_model("m")
         awaited.wait()
         assert repository.catalogue.ready() == []
         repository.load_model("m")

@@ -1,7 +1,7 @@
 """Builds and judges plans in a process of its own as `headrace_engines.plan_child` does, on a fake GPU.
 
 The file `mode` in the folder of caches says what goes wrong: "crash", "hang", "refuse", "wrong" for a plan of
-another model (`other.onnx` there), and "no GPU".
+another model (`other.onnx` there), and "wait" until somebody writes to the pipe `gate` there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def build(
     if wrong == "hang":
         (caches / "hangs").write_text(str(os.getpid()))
         signal.pause()
+    if wrong == "wait":
+        (caches / "gate").read_bytes()
     if wrong == "refuse":
         raise UnsupportedModelError(f"{model.name}: TensorRT's parser refuses it")
     source = caches / "other.onnx" if wrong == "wrong" else model

@@ -131,8 +131,13 @@ def _row(servable: Servable) -> tuple[str, ...]:
         _tensors(servable.spec.outputs),
         specs.batches(servable.spec),
         str(servable.instances),
-        console.human_size(servable.memory_bytes),
+        _memory(servable),
     )
+
+
+def _memory(servable: Servable) -> str:
+    on_gpus = (f", GPU {gpu} {console.human_size(held)}" for gpu, held in servable.gpu_memory_bytes.items())
+    return console.human_size(servable.memory_bytes) + "".join(on_gpus)
 
 
 def _tensors(tensors: Sequence[TensorSpec]) -> str:
@@ -153,6 +158,7 @@ def _document(checked: Checked) -> dict[str, object]:
                 "outputs": [specs.tensor_document(tensor) for tensor in servable.spec.outputs],
                 "instances": servable.instances,
                 "memory_bytes": servable.memory_bytes,
+                "gpu_memory_bytes": {str(gpu): held for gpu, held in servable.gpu_memory_bytes.items()},
                 "why": list(servable.why),
             }
             for servable in checked.servable

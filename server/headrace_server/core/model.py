@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
@@ -34,6 +36,7 @@ from headrace_server.errors import (
 )
 
 _serials = itertools.count(1)
+_NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,12 @@ class Model:
         settings: ModelSettings = DEFAULT_SETTINGS,
         config: bytes = b"",
         memory_bytes: int = 0,
+        gpu_memory_bytes: Mapping[int, int] = _NOTHING,
         takes_device_rows: bool = False,
     ) -> None:
         """`memory_bytes` is what the model's files and staging buffers take; `on_lost` is called once.
+
+        `gpu_memory_bytes` is the same of each GPU, by its index.
 
         `takes_device_rows` says whether all its engines do, each on a GPU.
         """
@@ -72,6 +78,7 @@ class Model:
         )
         self.admission = Admission(name, spec, settings)
         self.memory_bytes = memory_bytes
+        self.gpu_memory_bytes = gpu_memory_bytes
         self.load_seconds = 0.0
         """What loading and warming up took, as told by whoever did it."""
         self.tracer: Tracer | None = None

@@ -7,7 +7,7 @@ would find is found here, for all models at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,7 +61,9 @@ class Servable:
     spec: ModelSpec
     instances: int
     memory_bytes: int
-    """Of one instance and the model's files."""
+    """Of the host, for all instances and the model's files."""
+    gpu_memory_bytes: Mapping[int, int]
+    """The same of each GPU, by its index."""
     why: tuple[str, ...]
 
 
@@ -167,7 +169,8 @@ class _Check:
                 engine.platform,
                 engine.spec,
                 sum(loaded.counts),
-                loaded.memory_bytes,
+                loaded.held.host_bytes,
+                loaded.held.gpu_bytes,
                 loaded.why,
             )
         finally:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from headrace_engines.engine import Engine
 from headrace_engines.load import Loaded
 from headrace_engines.machine import THIS_MACHINE, Machine
-from headrace_engines.memory import staging_bytes
 from headrace_engines.steps import StepEngine
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.workers import EngineWorker, worker_for
@@ -122,7 +121,9 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
             on_lost,
             settings=replace(given.settings, why_alone=loaded.why_alone, instances=len(engines)),
             config=effective(given, name, spec, platform, options.limits, loaded.places),
-            memory_bytes=loaded.memory_bytes + (len(engines) - len(loaded.engines)) * staging_bytes(spec),
+            memory_bytes=loaded.held.host_bytes,
+            gpu_memory_bytes=loaded.held.gpu_bytes,
+            takes_device_rows=spec.is_staged and all(gpu is not None for gpu, _ in loaded.places),
         )
         workers = [worker_for(model, engine, instance) for instance, engine in enumerate(engines)]
         unfinished.pop_all()

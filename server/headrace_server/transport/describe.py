@@ -82,7 +82,13 @@ def _statistics(model: Model) -> pb.ModelStatistics:
             )
             for size, batch in sorted(statistics.by_batch_size.items())
         ],
-        memory_usage=[pb.MemoryUsage(type="CPU", id=0, byte_size=model.memory_bytes)],
+        memory_usage=[
+            pb.MemoryUsage(type="CPU", id=0, byte_size=model.memory_bytes),
+            *(
+                pb.MemoryUsage(type="GPU", id=gpu, byte_size=size_bytes)
+                for gpu, size_bytes in model.gpu_memory_bytes.items()
+            ),
+        ],
         response_stats=_response_statistics(statistics.responses),
     )
 
