@@ -7,6 +7,7 @@ the host's memory first.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 
 class DeviceRows(ABC):
@@ -37,3 +38,11 @@ class DeviceRows(ABC):
     @abstractmethod
     def read(self) -> bytes:
         """Return a copy in the host's memory, once it is there. Raises as `address` does."""
+
+
+class Placed(NamedTuple):
+    """Where rows belong in a batch: in the input at this position, from byte `begin` on."""
+
+    position: int
+    begin: int
+    rows: DeviceRows

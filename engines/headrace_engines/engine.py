@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from headrace_engines.device_rows import Placed
 from headrace_engines.spec import ModelSpec
 
 
@@ -35,6 +36,14 @@ class DeviceSide(Protocol):
     @property
     def gpu(self) -> int:
         """The index of its GPU."""
+
+    def submit(self, slot: int, rows: int, placed: Sequence[Placed]) -> None:
+        """Start computing as `Engine.submit` does, with some rows copied from where they stand on this GPU.
+
+        They come input by input, in the order of their places, and what the staging buffer has in these
+        places is not used. They are held on to until the batch was waited for. Raises as `Engine.wait`
+        does, and InputError where rows are not there any more.
+        """
 
     def times(self, slot: int) -> DeviceTimes | None:
         """Return what the batch took that was last waited for in the slot; None if it was not measured."""

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.device_rows import Placed
 from headrace_engines.engine import DeviceSide, DeviceTimes
 from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError
 from headrace_engines.runtime.cuda.context import Gpu
@@ -97,8 +98,11 @@ class StagedEngine(ABC):
         """Return the slot's pinned buffers."""
         return self._slots_of(self._staging).inputs(slot)
 
-    def submit(self, slot: int, rows: int) -> None:
-        """Have the first rows of the slot copied in, computed and copied out; returns at once."""
+    def submit(self, slot: int, rows: int, placed: Sequence[Placed] = ()) -> None:
+        """Have the first rows of the slot copied in, computed and copied out; returns at once.
+
+        Those that are `placed` are copied from where they stand on the GPU.
+        """
         size = self._size_for(rows)
         staging = self._slots_of(self._staging)
         is_alone = staging.is_idle
@@ -107,7 +111,7 @@ class StagedEngine(ABC):
             with self._gpu.use(self._generation) as driver:
                 is_begun = True
                 computing = self._live()
-                staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size))
+                staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size), placed)
         except EngineSpoilt as error:
             let_go(error)
             raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error

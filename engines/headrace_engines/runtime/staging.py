@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from headrace_engines.device_rows import Placed
 from headrace_engines.engine import DeviceTimes
 from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, Stream
 from headrace_engines.runtime.holdings import Holdings
@@ -54,6 +55,8 @@ class Slot:
     events: Events
     rows: int = 0
     """Of the batch that was launched and is not collected."""
+    placed: Sequence[Placed] = ()
+    """What of it is copied on the GPU, and is held on to until that is done."""
     times: DeviceTimes | None = field(default=None)
 
 
@@ -101,18 +104,28 @@ class Staging:
         """Whether no batch is in flight."""
         return not self._in_flight
 
-    def launch(self, driver: Driver, slot: int, rows: int, enqueue: Callable[[], None]) -> None:
+    def launch(
+        self,
+        driver: Driver,
+        slot: int,
+        rows: int,
+        enqueue: Callable[[], None],
+        placed: Sequence[Placed] = (),
+    ) -> None:
         """Copy the first `rows` rows in, have `enqueue` put work into the computing stream, copy them out.
 
-        Returns at once. If a call fails nothing is in flight in the slot any more; raises what it raised.
+        Rows that are `placed`, in order, are copied from where they stand on the GPU. Returns at once. If a
+        call fails nothing is in flight in the slot any more; raises what it raised.
         """
         way = self._slots[slot]
         if way.rows:
             raise ValueError(f"slot {slot} has a batch in flight")
+        way.placed = placed
         try:
             self._put(driver, way, rows, enqueue)
         except BaseException:
             self._drain(driver, way.events.out_done)
+            way.placed = ()
             raise
         way.rows = rows
         self._in_flight.append(slot)
@@ -129,6 +142,7 @@ class Staging:
             raise
         finally:
             rows, way.rows = way.rows, 0
+            way.placed = ()
             self._in_flight.remove(slot)
         way.times = _times(driver, way.events)
         return tuple(buffer.rows[:rows] for buffer in way.outputs)
@@ -141,14 +155,14 @@ class Staging:
         """Wait until nothing is in flight, and let go of what was."""
         self._wait_for_all(driver, self._slots[0].events.out_done)
         for slot in self._slots:
-            slot.rows = 0
+            slot.rows, slot.placed = 0, ()
         self._in_flight.clear()
 
     def _put(self, driver: Driver, way: Slot, rows: int, enqueue: Callable[[], None]) -> None:
         events, into, out = way.events, self._copying_in, self._copying_out
         driver.record(events.in_begun, into)
-        for buffer in way.inputs:
-            driver.copy_in(buffer.address, buffer.host[: rows * buffer.row_bytes], into)
+        for position, buffer in enumerate(way.inputs):
+            self._copy_in(driver, buffer, rows * buffer.row_bytes, _placed_in(way, position))
         driver.record(events.in_done, into)
         driver.wait_event(self.computing, events.in_done)
         driver.record(events.begun, self.computing)
@@ -158,6 +172,17 @@ class Staging:
         for buffer in way.outputs:
             driver.copy_out(buffer.host[: rows * buffer.row_bytes], buffer.address, out)
         driver.record(events.out_done, out)
+
+    def _copy_in(self, driver: Driver, buffer: Buffer, size_bytes: int, placed: Sequence[Placed]) -> None:
+        """Copy the host's bytes to the GPU, and between them what stands there already."""
+        into, end = self._copying_in, 0
+        for _, begin, rows in placed:
+            if begin > end:
+                driver.copy_in(buffer.address + end, buffer.host[end:begin], into)
+            driver.copy_within(buffer.address + begin, rows.address(), len(rows), into)
+            end = begin + len(rows)
+        if size_bytes > end:
+            driver.copy_in(buffer.address + end, buffer.host[end:size_bytes], into)
 
     def _drain(self, driver: Driver, event: Any) -> None:
         """Wait for all three streams: if that cannot be done, the buffers cannot be used again."""
@@ -181,6 +206,10 @@ class Staging:
             for tensors in (spec.inputs, spec.outputs)
         )
         return Slot(inputs, outputs, Events(*(holdings.event(driver) for _ in range(5))))
+
+
+def _placed_in(way: Slot, position: int) -> Sequence[Placed]:
+    return [one for one in way.placed if one.position == position] if way.placed else ()
 
 
 def _buffer(holdings: Holdings, tensor: TensorSpec, rows: int) -> Buffer:

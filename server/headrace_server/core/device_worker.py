@@ -10,8 +10,9 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from typing import Final
+from typing import Any, Final
 
+from headrace_engines.device_rows import DeviceRows, Placed
 from headrace_engines.engine import DeviceTimes, Engine
 from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt
 from headrace_server.core.executing import Executing
@@ -81,6 +82,28 @@ class DeviceWorker(Worker):
         if until > now:
             self._model.await_batch(until)
         return self._model.take(wait=False, instance=self._instance)
+
+    def _place(self, flight: Flight, slot: int) -> None:
+        """Have the engine begin with the batch; the GPU brings what stands there already."""
+        device, takes_rows = self._engine.device, self._model.facts.takes_device_rows
+        if device is None or not takes_rows or all(work.rendering is None for work in flight.works):
+            super()._place(flight, slot)
+            return
+        placed: list[Placed] = []
+        for position, buffer in enumerate(self._staging[slot]):
+            end = 0
+            for work in flight.works:
+                data: Any = work.data[position]
+                begin, end = end, end + len(data)
+                if not isinstance(data, DeviceRows):
+                    buffer[begin:end] = data
+                elif data.gpu != device.gpu:
+                    buffer[begin:end] = data.read()
+                else:
+                    placed.append(Placed(position, begin, data))
+        flight.started_ns = time.monotonic_ns()
+        device.submit(slot, flight.rows, placed)
+        flight.slot = slot
 
     def _launch(self, flight: Flight) -> None:
         try:
