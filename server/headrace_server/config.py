@@ -54,7 +54,9 @@ class ServerConfig:
         "switch",
     )
     allow_client_shm: bool = setting(
-        False, "Let clients of this machine pass tensors through system shared memory.", "switch"
+        False,
+        "Let clients of this machine pass tensors through shared memory, the system's and GPUs'.",
+        "switch",
     )
     host: str = setting("127.0.0.1", "Address to listen on.", "text")
     grpc_port: int = setting(8001, "Port for gRPC; 0 is any free port.", "port")

@@ -29,6 +29,7 @@ from headrace_server.telemetry.trace_file import TraceWriter
 from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings
 from headrace_server.telemetry.tracing import Tracing
 from headrace_server.transport.connections import Compression, ConnectionOptions
+from headrace_server.transport.cuda_shared_memory import DeviceMemory
 from headrace_server.transport.open_calls import InferenceLimits
 from headrace_server.transport.options import TransportOptions
 
@@ -59,8 +60,17 @@ def transport_options(config: ServerConfig) -> TransportOptions:
         ),
         credentials=_credentials(config),
         allow_client_shm=config.allow_client_shm,
+        device_memory=_device_memory,
         message_timeout_seconds=config.message_timeout_secs,
     )
+
+
+def _device_memory() -> DeviceMemory | None:
+    """Return what opens clients' memory on GPUs; None where there are none."""
+    from headrace_engines.runtime.cuda import gpu
+    from headrace_engines.runtime.cuda.shared_memory import SharedMemory
+
+    return SharedMemory() if gpu.available() else None
 
 
 def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] | None:
