@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,8 +31,7 @@ def export(source: Path, to: Path, options: ImportOptions) -> tuple[Path, ...]:
     """
     if to.suffix not in (ONNX, PMML):
         raise ValueError(f"{to.name}: its ending tells what is written: {ONNX} or {PMML}")
-    if to.exists():
-        raise FolderError(f"{to} exists already: remove it, or name another file")
+    _check_free(to)
     built = _version_folder(source)
     if built and to.suffix == PMML:
         raise UnsupportedModelError(
@@ -39,7 +39,7 @@ def export(source: Path, to: Path, options: ImportOptions) -> tuple[Path, ...]:
         )
     with (
         folders.writing(to.parent),
-        tempfile.TemporaryDirectory(prefix=".headrace-", dir=to.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder,
     ):
         staging = Path(folder) / to.name
         if built:
@@ -48,7 +48,17 @@ def export(source: Path, to: Path, options: ImportOptions) -> tuple[Path, ...]:
             _convert(source, staging, options)
         standard_path(staging).unlink(missing_ok=True)
         made = sorted(Path(folder).iterdir(), key=lambda file: file.name != to.name)
-        return tuple(file.rename(to.parent / file.name) for file in made)
+        places = tuple(to.parent / file.name for file in made)
+        for place in places:
+            _check_free(place)
+        for file, place in zip(made, places, strict=True):
+            file.rename(place)
+        return places
+
+
+def _check_free(place: Path) -> None:
+    if os.path.lexists(place):
+        raise FolderError(f"{place} exists already: remove it, or name another file")
 
 
 def _convert(source: Path, into: Path, options: ImportOptions) -> None:

@@ -16,6 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from headrace_cli.main import run
+from headrace_engines import folders
+from headrace_engines.importers import exported
+from headrace_engines.importers.session import ImportSession
 
 _RANDOM = np.random.default_rng(0)
 ROWS = _RANDOM.normal(size=(80, 3)).astype(np.float32)
@@ -108,6 +111,39 @@ def test_places_that_cannot_be_written_are_told(
     assert (tmp_path / "taken.onnx").read_text() == "mine"
 
 
+def test_weights_beside_the_model_replace_nobodys_file(
+    digits_repository: BuiltRepository,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exported, "_LARGEST_BYTES", 4096)
+    version = tmp_path / "1"
+    shutil.copytree(digits_repository.folder / "digits" / "1", version)
+    (version / "model.onnx.data").touch()  # as beside a model whose weights are apart
+    theirs = tmp_path / "to.onnx.data"
+    theirs.write_text("mine")
+    assert run(["export", str(version), str(tmp_path / "to.onnx")]) == 1
+    assert "to.onnx.data exists already" in capsys.readouterr().err
+    assert theirs.read_text() == "mine"
+    assert not (tmp_path / "to.onnx").exists()
+
+
+def test_what_a_build_sweeps_away_is_no_exports(
+    logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into = tmp_path / "models"
+    into.mkdir()
+    convert = ImportSession.convert
+
+    def swept_meanwhile(session: ImportSession, to: Path) -> None:
+        with folders.locked(into):  # as every build does where it publishes
+            convert(session, to)
+
+    monkeypatch.setattr(ImportSession, "convert", swept_meanwhile)
+    assert run(["export", str(logistic), str(into / "model.onnx"), "--trust"]) == 0
+
+
 def test_what_has_no_form_in_pmml_is_told(
     digits_repository: BuiltRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +157,7 @@ def test_what_has_no_form_in_pmml_is_told(
         assert run(["export", str(source), str(tmp_path / "model.pmml"), "--trust"]) == 2
         assert told in capsys.readouterr().err
     assert not list(tmp_path.glob("*.pmml"))
-    assert not list(tmp_path.glob(".headrace-*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_pickle_needs_trust(logistic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

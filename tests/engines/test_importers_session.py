@@ -118,6 +118,7 @@ def test_one_process_opens_converts_and_answers(opening: Sessions, tmp_path: Pat
     assert not Path(f"/proc/{session.facts['process']}").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system tells nobody of a process that ends")
 @pytest.mark.parametrize("reason", [ValueError("left"), KeyboardInterrupt()])
 def test_the_process_and_what_it_started_end_with_the_block(opening: Sessions, reason: BaseException) -> None:
     code = "str(__import__('subprocess').Popen(['sleep', '60']).pid)"
@@ -129,10 +130,27 @@ def test_the_process_and_what_it_started_end_with_the_block(opening: Sessions, r
     seen: list[int] = []
     with pytest.raises(type(reason)), opening(code) as session:
         leave(session)
-    child, started = (Path(f"/proc/{process}/stat") for process in seen)
-    assert not child.exists()
-    # Whoever adopts it may not have taken note of its end yet.
-    assert not started.exists() or started.read_text().rpartition(")")[2].split()[0] in "ZX"
+    child, started = seen
+    assert not Path(f"/proc/{child}").exists()
+    assert _ends(started)
+
+
+def _ends(process: int) -> bool:
+    """Wait until a process has ended that nobody here is the parent of."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("leave", ["setsid", "setpgrp"])
+def test_what_a_pickle_starts_cannot_leave_its_group(opening: Sessions, leave: str) -> None:
+    refused = _refusal(opening(f"__import__('os').{leave}()"))
+    assert "PermissionError" in str(refused)
 
 
 _WAITING = """
@@ -204,6 +222,11 @@ def test_a_process_that_dies_is_told(opening: Sessions, code: str, told: str) ->
             "model.pkl: opening it (pickle) failed: ZeroDivisionError: division by zero",
         ),
         ("(_ for _ in ()).throw(MemoryError())", ModelFileError, "there is not enough memory for this model"),
+        (
+            "exec('raise ValueError(chr(27) + str(2))')",
+            ModelFileError,
+            r"model.pkl: opening it (pickle) failed: ValueError: \x1b2",
+        ),
         (
             "__import__('of_their_own.layers')",
             UnsupportedModelError,
@@ -294,6 +317,52 @@ def _makes_namespaces(**identity: Any) -> bool:
 def test_a_pickle_cannot_read_its_parents_environment(opening: Sessions) -> None:
     refused = _refusal(opening(f"open('/proc/{os.getpid()}/environ').read()"))
     assert "PermissionError" in str(refused)
+
+
+_WITHOUT_NAMESPACES = """
+import ctypes, os, socket
+from headrace_engines.importers import sandbox
+os.chdir("/")
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+sandbox._leave_namespace = lambda: "operation not permitted"
+parent, connection = os.getpid(), socket.socket()
+def tried(do):
+    try:
+        do()
+    except OSError as error:
+        return error.strerror
+    return "done"
+with sandbox.closed_to_others():
+    if not os.fork():
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+        print(sandbox.leave_network())
+        library = ctypes.CDLL(None, use_errno=True)
+        def take():
+            if library.syscall(438, os.pidfd_open(parent), connection.fileno(), 0) < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        print(tried(lambda: open(f"/proc/{parent}/environ").read()))
+        print(tried(lambda: open(f"/proc/{parent}/mem", "r+b")))
+        print(tried(take), flush=True)
+        os._exit(0)
+    os.wait()
+print(tried(lambda: open("/proc/self/environ").read()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_without_a_namespace_the_parent_is_closed_to_the_process_and_who_opens_is_told() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_NAMESPACES],
+        env={"PYTHONPATH": str(Path(sandbox.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    told = "without sockets, and yet in reach of its user's other processes: operation not permitted"
+    assert found == [told, "Permission denied", "Permission denied", "Operation not permitted", "done"]
 
 
 _AS_NOBODY = """

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import headrace_engines
 from headrace_engines.errors import EngineError
 from headrace_engines.importers import messages
+from headrace_engines.printable import printable
 
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 _THREADS: Final = 4
@@ -88,7 +89,7 @@ class ChildProcess:
 
     def log(self) -> str:
         """Return the last lines that the process wrote."""
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines()]
+        lines = [printable(line.strip()) for line in self._log.read_text(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-_LOG_LINES:])
 
     def _end(self) -> str:

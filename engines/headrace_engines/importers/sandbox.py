@@ -2,7 +2,8 @@
 
 The kernel refuses it sockets, and where that is allowed it also leaves for a network of its own with
 nothing in it: by an administrator's rights, or those in a user namespace that it makes for itself. Either
-of these bars the way back, and to the memory and environment of the parent.
+of these bars the way back, and to the memory and environment of the user's other processes. Where no
+namespace can be made, as in most containers, the parent bars the way to its own.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,22 +22,51 @@ from headrace_engines.importers import socket_filter
 _NEW_USER: Final = 0x10000000
 _NEW_NETWORK: Final = 0x40000000
 _SET_PARENT_DEATH_SIGNAL: Final = 1
+_GET_DUMPABLE: Final = 3
+_SET_DUMPABLE: Final = 4
 _SET_NO_NEW_PRIVILEGES: Final = 38
 _CAPABILITIES_VERSION: Final = 0x20080522
 _FILE_RIGHTS: Final = 0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+
+_closing: Final = threading.Lock()
+_closed: Final[list[int]] = []
+"""What the process was before each block that goes on in which it is closed to others."""
 
 
 def leave_network() -> str:
     """Give up the network, in this process, which must have one thread, and in all that it starts.
 
-    Returns "" if that was done, and otherwise why it could not be.
+    Returns "" if nothing of it is left, and otherwise with what it goes on, and why.
     """
     reason = _leave_namespace()
     try:
         socket_filter.refuse_sockets()
     except OSError as error:
-        return reason and f"{reason}, and {error.strerror}"
-    return ""
+        return (
+            reason and f"with the network, as the system lets nobody lay it down: {reason}, {error.strerror}"
+        )
+    return reason and f"without sockets, and yet in reach of its user's other processes: {reason}"
+
+
+@contextmanager
+def closed_to_others() -> Iterator[None]:
+    """Keep what runs under the same user from this process's memory, environment and files, in the block.
+
+    Without a namespace nothing else would: they are open to all processes of a user.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "prctl"):
+        yield
+        return
+    with _closing:
+        _closed.append(library.prctl(_GET_DUMPABLE, 0, 0, 0, 0))
+        library.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        with _closing:
+            before = _closed.pop()  # of several, the one that began first found it open
+            library.prctl(_SET_DUMPABLE, before, 0, 0, 0)
 
 
 def be_killed_first() -> None:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from headrace_engines import errors
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, ModelFileError, UntrustedSource
-from headrace_engines.importers import messages
+from headrace_engines.importers import messages, sandbox
 from headrace_engines.importers.child_process import ChildEnded, ChildProcess
 from headrace_engines.importers.formats import Format, Kind
 from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.printable import printable
 from headrace_engines.rows import Rows
 
 _logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def import_session(
         raise UntrustedSource(_warning(path, source_format))
     with (
         tempfile.TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True) as folder,
+        sandbox.closed_to_others(),
         ChildProcess(Path(folder), _CHILD) as child,
     ):
         session = ImportSession(path, source_format, child)
@@ -82,7 +84,7 @@ class ImportSession:
         answer = self._ask("opening it", question)
         if self._format.runs_code and answer["network"]:
             _logger.warning(
-                "%s was opened with network rights, as the system lets no process lay them down: %s",
+                "%s was opened %s",
                 self._path.name,
                 answer["network"],
             )
@@ -112,11 +114,12 @@ class ImportSession:
             raise ModelFileError(f"{self._path.name}: {doing} ended its process: {error}") from error
         if "error" not in answer:
             return answer
+        text = printable(str(answer["text"]))  # its author may be the source's
         kind = vars(errors).get(str(answer["error"]))
         if isinstance(kind, type) and issubclass(kind, EngineError):
-            raise kind(str(answer["text"]))
+            raise kind(text)
         _logger.debug("%s: %s: %s", self._path, doing, self._child.log())
-        raise ModelFileError(f"{self._path.name}: {doing} ({self._format.label}) failed: {answer['text']}")
+        raise ModelFileError(f"{self._path.name}: {doing} ({self._format.label}) failed: {text}")
 
 
 def _warning(path: Path, source_format: Format) -> str:

@@ -2,7 +2,8 @@
 
 A filter of system calls takes no rights to install, so it works where no namespace can be made, as in
 most containers. It also bars local sockets, which are files: whoever reaches a container engine's may do
-anything. Calls that could act through another process are refused with them.
+anything. Calls that could act through another process, or read it, are refused with them, and those by which
+a process leaves its group, and so would outlive it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _OTHER_TABLE: Final = 0x40000000
 class _Machine:
     """What a kind of processor is called in a filter, and the numbers of the calls that are refused.
 
-    These are socket, io_uring_setup, which makes sockets of its own, ptrace, and process_vm_writev.
+    These are socket, io_uring_setup, which makes sockets of its own, ptrace, process_vm_readv,
+    process_vm_writev, pidfd_getfd, setsid and setpgid.
     """
 
     architecture: int
@@ -42,8 +44,8 @@ class _Machine:
 
 
 _MACHINES: Final = {
-    "x86_64": _Machine(0xC000003E, (41, 425, 101, 311)),
-    "aarch64": _Machine(0xC00000B7, (198, 425, 117, 271)),
+    "x86_64": _Machine(0xC000003E, (41, 425, 101, 310, 311, 438, 112, 109)),
+    "aarch64": _Machine(0xC00000B7, (198, 425, 117, 270, 271, 438, 157, 154)),
 }
 
 
