@@ -73,3 +73,31 @@ def test_a_thread_that_still_serves_has_not_ended() -> None:
 
 def assert_set(event: threading.Event) -> None:
     assert event.wait(PATIENCE_SECONDS)
+
+
+def test_a_thread_that_was_given_up_is_not_waited_for_though_it_goes_on() -> None:
+    goes_on = threading.Event()
+    model, engine, sink = Model("m", "1", ROWS, "scripted", Limits()), Closes(), Answers()
+    in_hand = [work_of(model, sink, reply="in hand")]
+    thread = EngineThread(model, engine, 0, lambda: assert_set(goes_on), lambda: in_hand, lambda: None, gpu=1)
+    thread.start()
+    assert not thread.join(0)
+    assert thread.give_up() == in_hand
+    assert thread.join(0)
+    assert not engine.by
+    goes_on.set()
+
+
+def test_an_engine_that_cannot_be_closed_has_ended_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails(Closes):
+        def close(self) -> None:
+            super().close()
+            raise SystemExit
+
+    model, engine = Model("m", "1", ROWS, "scripted", Limits()), Fails()
+    thread = EngineThread(model, engine, 0, lambda: None, list, lambda: None)
+    thread.start()
+    assert thread.join(PATIENCE_SECONDS)
+    assert engine.by
+    assert not model.executing()
+    assert "model m: its engine could not be closed" in caplog.text

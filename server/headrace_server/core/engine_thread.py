@@ -90,7 +90,11 @@ class EngineThread:
             self.execute(self._serve)
         finally:
             self._model.detach(self._instance)
-            try:
-                self._engine.close()
-            finally:
-                self._has_ended.set()
+            self._close()
+            self._has_ended.set()
+
+    def _close(self) -> None:
+        try:
+            self._engine.close()
+        except BaseException:  # as above
+            _logger.exception("model %s: its engine could not be closed", self._model.facts.name)
