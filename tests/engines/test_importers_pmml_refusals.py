@@ -23,6 +23,12 @@ def _derived(inside: str, kind: str = "double") -> str:
     return document(regression(f"<LocalTransformations>{field}</LocalTransformations>{_TABLE}"))
 
 
+def _inside_a(inside: str) -> str:
+    """A document whose first field has this inside."""
+    field = '<DataField name="a" optype="continuous" dataType="double"'
+    return _WHOLE.replace(f"{field}/>", f"{field}>{inside}</DataField>")
+
+
 UNSUPPORTED = {
     "another model": (
         _WHOLE.replace("RegressionModel", "SupportVectorMachineModel"),
@@ -48,6 +54,28 @@ UNSUPPORTED = {
     "outliers": (
         _WHOLE.replace('<MiningField name="a"/>', '<MiningField name="a" outliers="asExtremeValues"/>'),
         "outliers 'asExtremeValues' is not read",
+    ),
+    "an attribute of a field": (
+        _WHOLE.replace('<DataField name="a"', '<DataField name="a" taxonomy="t"'), "its attribute 'taxonomy'",
+    ),
+    "an attribute of a schema": (
+        _WHOLE.replace('<MiningField name="a"', '<MiningField name="a" weight="2"'), "its attribute 'weight'",
+    ),
+    "a field that is cyclic": (
+        _WHOLE.replace('<DataField name="a"', '<DataField name="a" isCyclic="1"'), "isCyclic '1' is not read",
+    ),
+    "values that are not valid": (
+        _inside_a('<Interval closure="closedClosed" leftMargin="0" rightMargin="10"/>'),
+        "<Interval> in line 2: what becomes of values of 'a' that are not valid",
+    ),
+    "values that are replaced as they are not valid": (
+        _inside_a('<Value value="7" property="invalid"/>').replace(
+            '<MiningField name="a"', '<MiningField name="a" invalidValueTreatment="asValue"'
+        ),
+        "invalidValueTreatment 'asValue'",
+    ),
+    "a code without a replacement": (
+        _inside_a('<Value value="-999" property="missing"/>'), "-999 stands for a missing value",
     ),
     "nothing to ask": (
         _WHOLE.replace('<MiningField name="a"/><MiningField name="b"/>', ""), "no active field",

@@ -3,7 +3,7 @@
 The model takes one matrix `input` [batch, fields] in FP32, with the active fields in the order of the
 MiningSchema, which the facts name. It answers `prediction` [batch, 1], or `label` [batch] and
 `probabilities` [batch, classes] in the order of the target's values; without `label` where these are text.
-No value may be missing.
+No value may be missing but in a field with a replacement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headrace_engines.documents import Scalar
 from headrace_engines.errors import InputError, UnsupportedModelError
 from headrace_engines.importers import pmml_values
 from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, written
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.importer import COLUMNS, ImportOptions
 from headrace_engines.importers.pmml_document import Document
 from headrace_engines.importers.pmml_graph import INPUT, model_of
 from headrace_engines.importers.pmml_reader import read
@@ -57,7 +57,7 @@ class PmmlImporter:
             "class": document.element,
             "framework": f"PMML {document.version}",
             "features": len(document.columns),
-            "columns": json.dumps(document.columns),
+            COLUMNS: json.dumps(document.columns),
             "task": "classification" if document.classes else "regression",
         }
         if document.target:

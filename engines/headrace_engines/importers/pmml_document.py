@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 COMPARISONS: Final = ("equal", "notEqual", "lessThan", "lessOrEqual", "greaterThan", "greaterOrEqual")
@@ -33,6 +34,14 @@ class Apply:
 
 
 Expression = Constant | FieldRef | Apply
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What is put in the place of a value that is missing: NaN, or one of the `codes` that stand for it."""
+
+    codes: tuple[float, ...]
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,7 @@ class Document:
     """A model, and the fields that it is asked with, in the order of its schema.
 
     `classes` are the target's values as they are written, in their order; empty where a number is predicted.
+    `fillings` are for those columns in which a value may be missing.
     """
 
     version: str
@@ -216,3 +226,4 @@ class Document:
     target: str
     classes: tuple[str, ...]
     model: Model
+    fillings: Mapping[str, Filling] = field(default_factory=dict)

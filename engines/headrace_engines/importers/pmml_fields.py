@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Final
 
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
-from headrace_engines.importers.pmml_document import Apply, Constant, Derived, Expression, FieldRef
+from headrace_engines.importers.pmml_document import (
+    Apply,
+    Constant,
+    Derived,
+    Expression,
+    FieldRef,
+    Filling,
+)
+from headrace_engines.importers.pmml_domains import filling, known_attributes, listed
 from headrace_engines.importers.pmml_xml import Element
 from headrace_engines.printable import printable
 
@@ -24,20 +32,28 @@ _WHOLE: Final = re.compile(r"([+-]?\d{1,18})(\.0*)?")
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a model is asked with and what it predicts; `target` is empty where no field is it."""
+    """What a model is asked with and what it predicts; `target` is empty where no field is it.
+
+    `floats` are the columns of FP32, `fillings` what is put into columns where a value is missing.
+    """
 
     columns: tuple[str, ...]
     target: str
+    floats: frozenset[str]
+    fillings: Mapping[str, Filling]
 
 
 def schema(model: Element, dictionary: Element) -> Schema:
     """Return the fields of a model; UnsupportedModelError names those that are no numbers."""
-    columns: list[str] = []
+    columns: dict[str, Element] = {}
     target = ""
     for field in mining_fields(model):
         usage = field.choice("usageType", _ACTIVE, (_ACTIVE, *_TARGETS, *_UNUSED))
         if usage == _ACTIVE:
-            columns.append(field.needed("name"))
+            name = field.needed("name")
+            if name in columns:
+                raise ModelFileError("a field is listed twice in the MiningSchema")
+            columns[name] = field
         elif usage in _TARGETS:
             target = field.needed("name")
     fields = {field.needed("name"): field for field in dictionary.all("DataField")}
@@ -50,18 +66,22 @@ def schema(model: Element, dictionary: Element) -> Schema:
                 f"the field {printable(name)!r} is of type {printable(kind)}, and only numbers are read: "
                 "turn it into numbers before the model is called"
             )
-    if len(set(columns)) < len(columns):
-        raise ModelFileError("a field is listed twice in the MiningSchema")
     if not columns:
         raise UnsupportedModelError("the model has no active field: there is nothing to ask it with")
-    return Schema(tuple(columns), target)
+    fillings = {name: filling(field, fields[name]) for name, field in columns.items()}
+    return Schema(
+        tuple(columns),
+        target,
+        frozenset(name for name in columns if fields[name].get("dataType") == "float"),
+        {name: found for name, found in fillings.items() if found},
+    )
 
 
 def mining_fields(model: Element) -> list[Element]:
     """Return the fields of a model's schema, whose values must reach it as they are."""
     fields = model.one("MiningSchema").only("MiningField")
     for field in fields:
-        field.choice("outliers", "asIs", ("asIs",))
+        known_attributes(field)
     return fields
 
 
@@ -84,8 +104,8 @@ def classes(model: Element, target: str, dictionary: Element) -> Classes:
     """Return the classes of a target: as its DataField lists them, else as the model meets them."""
     field = next((each for each in dictionary.all("DataField") if each.get("name") == target), None)
     are_numbers = field is not None and field.get("dataType") in _NUMBERS
-    listed = [] if field is None else [value.needed("value") for value in field.all("Value")]
-    names = dict.fromkeys(written(text, are_numbers=are_numbers) for text in listed or _met(model))
+    told = [] if field is None else listed(field)
+    names = dict.fromkeys(written(text, are_numbers=are_numbers) for text in told or _met(model))
     if len(names) < 2:
         raise UnsupportedModelError(
             f"the target {printable(target)!r} has {len(names)} classes: two are needed"

@@ -17,6 +17,7 @@ from headrace_engines.importers.pmml_document import (
     Document,
     Expression,
     FieldRef,
+    Filling,
     Given,
     Mining,
     Model,
@@ -43,7 +44,8 @@ def model_of(document: Document, opset: int) -> onnx.ModelProto:
     graph = Graph((INPUT, PREDICTION, LABEL, PROBABILITIES), {}, opset)
     columns = {name: place for place, name in enumerate(document.columns)}
     try:
-        result = _Writer(graph).model(document.model, _Matrix(INPUT, columns))
+        given = _filled(graph, document) if document.fillings else INPUT
+        result = _Writer(graph).model(document.model, _Matrix(given, columns))
     except RecursionError as error:
         raise UnsupportedModelError("the model is nested too deeply to be written as ONNX") from error
     width = len(document.classes) or 1
@@ -61,6 +63,26 @@ def model_of(document: Document, opset: int) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(ML_DOMAIN, ML_OPSET)]
     return helper.make_model(proto, opset_imports=opsets)
+
+
+def _filled(graph: Graph, document: Document) -> str:
+    """Write the rows with what is missing in them replaced, in the columns that have a replacement."""
+    fillings = [document.fillings.get(name) for name in document.columns]
+    values = np.array([filling.value if filling else 0 for filling in fillings], np.float32)
+    is_missing = graph.add("And", graph.add("IsNaN", INPUT), np.array([bool(each) for each in fillings]))
+    codes = [_exact(filling) for filling in fillings]
+    for place in range(max(map(len, codes))):
+        told = np.array([each[place] if place < len(each) else 0 for each in codes], np.float32)
+        is_code = graph.add(
+            "And", graph.add("Equal", INPUT, told), np.array([place < len(each) for each in codes])
+        )
+        is_missing = graph.add("Or", is_missing, is_code)
+    return graph.add("Where", is_missing, values, INPUT)
+
+
+def _exact(filling: Filling | None) -> list[float]:
+    """Return the codes that an FP32 number can be."""
+    return [code for code in filling.codes if float(np.float32(code)) == code] if filling else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +137,8 @@ class _Writer:
         value = self._operand(expression, matrix)
         if isinstance(value, str):
             return value
-        nothing = self._graph.add("Mul", self._column(matrix, 0), np.float32(0))
-        return self._graph.add("Add", nothing, value)
+        rows = self._graph.add("Shape", self._column(matrix, 0))
+        return self._graph.add("Expand", np.asarray(value), rows)
 
     def _operand(self, expression: Expression, matrix: _Matrix) -> Operand:
         match expression:

@@ -62,10 +62,11 @@ def _document(root: Element) -> Document:
     fields = schema(element, dictionary)
     target = classes(element, fields.target, dictionary) if _classifies(element) else None
     everywhere = [each for part in root.all("TransformationDictionary") for each in part.only("DerivedField")]
-    model = _Reader(target).model(element, derived(everywhere, fields.columns), set(fields.columns))
-    return Document(
-        version, element.name, fields.columns, fields.target, target.values if target else (), model
+    model = _Reader(target, fields.floats).model(
+        element, derived(everywhere, fields.columns), set(fields.columns)
     )
+    classified = target.values if target else ()
+    return Document(version, element.name, fields.columns, fields.target, classified, model, fields.fillings)
 
 
 def _classifies(element: Element) -> bool:
@@ -75,8 +76,9 @@ def _classifies(element: Element) -> bool:
 class _Reader:
     """Reads models, of which those that classify tell the same classes apart."""
 
-    def __init__(self, target: Classes | None) -> None:
+    def __init__(self, target: Classes | None, floats: frozenset[str]) -> None:
         self._target = target
+        self._floats = floats
 
     def model(self, element: Element, before: tuple[Derived, ...], known: set[str]) -> Model:
         """Return a model over the known fields; `before` are calculated ahead of its own."""
@@ -89,15 +91,16 @@ class _Reader:
         if _classifies(element) and target is None:
             raise UnsupportedModelError(f"{element.where}: it classifies for a model that predicts a number")
         factor, constant = _rescaling(element)
-        body = self._body(element, known, target)
+        floats = self._floats - {each.name for each in (*before, *own)}
+        body = self._body(element, known, floats, target)
         return Model(body, len(target.values) if target else 0, (*before, *own), factor, constant)
 
     def _body(
-        self, element: Element, known: set[str], target: Classes | None
+        self, element: Element, known: set[str], floats: frozenset[str], target: Classes | None
     ) -> Tree | Regression | Mining | Network:
         match element.name:
             case "TreeModel":
-                return tree(element, known, target)
+                return tree(element, known, floats, target)
             case "RegressionModel":
                 return regression(element, known, target)
             case "NeuralNetwork":
@@ -105,11 +108,21 @@ class _Reader:
         method = element.one("Segmentation").choice("multipleModelMethod", "", METHODS)
         found: list[Segment] = []
         for weight, inner in segments(element, method, MODELS, known):
+            _refuse_replacements(inner)
             model = self.model(inner, (), known)
             given = outputs(inner, known, self._target if model.classes else None) if method == CHAIN else ()
             known = known | {each.name for each in given}
             found.append(Segment(weight, model, given))
         return mining(element, method, found, 0 if target is None else len(target.values))
+
+
+def _refuse_replacements(inner: Element) -> None:
+    for field in mining_fields(inner):
+        if "missingValueReplacement" in field.attributes:
+            raise UnsupportedModelError(
+                f"{field.where}: a missingValueReplacement of a model inside is not read: give it to the "
+                "MiningSchema of the outermost model"
+            )
 
 
 def _rescaling(element: Element) -> tuple[float, float]:

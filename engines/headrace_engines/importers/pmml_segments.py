@@ -25,7 +25,7 @@ def segments(
     element.only(*_PARTS)
     for each in element.one("Segmentation").only("Segment"):
         each.only(*PREDICATES, *models)
-        if predicate(each.one(*PREDICATES), known) != Always(is_true=True):
+        if predicate(each.one(*PREDICATES), known, ()) != Always(is_true=True):
             raise UnsupportedModelError(
                 f"{each.where}: it is not for every row; segments with <True/> are read"
             )

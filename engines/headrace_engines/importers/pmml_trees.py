@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from typing import Final
 
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
@@ -17,6 +18,7 @@ from headrace_engines.importers.pmml_document import (
     Predicate,
     Tree,
 )
+from headrace_engines.importers.pmml_domains import constant
 from headrace_engines.importers.pmml_fields import Classes, field_name
 from headrace_engines.importers.pmml_xml import Element
 
@@ -26,11 +28,14 @@ _MISSING: Final = {"isMissing": False, "isNotMissing": True}
 _FALLS_BACK: Final = {"returnNullPrediction": False, "returnLastPrediction": True}
 
 
-def tree(element: Element, known: set[str], classes: Classes | None) -> Tree:
-    """Return a TreeModel over fields that are known; `classes` is None where it predicts a number."""
+def tree(element: Element, known: set[str], floats: Collection[str], classes: Classes | None) -> Tree:
+    """Return a TreeModel over fields that are known; `classes` is None where it predicts a number.
+
+    `floats` are the fields that are FP32, and so is what they are compared with.
+    """
     element.only(*_PARTS)
     strategy = element.choice("noTrueChildStrategy", "returnNullPrediction", _FALLS_BACK)
-    root = _node(element.one("Node"), known, classes)
+    root = _node(element.one("Node"), known, floats, classes)
     if root.predicate != Always(is_true=True):
         raise UnsupportedModelError(
             f"{element.where}: its outermost Node is not for every row: write <True/>"
@@ -38,13 +43,13 @@ def tree(element: Element, known: set[str], classes: Classes | None) -> Tree:
     return Tree(root, _FALLS_BACK[strategy])
 
 
-def _node(element: Element, known: set[str], classes: Classes | None) -> Node:
+def _node(element: Element, known: set[str], floats: Collection[str], classes: Classes | None) -> Node:
     element.only(*PREDICATES, "Node", "ScoreDistribution")
-    children = tuple(_node(child, known, classes) for child in element.all("Node"))
+    children = tuple(_node(child, known, floats, classes) for child in element.all("Node"))
     leaf = _leaf(element, classes)
     if leaf is None and not children:
         raise ModelFileError(f"{element.where}: a leaf without a score")
-    return Node(predicate(element.one(*PREDICATES), known), leaf, children)
+    return Node(predicate(element.one(*PREDICATES), known, floats), leaf, children)
 
 
 def _leaf(element: Element, classes: Classes | None) -> Leaf | None:
@@ -70,7 +75,7 @@ def _leaf(element: Element, classes: Classes | None) -> Leaf | None:
     return Leaf(tuple(share / total for share in shares), label)
 
 
-def predicate(element: Element, known: set[str]) -> Predicate:
+def predicate(element: Element, known: set[str], floats: Collection[str]) -> Predicate:
     """Return what an element asks of a row in which no value is missing."""
     match element.name:
         case "True" | "False":
@@ -80,7 +85,7 @@ def predicate(element: Element, known: set[str]) -> Predicate:
             operator = element.choice("operator", "", (*COMPARISONS, *_MISSING))
             if operator in _MISSING:
                 return Always(_MISSING[operator])
-            return Comparison(name, operator, element.number("value"))
+            return Comparison(name, operator, constant(element.number("value"), is_float=name in floats))
         case "SimpleSetPredicate":
             operator = element.choice("booleanOperator", "", ("isIn", "isNotIn"))
             array = element.sole("Array")
@@ -88,10 +93,11 @@ def predicate(element: Element, known: set[str]) -> Predicate:
                 texts = shlex.split(array.text)
             except ValueError as error:
                 raise ModelFileError(f"{array.where}: {str(error).lower()}") from error
-            values = tuple(array.finite(text, "the value") for text in texts)
-            return Membership(field_name(element, known), values, operator == "isIn")
+            name = field_name(element, known)
+            values = [constant(array.finite(text, "the value"), is_float=name in floats) for text in texts]
+            return Membership(name, tuple(values), operator == "isIn")
         case "CompoundPredicate":
-            parts = tuple(predicate(child, known) for child in element.only(*PREDICATES))
+            parts = tuple(predicate(child, known, floats) for child in element.only(*PREDICATES))
             operator = element.choice("booleanOperator", "", ("and", "or", "surrogate"))
             if not parts:
                 raise ModelFileError(f"{element.where}: it has no parts")

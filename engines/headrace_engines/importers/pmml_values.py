@@ -61,9 +61,12 @@ def answer(document: Document, rows: NDArray[Any]) -> Answer:
     width = len(document.columns)
     if rows.ndim != 2 or rows.shape[1] != width:
         raise InputError(f"the model takes rows of {width} numbers, and these are of shape {rows.shape[1:]}")
-    if np.isnan(rows).any():
-        raise InputError("a value is missing (NaN): fill in what is missing before the model is called")
     fields = dict(zip(document.columns, rows.astype(np.float64).T, strict=True))
+    for name, filling in document.fillings.items():
+        is_missing = np.isnan(fields[name]) | np.isin(fields[name], filling.codes)
+        fields[name] = np.where(is_missing, filling.value, fields[name])
+    if any(np.isnan(column).any() for column in fields.values()):
+        raise InputError("a value is missing (NaN): fill in what is missing before the model is called")
     with np.errstate(all="ignore"):  # what is divided by zero is infinite here as it is in ONNX
         return predicted(document.model, fields, len(rows))
 
