@@ -164,6 +164,17 @@ def test_every_gpu_has_its_instances(models: Models, tmp_path: Path) -> None:
             assert result.places == ((1, 2),)
 
 
+def test_graphs_are_left_out_where_the_configuration_says_so(
+    models: Models, tmp_path: Path, driver: FakeDriver, machine: FakeMachine
+) -> None:
+    folder = write_version(tmp_path, models.adding(1))
+    with loaded(folder, machine, declaration=Declaration(cuda_graphs=False)) as result:
+        assert answer(result.engine) == 1
+        assert driver.calls["begin_capture"] == 0
+    with loaded(folder, machine):
+        assert driver.calls["begin_capture"] > 0
+
+
 def test_a_plan_without_a_manifest(models: Models, tmp_path: Path, machine: FakeMachine) -> None:
     folder = write_version(tmp_path / "made", models.adding(1))
     bare = tmp_path / "bare"

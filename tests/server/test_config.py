@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from headrace_server.config import OPTIONS, ServerConfig, load, prepare_grpc
+from headrace_server.config_checks import gpu_bounds
 from headrace_server.options import ConfigError, Option
 
 
@@ -129,6 +130,10 @@ def test_secrets_have_no_flag_and_consuls_variable() -> None:
         ("consul_service", "", "--consul-service: must not be empty"),
         ("consul_address", "", "--consul-address: must not be empty"),
         ("model_repository", 5, "--model-repository: 5 is not a list of paths"),
+        ("cuda_memory_pool_byte_size", ["1024"], "--cuda-memory-pool-byte-size: '1024' came, GPU:BYTES exp"),
+        ("cuda_memory_pool_byte_size", "0:-5", "--cuda-memory-pool-byte-size: '0:-5' came, GPU:BYTES expec"),
+        ("cuda_memory_pool_byte_size", "0:1,0:2", "--cuda-memory-pool-byte-size: GPU 0 has two bounds"),
+        ("pinned_memory_pool_byte_size", -1, "--pinned-memory-pool-byte-size: -1 is out of range"),
         ("consul_client_key", "key.pem", "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY belong together"),
     ],
 )
@@ -222,3 +227,14 @@ def test_what_is_no_file_is_not_waited_for(file: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     with pytest.raises(ConfigError, match=f"^cannot read the configuration file {path}: not a regular file"):
         load({}, {}, path)
+
+
+def test_bounds_on_memory_of_gpus() -> None:
+    config = load({"cuda_memory_pool_byte_size": ["0:67108864", "3:0"]}, {}).config
+    assert gpu_bounds(config.cuda_memory_pool_byte_size) == {0: 67108864, 3: 0}
+
+
+def test_caches_are_where_other_programs_have_theirs() -> None:
+    loaded = load({}, {"XDG_CACHE_HOME": "/var/cache"})
+    assert (loaded.config.cache, loaded.origins["cache"]) == (Path("/var/cache"), "XDG_CACHE_HOME")
+    assert load({"cache": "here"}, {"XDG_CACHE_HOME": "/var/cache"}).config.cache == Path("here")

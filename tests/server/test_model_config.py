@@ -10,6 +10,7 @@ import pytest
 from given_configs import given_by, model_folder
 
 from headrace_engines.declaration import DeclaredTensor
+from headrace_engines.placement import ANYWHERE, Group, Kind, Placement
 from headrace_server.core.settings import (
     ControlInput,
     ModelSettings,
@@ -175,3 +176,37 @@ def test_samples_of_warm_ups_are_read(folder: Path) -> None:
     by_name = {tensor.name: tensor for tensor in sample.inputs}
     assert by_name["x"].file == folder / "warmup" / "row"
     assert by_name["y"].dims == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ANYWHERE),
+        ("instance_group { count: 2 }", Placement(groups=(Group(2),))),
+        (
+            "instance_group { kind: KIND_CPU } instance_group { count: 2 }",
+            Placement(Kind.CPU, (Group(), Group(2))),
+        ),
+        ('backend: "python" instance_group { kind: KIND_MODEL }', Placement(Kind.CPU)),
+        (
+            "instance_group { kind: KIND_GPU gpus: [ 1, 0 ] } instance_group { count: 3 }",
+            Placement(Kind.GPU, (Group(1, (1, 0)), Group(3))),
+        ),
+    ],
+)
+def test_where_instances_are_to_run(folder: Path, text: str, expected: Placement) -> None:
+    assert given_by(folder, text).placement == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "graphs"),
+    [
+        ("", True),
+        ("optimization { input_pinned_memory { enable: true } }", True),
+        ("optimization { cuda { graphs: true } }", True),
+        ("optimization { cuda { graphs: false } }", False),
+        ("optimization { cuda { output_copy_stream: true } }", False),
+    ],
+)
+def test_whether_batches_are_graphs_on_a_gpu(folder: Path, text: str, graphs: bool) -> None:
+    assert given_by(folder, text).declaration.cuda_graphs is graphs

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from given_configs import given_by
 from onnx import TensorProto
+from scripted_devices import ScriptedDevice
+from scripted_engines import ScriptedEngine
 
 from headrace_engines.declaration import Declaration
+from headrace_engines.placement import ANYWHERE
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.runtime.python import PythonEngine
 from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.model_config_problems import ConfigError
-from headrace_server.models.settlement import settle
+from headrace_server.models.settlement import load_declared, settle
 
 PROGRAM = """
 from headrace_engines.python_model import Response, Tensor
@@ -102,3 +106,30 @@ def test_a_control_input_is_no_input_of_callers(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"'x' is an input of the model, which callers fill"):
         settle(given, engine)
     engine.close()
+
+
+def test_a_program_is_on_no_gpu_of_the_servers_choice(tmp_path) -> None:
+    engine = program(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"kind: a Python model chooses for itself where it runs; write KIND_"
+    ):
+        settle(given_by(tmp_path, "instance_group { kind: KIND_GPU }"), engine)
+    engine.close()
+
+
+def test_tensors_reach_a_gpu_through_pinned_memory(tmp_path) -> None:
+    given = given_by(tmp_path, "optimization { input_pinned_memory { enable: false } }")
+    with pytest.raises(ConfigError, match=r"1: optimization\.input_pinned_memory: tensors reach the GPU thr"):
+        settle(given, ScriptedDevice())
+    assert settle(given, ScriptedEngine()).placement == ANYWHERE
+
+
+def test_what_a_machine_lacks_is_told_with_what_else_is_wrong(models, tmp_path) -> None:
+    (tmp_path / "1").mkdir()
+    shutil.copy(models.unary("Neg", TensorProto.FLOAT), tmp_path / "1" / "model.onnx")
+    given = given_by(tmp_path, 'instance_group {\n kind: KIND_GPU }\ninput { name: "x" dims: 9 }')
+    with pytest.raises(ConfigError) as caught:
+        load_declared(tmp_path / "1", given, max_batch_size=8)
+    first, second = map(str, caught.value.problems)
+    assert first.startswith("config.pbtxt:2: instance_group[0].kind: there is no GPU to run on (")
+    assert second.startswith("config.pbtxt:3: input[0]: 'x': the model has FP32 [3]")

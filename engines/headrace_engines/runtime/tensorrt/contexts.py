@@ -42,9 +42,19 @@ class Contexts:
     """All contexts of one instance, in one context of the GPU."""
 
     def __init__(
-        self, plan: Plan, spec: ModelSpec, holdings: Holdings, staging: Staging, *, is_measured: bool
+        self,
+        plan: Plan,
+        spec: ModelSpec,
+        holdings: Holdings,
+        staging: Staging,
+        *,
+        is_measured: bool,
+        captures: bool,
     ) -> None:
-        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them."""
+        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them.
+
+        `captures` says whether CUDA graphs may be used.
+        """
         self._plan = plan
         self._spec = spec
         self._holdings = holdings
@@ -54,7 +64,7 @@ class Contexts:
         self._loaded: LoadedPlan | None = None
         self._contexts: dict[tuple[int, int], Any] = {}
         self._graphs: dict[tuple[int, int], Any] = {}
-        self._captures = True
+        self._captures = captures
         self._activations = (0, 0)
         self._unanswered: dict[str, int] = {}
 

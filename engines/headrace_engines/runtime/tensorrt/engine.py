@@ -47,6 +47,7 @@ class TensorRtEngine(StagedEngine):
         """
         self._plan = Plan(path, library, gpu, expected=expected, caches=caches)
         self._is_measured = False
+        self._captures = declaration.cuda_graphs
         try:
             generation, self.found, spec = in_usable_context(
                 gpu, lambda generation: self._specs(generation, max_batch_size, declaration, expected)
@@ -82,4 +83,11 @@ class TensorRtEngine(StagedEngine):
     def _made(self, holdings: Holdings, staging: Staging | None) -> Computing:
         if staging is None:
             return Unstaged(self._plan, self.spec, holdings)
-        return Contexts(self._plan, self.spec, holdings, staging, is_measured=self._is_measured)
+        return Contexts(
+            self._plan,
+            self.spec,
+            holdings,
+            staging,
+            is_measured=self._is_measured,
+            captures=self._captures,
+        )
