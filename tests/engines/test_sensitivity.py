@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import small_networks as networks
@@ -52,6 +53,16 @@ def test_layers_that_were_kept_have_no_error_and_others_the_same_as_before(
     assert {name: after[name] for name in ("gemm_0", "gemm_4")} == pytest.approx(
         {name: before[name] for name in ("gemm_0", "gemm_4")}
     )
+
+
+def test_a_layer_whose_outputs_do_not_fit_the_smaller_format_is_the_worst(tmp_path: Path) -> None:
+    network = networks.Network()
+    network.dense(network.draw(64, 8, fan_in=64), np.zeros(8))
+    network.dense(np.full((8, 10), 30_000.0), np.zeros(10))
+    onnx.save(network.model(), tmp_path / "model.onnx")
+    worst, other = _errors("fp16", tmp_path / "model.onnx", tmp_path)
+    assert (worst.name, worst.sqnr_db) == ("gemm_1", -150)
+    assert other.sqnr_db > 50
 
 
 def test_the_layer_that_suffers_most_comes_first(model: Path, tmp_path: Path) -> None:

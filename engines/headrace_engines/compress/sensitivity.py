@@ -23,6 +23,8 @@ from headrace_engines.rows import Rows
 _MADE: Final = "~made"
 _EXACT_DB: Final = 150.0
 """What a layer without any error is given: FP32 itself resolves no more."""
+_LOST_DB: Final = -_EXACT_DB
+"""What a layer is given whose outputs are no numbers any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +111,6 @@ def _powers(signal: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
 def _decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return _EXACT_DB
+    if not math.isfinite(noise):  # a smaller number format overflowed
+        return _LOST_DB
     return min(_EXACT_DB, 10 * math.log10(max(signal, np.finfo(np.float64).tiny) / noise))
