@@ -61,7 +61,8 @@ def _sizes(device: Device, pageable: Pageable | None, record: Record, size: int,
         "pinned out": speed(lambda: driver.copy_out(back, first, stream)),
     }
     if pageable is not None:
-        cells |= _pageable(pageable, first, size, seconds)
+        with record.step(f"{size} bytes that are not pinned"):
+            cells |= _pageable(pageable, first, size, seconds)
 
     began, ended = device.event(), device.event()
     driver.record(began, stream)

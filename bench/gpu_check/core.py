@@ -15,6 +15,7 @@ from bench.gpu_check import opening
 from bench.gpu_check.cases import Case, find
 from bench.gpu_check.record import Record
 from bench.gpu_check.setting import Setting
+from bench.gpu_check.titles import CORE
 from bench.models import request
 from headrace_engines.engine import Engine
 from headrace_server.core.catalogue import Entry
@@ -26,7 +27,6 @@ from headrace_server.errors import InferenceError
 from headrace_server.transport.answers import Encoder
 from headrace_server.transport.codec import decode
 
-TABLE: Final = "core without transport"
 _LARGEST: Final = (32, 64, 128, 256)
 _WAITING_BATCHES: Final = 4
 _SECONDS: Final = 8
@@ -36,7 +36,7 @@ _DRAIN_SECONDS: Final = 20.0
 
 
 def measure(setting: Setting, record: Record, subject: str) -> None:
-    """Fill the table TABLE with what comes of the case `subject`."""
+    """Fill the table CORE with what comes of the case `subject`."""
     case = find(setting, subject)
     largest = [rows for rows in _LARGEST if rows <= setting.batches[-1]] or [setting.batches[-1]]
     with opening.shared(setting) as gpu:
@@ -45,7 +45,7 @@ def measure(setting: Setting, record: Record, subject: str) -> None:
                 engine = opening.plan(case, gpu, batch, setting)
                 rate, cpu_us, mean_batch = through_core(case, engine, batch, _SECONDS * setting.seconds)
                 record.row(
-                    TABLE,
+                    CORE,
                     model=case.name,
                     batch=batch,
                     **{

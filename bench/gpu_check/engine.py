@@ -18,14 +18,13 @@ from bench.gpu_check.cases import Case, find
 from bench.gpu_check.pace import batch_seconds, shares
 from bench.gpu_check.record import Cell, Record
 from bench.gpu_check.setting import Setting
+from bench.gpu_check.titles import ANSWERS, ENGINE
 from headrace_engines import trial
 from headrace_engines.declaration import THREADS, Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.runtime.cuda.gpu import Gpu
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
-ANSWERS: Final = "answers, against ONNX Runtime on the CPU"
-ENGINE: Final = "engine"
 _SHARE_BATCHES: Final = 15
 _LARGE_ROW_BYTES: Final = 1 << 17
 _COMPARED, _COMPARED_LARGE = 256, 32

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.gpu_check.record import Row
+from bench.gpu_check.titles import ANSWERS, CORE, ENGINE, SERVER
 
 _SERVED: Final = 0.9
 """What the server is to answer, of what the engine does alone at its best batch."""
@@ -17,14 +18,14 @@ _BUSY_PERCENT: Final = 90.0
 def summary(parts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the machine, how many plans are right, and how each model stands to its goals."""
     facts = {name: value for part in parts for name, value in part["facts"].items()}
-    rows = {"answers": [], "engine": [], "core": [], "server": []}
-    for part in parts:
-        for title, more in part["tables"].items():
-            rows.setdefault(title.split(",")[0].split(" ")[0], []).extend(more)
-    lines = [*_machine(facts), *_answers(parts, rows["answers"])]
-    for model in dict.fromkeys(row["model"] for row in rows["server"]):
+    rows: dict[str, list[Row]] = {
+        title: [row for part in parts for row in part["tables"].get(title, ())]
+        for title in (ANSWERS, ENGINE, CORE, SERVER)
+    }
+    lines = [*_machine(facts), *_answers(parts, rows[ANSWERS]), *_precisions(rows[ENGINE])]
+    for model in dict.fromkeys(row["model"] for row in rows[SERVER]):
         lines.extend(_served(str(model), rows))
-    for model in dict.fromkeys(row["model"] for row in rows["core"]):
+    for model in dict.fromkeys(row["model"] for row in rows[CORE]):
         lines.extend(_assembled(str(model), rows))
     return lines
 
@@ -48,9 +49,19 @@ def _answers(parts: Sequence[dict[str, Any]], rows: Sequence[Row]) -> list[str]:
     return [f"plans: {right} of {tried} load and answer as ONNX Runtime does{told}"]
 
 
+def _precisions(rows: Sequence[Row]) -> list[str]:
+    """Say of each network what it does in each precision, in batches of which size."""
+    best: dict[str, list[str]] = {}
+    for model in dict.fromkeys(str(row["model"]) for row in rows):
+        fastest = max((row for row in rows if row["model"] == model), key=_pace)
+        network, _, recipe = model.partition("/")
+        best.setdefault(network, []).append(f"{recipe or 'it'} {_pace(fastest):,.0f} ({fastest['rows']})")
+    return [f"{network}, rows/s at the best batch: {', '.join(told)}" for network, told in best.items()]
+
+
 def _served(model: str, rows: dict[str, list[Row]]) -> list[str]:
-    best = max((row for row in rows["server"] if row["model"] == model), key=_rate)
-    alone = _alone(model, rows["engine"], "rows/s")
+    best = max((row for row in rows[SERVER] if row["model"] == model), key=_rate)
+    alone = max((_pace(row) for row in rows[ENGINE] if row["model"] == model), default=0.0)
     if not alone:
         return [f"{model}: the server answers {_rate(best):,.0f} rows/s; the engine was not measured alone"]
     share, busy = _rate(best) / alone, best["GPU busy %"]
@@ -64,10 +75,10 @@ def _served(model: str, rows: dict[str, list[Row]]) -> list[str]:
 
 def _assembled(model: str, rows: dict[str, list[Row]]) -> list[str]:
     pairs = []
-    for row in rows["core"]:
+    for row in rows[CORE]:
         if row["model"] == model:
-            same = [one for one in rows["engine"] if one["model"] == model and one["rows"] == row["batch"]]
-            pairs += [(_rate(row) / float(one["rows/s, 2 in flight"] or 1), row["batch"]) for one in same]
+            same = [one for one in rows[ENGINE] if one["model"] == model and one["rows"] == row["batch"]]
+            pairs += [(_rate(row) / max(_pace(one), 1.0), row["batch"]) for one in same]
     if not pairs:
         return []
     share, batch = max(pairs)
@@ -75,8 +86,9 @@ def _assembled(model: str, rows: dict[str, list[Row]]) -> list[str]:
     return [f"{told}: {_verdict(share >= _HIDDEN, f'{_HIDDEN:g}')}"]
 
 
-def _alone(model: str, rows: Sequence[Row], column: str) -> float:
-    return max((float(row[column] or 0) for row in rows if row["model"] == model), default=0.0)
+def _pace(row: Row) -> float:
+    """Return what the engine does, with as many batches in flight as do it good."""
+    return max(_rate(row), float(row["rows/s, 2 in flight"] or 0))
 
 
 def _rate(row: Row) -> float:

@@ -23,7 +23,7 @@ _KILL_SECONDS: Final = 5.0
 _AFTER_HANGS: Final = 2
 _HURRIED_SECONDS: Final = 20.0
 """What each part has after so many have hung: the rest of the table is worth more than one row of it."""
-_LOG_BYTES: Final = 1500
+_LOG_BYTES: Final = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Outcome:
     seconds: float
     fate: str = ""
     log: str = ""
-    """The end of what it wrote, where it did not come to its end."""
+    """The end of what it wrote, where something went wrong."""
 
     @property
     def is_good(self) -> bool:
@@ -104,7 +104,8 @@ def run(part: Part, setting: Setting, limit_seconds: float) -> Outcome:
     found = record.read(written)
     if fate and found.unfinished:
         fate += f" in {found.unfinished[-1]!r}"
-    return Outcome(part.name, found, time.monotonic() - begun, fate, _tail(log) if fate else "")
+    said = _tail(log) if fate or found.failures else ""
+    return Outcome(part.name, found, time.monotonic() - begun, fate, said)
 
 
 def _fate(process: subprocess.Popen[bytes], limit_seconds: float) -> str:

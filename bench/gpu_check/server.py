@@ -13,6 +13,7 @@ from bench.gpu_check.record import Record
 from bench.gpu_check.regions import CUDA_SHARED_MEMORY, SHARED_MEMORY
 from bench.gpu_check.serving import MESSAGES, Load, put_under, start
 from bench.gpu_check.setting import Setting
+from bench.gpu_check.titles import SERVER
 from bench.http2 import LARGEST_CALL_BYTES
 from headrace_engines.runtime.cuda import gpu, nvml
 
@@ -28,7 +29,7 @@ _LARGE: Final = (
 
 
 def measure(setting: Setting, record: Record, subject: str) -> None:
-    """Fill the table "server" with what comes of the case `subject`."""
+    """Fill the table SERVER with what comes of the case `subject`."""
     case = find(setting, subject)
     uuid = next((one.uuid for one in gpu.available() if one.index == setting.gpu), "")
     with start(case, setting) as server:
@@ -39,7 +40,7 @@ def measure(setting: Setting, record: Record, subject: str) -> None:
                 with _busy(uuid) as samples:
                     served = put_under(server, load, setting.server_seconds)
                 record.row(
-                    "server",
+                    SERVER,
                     model=case.name,
                     platform=platform,
                     by=load.way,

@@ -20,6 +20,7 @@ from bench.gpu_check.cases import NETWORKS
 from bench.gpu_check.make_cases import make
 from bench.gpu_check.record import Record
 from bench.gpu_check.runner import Outcome
+from bench.gpu_check.titles import ANSWERS, CORE, ENGINE, SERVER
 from headrace_engines import manifest
 from headrace_engines.manifest import artefact_of
 from headrace_engines.plans import nvidia
@@ -126,12 +127,12 @@ def test_the_whole_check_runs_on_a_fake_gpu(run):
         "plans: 3 of 3 load and answer as ONNX Runtime does",
     ]
     cases = [f"digits-mlp/{recipe}" for recipe in RECIPES]
-    answers = rows_of(document, "answers, against ONNX Runtime on the CPU")
+    answers = rows_of(document, ANSWERS)
     assert [(row["model"], row["right"], row["top-1"], row["rows"]) for row in answers] == [
         (case, True, 1.0, 256) for case in cases
     ]
     assert min(row["SQNR dB"] for row in answers) > 100
-    engine = rows_of(document, "engine")
+    engine = rows_of(document, ENGINE)
     assert [(row["model"], row["rows"], row["compute µs"]) for row in engine] == [
         (case, rows, 1000 * ROW_MS * rows) for case in cases for rows in BATCHES
     ]
@@ -145,9 +146,9 @@ def test_the_whole_check_runs_on_a_fake_gpu(run):
     assert copied["a copy a row"] == pytest.approx(16 * copy_ns(256) / 1000, abs=0.01)
     assert [row["rows"] for row in rows_of(document, "graphs, ms a batch")] == list(BATCHES)
     assert [row["library"] for row in rows_of(document, "drivers, µs")] == ["pycuda", "cuda-python"]
-    (core,) = rows_of(document, "core without transport")
+    (core,) = rows_of(document, CORE)
     assert 1 <= core["mean batch"] <= core["batch"] == BATCHES[-1]
-    assert [row["failed"] for row in rows_of(document, "server")] == [0, 0]
+    assert [row["failed"] for row in rows_of(document, SERVER)] == [0, 0]
     assert "digits-mlp/fp16: the core keeps" in text
 
 
@@ -162,9 +163,7 @@ def test_a_plan_that_does_not_load_keeps_no_other_from_being_tried(run):
 def test_a_plan_that_answers_otherwise_is_found(run):
     _, document, text = run("--only", "engine", mistaken="fp16")
     assert not failures(document)
-    right = {
-        row["model"]: row["right"] for row in rows_of(document, "answers, against ONNX Runtime on the CPU")
-    }
+    right = {row["model"]: row["right"] for row in rows_of(document, ANSWERS)}
     assert right == {"digits-mlp/fp32": True, "digits-mlp/fp16": False, "digits-mlp/int8-tensorrt": True}
     assert "2 of 3 load and answer as ONNX Runtime does; WRONG: digits-mlp/fp16" in text
 

@@ -53,9 +53,7 @@ END
 }
 
 pycuda_wheel() {
-    "$here/pycuda.sh" "$VERSION" "$folder" "$python" > "$folder/pycuda.log" 2>&1 ||
-        say "pycuda is left out: $(tail -n 1 "$folder/pycuda.log")"
-    ls "$folder"/pycuda-*.whl 2>/dev/null || true
+    "$here/../build-pycuda.sh" "${PY312:-$VERSION}" "$folder" || say "pycuda is left out"
 }
 
 pack_site() {
