@@ -28,7 +28,7 @@ from headrace_engines.source import Source
 if TYPE_CHECKING:
     from headrace_engines.pipeline import Plan
 
-REVISION = 2
+REVISION = 3
 """Raised whenever the same source and tools come to make other bytes."""
 
 AUTO = "auto"

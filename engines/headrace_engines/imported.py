@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines import files, independence
+from headrace_engines.data import missing
 from headrace_engines.data.load import fingerprint, load, split
 from headrace_engines.data.options import Data, DataOptions, Split
 from headrace_engines.documents import Scalar
-from headrace_engines.errors import DataError, ModelFileError, UnsupportedModelError
+from headrace_engines.errors import DataError, InputError, ModelFileError, UnsupportedModelError
 from headrace_engines.folding import Fold, fold_in
 from headrace_engines.importers.formats import Format, Kind, detect
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.importer import COLUMNS, ImportOptions
 from headrace_engines.manifest import Recipe
 from headrace_engines.printable import printable
 from headrace_engines.progress import Stages
@@ -146,10 +148,14 @@ def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, sta
             session.convert(model)
             as_sent = fold_in(model, data.pixels, fold) if fold else _unchanged
         with stages("reading the data", 0.2):
-            rows, rows_apart = _data(model, data)
+            rows, rows_apart = _data(model, data, _columns(session.facts))
             parts = split(rows, data.seed)
         with stages("asking the source for its answers", 0.3):
-            expected = _expected(session.answers, as_sent(parts.held_out), rows_apart=rows_apart)
+            sent = as_sent(parts.held_out)
+            try:
+                expected = _expected(session.answers, sent, rows_apart=rows_apart)
+            except InputError as error:
+                raise _unanswered(sent, parts.places, error) from error
         return Prepared(
             model=model,
             calibration=parts.calibration,
@@ -162,7 +168,22 @@ def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, sta
             rows_apart=rows_apart,
             standard=standard if standard.exists() else None,
             cpu_only=_foreign_operators(standard if standard.exists() else model),
+            places=parts.places,
+            notes=rows.notes,
         )
+
+
+def _columns(facts: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """Return the names of the columns that the source was fitted on, where it tells."""
+    return tuple(map(str, json.loads(str(facts.get(COLUMNS, "[]")))))
+
+
+def _unanswered(rows: Rows, places: tuple[str, ...], error: InputError) -> DataError:
+    """Say which row the source does not answer, where that shows."""
+    place = missing.place(rows, places)
+    if not place:
+        return DataError(str(error))
+    return DataError(f"{place}: put a number there, or leave the row out, since {error}")
 
 
 def _unchanged(rows: Rows) -> Rows:
@@ -193,8 +214,11 @@ def _expected(
     return tuple(np.concatenate(parts) for parts in zip(*single, strict=True))
 
 
-def _data(model: Path, options: DataOptions) -> tuple[Data, bool]:
-    """Return the rows, and whether they share a batch without changing each other's answers."""
+def _data(model: Path, options: DataOptions, known: tuple[str, ...]) -> tuple[Data, bool]:
+    """Return the rows, and whether they share a batch without changing each other's answers.
+
+    `known` are the names of the columns that the source was fitted on, where it tells.
+    """
     from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
     with closing(OnnxRuntimeEngine(model)) as engine:
@@ -205,7 +229,7 @@ def _data(model: Path, options: DataOptions) -> tuple[Data, bool]:
             )
         if any(tensor.dtype.kind == "O" for tensor in engine.spec.inputs) and options.source is None:
             raise DataError("texts cannot be made up: give rows with --data")
-        rows = load(options, engine.spec.inputs, engine.run)
+        rows = load(options, engine.spec.inputs, engine.run, known)
         return rows, independence.check(engine).independent
 
 

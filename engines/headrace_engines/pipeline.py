@@ -206,7 +206,7 @@ def _gates(reference: Reference) -> dict[str, Scalar]:
 
 
 def _warnings(plan: Plan, reference: Reference) -> tuple[str, ...]:
-    told = []
+    told = list(reference.prepared.notes)
     if reference.prepared.made_up:
         told.append(
             "without data, the artefacts could only be compared with FP32 on noise, and scales were taken "

@@ -26,7 +26,8 @@ class Prepared:
     what the manifest tells of the source beside what was known of it before. `made_up` says that the rows
     are noise of the inputs' shapes, `rows_apart` that no row of a batch changes another's answer. `standard`
     is the same model in ONNX's own operators where `model` has others, which are faster on a CPU; `cpu_only`
-    names the operators that are left, for which TensorRT has nothing.
+    names the operators that are left, for which TensorRT has nothing. `places` say where each held-out row
+    stands in a person's data, and `notes` what of these was left out.
     """
 
     model: Path
@@ -40,6 +41,8 @@ class Prepared:
     rows_apart: bool = True
     standard: Path | None = None
     cpu_only: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def basis(self, target: str) -> Path:
         """Return the file that artefacts for a target are made of."""

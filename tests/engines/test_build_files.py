@@ -230,7 +230,14 @@ def test_a_file_that_is_no_whole_model_is_refused(
     [
         ({"x": np.zeros((9, 3), np.float32)}, None, "x"),
         ({"x": np.zeros((0, 4), np.float32)}, None, "rows"),
-        ({"x": np.zeros((50, 4), np.float32), "y": np.full(50, 7)}, "y", "label 7 .* out of range"),
+        (
+            {
+                "x": np.eye(50, 4, dtype=np.float32) + np.arange(50, dtype=np.float32)[:, None],
+                "y": np.full(50, 7),
+            },
+            "y",
+            "label 7 .* out of range",
+        ),
         ({"x": np.zeros((50, 4), np.float32)}, "y", "y"),
     ],
     ids=["columns", "empty", "range", "no-labels"],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from headrace_engines.data.load import fingerprint, load, split
 from headrace_engines.data.options import Data, DataOptions
-from headrace_engines.errors import DataError, ExecutionError, ModelFileError
+from headrace_engines.errors import DataError, ExecutionError
 from headrace_engines.spec import ANY, TensorSpec
 
 _F32 = np.dtype(np.float32)
@@ -125,19 +125,26 @@ def test_labels_of_arrays_are_an_array_of_the_file_or_a_file(tmp_path: Path) -> 
     assert inside.sha256 == beside.sha256
 
 
-def test_a_function(tmp_path: Path) -> None:
+def test_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = tmp_path / "rows.py"
-    program.write_text("import numpy as np\ndef made():\n    return {'x': np.ones((6, 4))}, np.arange(6)\n")
+    rows = "{'x': np.arange(24).reshape(6, 4)}, np.arange(6)"
+    program.write_text(f"import numpy as np\ndef made():\n    print('noise')\n    return {rows}\n")
     data = _load(f"{program}:made", _tensor("x", 4))
     assert data.rows["x"].shape == (6, 4)
     assert data.labels is not None
     assert len(data.labels) == 6
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "noise\n"), "standard output is the command's own"
+    with pytest.raises(DataError, match="it has 'x'; its own labels are used where --labels is left away"):
+        _load(f"{program}:made", _tensor("x", 4), labels="y")
 
 
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
         ("raise KeyError('gone')", "raised KeyError: 'gone'"),
+        ("raise ValueError('mine')", "raised ValueError: mine"),
+        ("raise SystemExit(3)", "ended the program (sys.exit, 3): expected a function that returns rows"),
         ("return None", "returned NoneType: expected an array"),
         ("return 3", "returned int: expected an array"),
         ("return {'x': [[1], [2, 3]]}", "returned no arrays"),
@@ -195,6 +202,13 @@ def test_objects_in_an_array_are_not_opened(tmp_path: Path) -> None:
         ({"x": _ROWS}, [_tensor("x", 4)], {"labels": "y"}, "there is no array 'y' of labels in it"),
         ({"x": _ROWS[:0]}, [_tensor("x", 4)], {}, "there is no row in it"),
         ({"x": _ROWS[:2]}, [_tensor("x", 4)], {}, "2 rows are too few"),
+        ({"x": _ROWS[:3].repeat(200, 0)}, [_tensor("x", 4)], {}, "3 different rows among 600 are too few"),
+        (
+            {"x": _ROWS[:1].repeat(6, 0), "y": np.arange(6)},
+            [_tensor("x", 4)],
+            {"labels": "y"},
+            "1 different row",
+        ),
         ({"x": _ROWS * 1e300}, [_tensor("x", 4)], {}, "row 0: 1e+300 is no float32"),
         ({"x": _ROWS + 0.5}, [_tensor("x", 4, dtype=np.int32)], {}, "row 0: 0.5 is no int32"),
         ({"x": _ROWS * 20}, [_tensor("x", 4, dtype=np.uint8)], {}, "row 3: 260.0 is no uint8"),
@@ -248,10 +262,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(DataError, match="there is no picture in it"):
         _load(tmp_path / "folder.npz", _tensor("x", 3, 8, 8))
-    with pytest.raises(DataError, match="labels 'y' were given without the data"):
+    with pytest.raises(DataError, match="--labels was given without the data"):
         _load(None, _tensor("x", 4), labels="y")
     np.save(tmp_path / "x.npy", _ROWS)
-    with pytest.raises(ModelFileError, match=r"y\.npy: no such file"):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'y.npy'}: no such file: --labels names")):
         _load(tmp_path / "x.npy", _tensor("x", 4), labels=str(tmp_path / "y.npy"))
 
 
@@ -285,6 +299,35 @@ def test_a_split_takes_each_row_once_and_the_same_each_time(rows: int, most: int
     assert parts.held_out["x"].tolist() == again.held_out["x"].tolist()
 
 
+def test_copies_are_counted_once(tmp_path: Path) -> None:
+    labels = np.arange(12) % 6
+    labels[11] = 9
+    np.savez(tmp_path / "rows.npz", x=np.concatenate([_ROWS, _ROWS]), y=labels)
+    data = _load(tmp_path / "rows.npz", _tensor("x", 4), labels="y")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1, 2, 3, 4, 5, 9]
+    assert data.notes == ("5 of 12 rows are copies of others, and were left out",)
+    assert data.described == {"rows": 7, "seed": 0, "copies": 5}
+    assert data.places[-1] == "row 11"
+
+
+@given(seed=st.integers(0, 50))
+def test_rows_that_differ_in_their_labels_alone_are_on_one_side(seed: int) -> None:
+    rows = np.arange(40) // 2
+    parts = split(Data({"x": rows}, np.arange(40), False, "", {}, tuple(map(str, range(40)))), seed)
+    assert not set(parts.calibration["x"]) & set(parts.held_out["x"])
+    assert [int(place) // 2 for place in parts.places] == parts.held_out["x"].tolist()
+
+
+def test_scales_are_taken_from_rows_with_numbers() -> None:
+    numbers = np.where(np.arange(100) % 2, np.arange(100.0), np.nan)
+    numbers[::4] = np.inf
+    parts = split(Data({"x": numbers + np.arange(100)}, None, False, "", {}), 0)
+    assert np.isfinite(parts.calibration["x"]).all()
+    held = split(Data({"x": np.array([np.nan, np.inf, -np.inf])}, None, False, "", {}), 0)
+    assert len(held.calibration["x"]) == 1, "there are no others"
+
+
 def test_of_many_rows_some_are_drawn_from_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
     path.write_text("x\n" + "\n".join(map(str, range(5000))) + "\n")
@@ -294,6 +337,10 @@ def test_of_many_rows_some_are_drawn_from_all_of_them(tmp_path: Path) -> None:
         assert len(set(drawn.tolist())) == 100
         assert drawn.tolist() == sorted(drawn.tolist())
         assert drawn.min() < 1000 < 4000 < drawn.max()
+    missing = np.where(np.arange(5000) == 4321, np.nan, np.arange(5000))
+    np.savez(tmp_path / "many.npz", x=missing, y=missing)
+    with pytest.raises(DataError, match="row 4321: there is no label"):
+        _load(tmp_path / "many.npz", _tensor("x"), labels="y", most_rows=4999)
 
 
 def test_the_fingerprint_is_of_what_decides_the_rows(table: Path, tmp_path: Path) -> None:

@@ -250,3 +250,18 @@ def test_what_it_does_not_take_is_told(tmp_path: Path) -> None:
         open_source(path, ImportOptions(is_trusted=True, input_shapes={"x": (5,)}))
     with pytest.raises(InputError, match="takes 5 features"):
         open_source(path, _TRUSTED).answers({"input": ROWS[:, :2]})
+
+
+@pytest.mark.parametrize("suffix", [".json", ".ubj", ".joblib", ".txt"])
+def test_features_that_somebody_named_are_told(suffix: str, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="names come from tables")
+    names = [f"named {place}" for place in range(FEATURES)]
+    make = lightgbm.LGBMRegressor if suffix == ".txt" else xgboost.XGBRegressor
+    quiet = _QUIET if suffix == ".txt" else {}
+    for rows, told in ((pandas.DataFrame(ROWS, columns=names), names), (ROWS, None)):
+        model = make(n_estimators=2, n_jobs=1, **quiet).fit(rows, VALUES)
+        facts = open_source(_stored(model, tmp_path / f"model{suffix}"), _TRUSTED).facts
+        if told is None:
+            assert "columns" not in facts
+        else:
+            assert [name.replace("_", " ") for name in json.loads(str(facts["columns"]))] == told

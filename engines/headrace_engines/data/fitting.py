@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.data import columns
 from headrace_engines.data.options import Found
 from headrace_engines.errors import DataError
-from headrace_engines.near import near
 from headrace_engines.rows import Rows
 from headrace_engines.samples import is_floating
 from headrace_engines.spec import ANY, TensorSpec
 
-_MOST_NAMES = 12
 
-
-def fitted(found: Found, inputs: Sequence[TensorSpec], columns: Mapping[str, Sequence[str]]) -> Rows:
+def fitted(found: Found, inputs: Sequence[TensorSpec], chosen: columns.Chosen) -> Rows:
     """Return an array for each input, of its dtype and dims, all of as many rows.
 
-    Raises DataError where names, sizes or values do not fit.
+    Raises DataError where sizes or values do not fit.
     """
-    named = _from_table(found, inputs, columns) if found.is_table else _by_name(found, inputs)
-    rows = {tensor.name: _Fit(found, tensor).array(named[tensor.name]) for tensor in inputs}
+    rows = {tensor.name: _Fit(found, tensor).array(_given(found, tensor, chosen)) for tensor in inputs}
     counts = {name: len(array) for name, array in rows.items()}
     if found.labels is not None:
         counts["labels"] = len(found.labels)
@@ -54,7 +51,7 @@ def fitted_labels(found: Found) -> NDArray[Any] | None:
         return labels.astype(np.int64)
     missing = np.argwhere(~np.isfinite(labels))
     if len(missing):
-        raise DataError(f"{found.name}: {_row(found, missing[0][0])}: there is no label")
+        raise DataError(f"{found.name}: {found.place(missing[0][0])}: there is no label")
     # A table does not tell whole numbers from others by their type.
     whole = found.is_table and np.array_equal(labels, np.round(labels))
     return labels.astype(np.int64 if whole else np.float64)
@@ -64,62 +61,25 @@ def _text(label: object) -> str:
     return label.decode() if isinstance(label, bytes) else str(label)
 
 
-def _by_name(found: Found, inputs: Sequence[TensorSpec]) -> Mapping[str, NDArray[Any]]:
-    if len(inputs) == len(found.arrays) == 1:
-        return {inputs[0].name: next(iter(found.arrays.values()))}
-    for tensor in inputs:
-        if tensor.name not in found.arrays:
-            meant = "".join(f"; did you mean {name!r}?" for name in near(tensor.name, found.arrays))
-            raise DataError(
-                f"{found.name}: there is no array for input {tensor.name!r}; "
-                f"it holds {listed(found.arrays)}{meant}"
-            )
-    return found.arrays
-
-
-def _from_table(
-    found: Found, inputs: Sequence[TensorSpec], columns: Mapping[str, Sequence[str]]
-) -> dict[str, NDArray[Any]]:
-    """Return each input's columns: those that were named, the one of its name, or all that are left."""
-    taken: dict[str, Sequence[str]] = {}
-    for tensor in inputs:
-        if tensor.name in columns:
-            taken[tensor.name] = columns[tensor.name]
-        elif tensor.name in found.arrays and (_is_single(tensor) or found.arrays[tensor.name].ndim > 1):
-            taken[tensor.name] = (tensor.name,)
-    used = {name for names in taken.values() for name in names}
-    left = tuple(name for name in found.arrays if name not in used)
-    open_inputs = [tensor for tensor in inputs if tensor.name not in taken]
-    if len(open_inputs) > 1:
-        names = ", ".join(repr(tensor.name) for tensor in open_inputs)
-        raise DataError(
-            f"{found.name}: which columns do the inputs {names} take? Give them as --columns INPUT=COLUMN,…; "
-            f"there are {listed(found.arrays)}"
-        )
-    taken |= {tensor.name: left for tensor in open_inputs}
-    return {tensor.name: _stacked(found, tensor, taken[tensor.name]) for tensor in inputs}
-
-
-def _is_single(tensor: TensorSpec) -> bool:
-    return math.prod(tensor.dims) in (1, ANY)
+def _given(found: Found, tensor: TensorSpec, chosen: columns.Chosen) -> NDArray[Any]:
+    names = chosen[tensor.name]
+    return _stacked(found, tensor, names) if found.is_table else found.arrays[names[0]]
 
 
 def _stacked(found: Found, tensor: TensorSpec, names: Sequence[str]) -> NDArray[Any]:
-    unknown = [name for name in names if name not in found.arrays]
-    if unknown:
-        raise DataError(f"{found.name}: there is no column {unknown[0]!r}; there are {listed(found.arrays)}")
     wanted = math.prod(tensor.dims)
     are_plain = all(found.arrays[name].ndim == 1 for name in names)
     if are_plain and ANY not in tensor.dims and len(names) != wanted:
         raise DataError(
             f"{found.name}: input {tensor.name!r} takes {wanted} columns, and there are {len(names)} for it: "
-            f"{listed(names)}; --labels names the column of what is right, --columns those of an input"
+            f"{columns.listed(names)}; --labels names the column of what is right, "
+            "--columns those of an input"
         )
     if tensor.dtype != np.dtype(object):
         for name in names:
             _check_numbers(found, name)
-    columns = [found.arrays[name] for name in names]
-    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+    arrays = [found.arrays[name] for name in names]
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
 
 
 def _check_numbers(found: Found, name: str) -> None:
@@ -132,7 +92,7 @@ def _check_numbers(found: Found, name: str) -> None:
         except (TypeError, ValueError) as error:
             text = str(cell)[:40]
             raise DataError(
-                f"{found.name}: {_row(found, at)}, column {name!r}: {text!r} is no number"
+                f"{found.name}: {found.place(at)}, column {name!r}: {text!r} is no number"
             ) from error
 
 
@@ -174,7 +134,7 @@ class _Fit:
             wrong = np.isinf(cast) & np.isfinite(given) if is_floating(cast.dtype) else cast != given
         if wrong.any():
             at = tuple(np.argwhere(wrong)[0])
-            raise self._wrong(f"{_row(self._found, at[0])}: {given[at]} is no {self._tensor.dtype}")
+            raise self._wrong(f"{self._found.place(at[0])}: {given[at]} is no {self._tensor.dtype}")
         return cast
 
     def _texts(self, given: NDArray[Any]) -> NDArray[Any]:
@@ -184,18 +144,7 @@ class _Fit:
 
     def _first_text(self, given: NDArray[Any]) -> str:
         at = next(at for at, value in np.ndenumerate(given) if not isinstance(value, float | int))
-        return f"{_row(self._found, at[0])}: {str(given[at])[:40]!r}"
+        return f"{self._found.place(at[0])}: {str(given[at])[:40]!r}"
 
     def _wrong(self, what: str) -> DataError:
         return DataError(f"{self._found.name}: input {self._tensor.name!r}: {what}")
-
-
-def _row(found: Found, at: int) -> str:
-    return f"line {found.lines[at]}" if found.lines else f"row {at}"
-
-
-def listed(names: Mapping[str, object] | Sequence[str]) -> str:
-    """Return some of the names, for a complaint."""
-    told = [repr(name) for name in names]
-    rest = len(told) - _MOST_NAMES
-    return ", ".join(told[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

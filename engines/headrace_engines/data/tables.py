@@ -48,7 +48,8 @@ def read_csv(path: Path, most_rows: int, seed: int) -> Found:
     if not lines:
         raise DataError(f"{path}: there is no row below the names of the columns")
     columns = {name: _column([cells[at] for _, cells in lines]) for at, name in enumerate(names)}
-    return Found(str(path), columns, is_table=True, lines=tuple(number for number, _ in lines))
+    numbers = tuple(number for number, _ in lines)
+    return Found(str(path), columns, is_table=True, has_names=named, lines=numbers)
 
 
 def read_parquet(path: Path, most_rows: int, seed: int) -> Found:
@@ -67,12 +68,13 @@ def read_parquet(path: Path, most_rows: int, seed: int) -> Found:
         raise DataError(f"{path}: no Parquet file: {files.nature(path)}") from error
     if not table.num_rows:
         raise DataError(f"{path}: there is no row in it")
+    kept: tuple[int, ...] = ()
     if table.num_rows > most_rows:
-        chosen = np.random.default_rng(seed).choice(table.num_rows, most_rows, replace=False)
-        table = table.take(np.sort(chosen))
+        chosen = np.sort(np.random.default_rng(seed).choice(table.num_rows, most_rows, replace=False))
+        table, kept = table.take(chosen), tuple(chosen.tolist())
     _check_names(table.column_names, path)
     columns = {name: _arrow_column(table, name, path) for name in table.column_names}
-    return Found(str(path), columns, is_table=True)
+    return Found(str(path), columns, is_table=True, numbers=kept)
 
 
 def _is_number(cell: str) -> bool:

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, InputError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, written
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.importer import COLUMNS, ImportOptions
 from headrace_engines.rows import Rows
 
 INPUT: Final = "input"
@@ -38,6 +38,8 @@ class Booster(Protocol):
     name: str
     framework: str
     features: int
+    columns: tuple[str, ...]
+    """The names of the features; none where nobody gave them any."""
     trees: int
     classes: NDArray[Any] | None
     """The labels in the order of the probabilities; None where values are predicted."""
@@ -121,6 +123,8 @@ class BoostingImporter:
             "trees": self._booster.trees,
             "task": "regression" if self._booster.classes is None else "classification",
         }
+        if self._booster.columns:
+            facts[COLUMNS] = json.dumps(self._booster.columns)
         if self._booster.classes is not None:
             facts["classes"] = json.dumps(self._booster.classes.tolist())
         return facts

@@ -21,6 +21,8 @@ from headrace_engines.importers.sklearn_histogram import rounded_down
 _CLASSES: Final = ("binary", "multiclass")
 _LINKED: Final = ("poisson", "gamma", "tweedie")
 _VALUES: Final = ("regression", "regression_l1", "huber", "quantile", "lambdarank", "rank_xendcg")
+_NUMBERED: Final = re.compile(r"Column_[0-9]+")
+"""What LightGBM calls features that nobody named."""
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _MISSING_SHIFT: Final = 2
 _MISSING_NONE, _MISSING_ZERO = 0, 1
@@ -53,6 +55,8 @@ class LightgbmBooster:
         self.name = f"{name} with objective {' '.join(objective)}"
         self.framework = f"LightGBM {lightgbm.__version__}"
         self.features = int(booster.num_feature())
+        names = booster.feature_name()
+        self.columns = () if all(map(_NUMBERED.fullmatch, names)) else tuple(names)
         self.trees = int(self._exportable.num_trees())
         count = max(self._exportable.num_model_per_iteration(), 2)
         is_classifier = objective[0] in _CLASSES

@@ -81,6 +81,7 @@ class XgboostBooster:
         self.name = f"{name} with objective {objective}"
         self.framework = f"XGBoost {xgboost.__version__}"
         self.features = int(booster.num_features())
+        self.columns = tuple(booster.feature_names or ())
         self.trees = len(booster.get_dump())
         count = max(int(learner["learner_model_param"]["num_class"]), 2)
         self.classes = np.arange(count) if objective in _CLASSES else None

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from headrace_engines.documents import Scalar
 from headrace_engines.rows import Rows
 
+COLUMNS = "columns"
+"""The fact that names the columns of a source's one matrix, in their order, as a JSON list."""
+
 OPSET = 17
 """The version of ONNX's operators that is written unless told: both runtimes know all of it."""
 
@@ -50,7 +53,8 @@ class Importer(Protocol):
     def facts(self) -> Mapping[str, Scalar]:
         """What the manifest tells of the source: its class, its framework's version, its parameters.
 
-        The same file and framework give the same facts.
+        The same file and framework give the same facts. COLUMNS is among them where the source knows the
+        columns of its one matrix by names that a person gave them.
         """
 
     def convert(self, path: Path) -> None:

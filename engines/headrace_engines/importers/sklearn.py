@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ from headrace_engines.importers.classical import (
     Converted,
     written,
 )
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.importer import COLUMNS, ImportOptions
 from headrace_engines.importers.sklearn_inputs import MATRIX, inputs_of
 from headrace_engines.rows import Rows
 
@@ -104,6 +104,8 @@ class SklearnImporter:
             "inputs": "one for each column" if self._inputs.are_columns else "one matrix",
             "features": len(self._inputs.dtypes) * self._inputs.width,
         }
+        if (names := self._columns()) is not None:
+            facts[COLUMNS] = json.dumps([str(name) for name in names])
         if self._other_version:
             facts["written_by"] = f"scikit-learn {self._other_version}"
         if is_classifier(self._estimator):
@@ -142,6 +144,13 @@ class SklearnImporter:
             raise InputError(
                 f"{type(self._estimator).__name__} does not take these rows: {brief(error)}"
             ) from error
+
+    def _columns(self) -> Sequence[object] | None:
+        """Return the names of the matrix's columns where the estimator was fitted on a table of such."""
+        if self._inputs.are_columns or self._inputs.is_text:
+            return None
+        names: Sequence[object] | None = getattr(self._estimator, "feature_names_in_", None)
+        return names
 
     def _named(self) -> tuple[str, ...]:
         """Return the names of the exporter's outputs; empty for labels that are text."""
