@@ -7,27 +7,19 @@ test where something is used too early, or twice, or not given back.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import EAGER, LATE, FakeDriver, Misuse, Order, fake_gpu
-from fake_tensorrt import library, opened, plan_of
+from fake_cuda import EAGER, LATE, FakeDriver, Order, fake_gpu
+from fake_tensorrt import library, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_models import Models
 
-from headrace_engines.errors import (
-    DeviceError,
-    EngineError,
-    EngineSpoilt,
-    ExecutionError,
-    MemoryExhausted,
-)
 from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
 
 _ILLEGAL = "CUDA_ERROR_ILLEGAL_ADDRESS"
@@ -122,172 +114,3 @@ def test_nothing_is_allocated_for_a_batch(plan: Path, driver: FakeDriver) -> Non
         check(engine, driver, 0, 3, 1)
         assert [driver.calls[call] for call in made] == before
         assert (driver.calls["copy_in"], driver.calls["copy_out"]) == (copies[0] + 1, copies[1] + 1)
-
-
-def test_the_batch_that_was_begun_may_have_spoilt_the_engine(plan: Path, driver: FakeDriver) -> None:
-    with closing(loaded(plan, driver)) as engine:
-        fill(engine, driver, 0, 4, 1)
-        fill(engine, driver, 1, 4, 2)
-        driver.fail("kernel", _ILLEGAL)
-        for call, was_executed in ((lambda: engine.wait(0), True), (lambda: engine.wait(1), True)):
-            with pytest.raises(EngineSpoilt, match=_ILLEGAL) as spoilt:
-                call()
-            assert spoilt.value.was_executed is was_executed
-        with pytest.raises(EngineSpoilt) as spoilt:
-            engine.submit(0, 1)
-        assert not spoilt.value.was_executed
-        engine.renew()
-        fill(engine, driver, 0, 4, 3)
-        check(engine, driver, 0, 4, 3)
-
-
-def test_a_batch_behind_another_was_not_begun(plan: Path, driver: FakeDriver) -> None:
-    with closing(loaded(plan, driver)) as engine:
-        fill(engine, driver, 0, 4, 1)
-        fill(engine, driver, 1, 4, 2)
-        driver.fail("kernel", _ILLEGAL)
-        with pytest.raises(EngineSpoilt) as spoilt:
-            engine.wait(1)
-        assert not spoilt.value.was_executed
-        engine.renew()
-
-
-def test_an_index_out_of_range_spoils_and_is_renewed(
-    models: Models, tmp_path: Path, driver: FakeDriver
-) -> None:
-    with opened(plan_of(models.embedding(), tmp_path), driver, max_batch_size=4) as engine:
-        x = np.zeros((2, 3), np.float32)
-        with pytest.raises(EngineSpoilt) as spoilt:
-            engine.run([x, np.array([1, 99])])
-        assert spoilt.value.was_executed
-        engine.renew()
-        np.testing.assert_array_equal(engine.run([x, np.array([0, 1])])[0], [[0, 1, 2], [3, 4, 5]])
-
-
-def test_instances_are_renewed_one_by_one_over_one_plan(plan: Path, driver: FakeDriver) -> None:
-    with closing(loaded(plan, driver)) as engine, closing(engine.replicate()) as twin:
-        fill(engine, driver, 0, 4, 1)
-        fill(twin, driver, 1, 2, 2)
-        stale = twin.inputs(1)[0]
-        driver.fail("kernel", _ILLEGAL)
-        with pytest.raises(EngineSpoilt):
-            engine.wait(0)
-        engine.renew()
-        fill(engine, driver, 0, 4, 3)
-        with pytest.raises(EngineSpoilt, match="context has ended"):
-            twin.wait(1)
-        stale[:] = 0  # which a thread that has not heard of it may still do
-        twin.renew()
-        assert not np.shares_memory(stale, twin.inputs(1)[0])
-        fill(twin, driver, 1, 2, 4)
-        check(twin, driver, 1, 2, 4)
-        check(engine, driver, 0, 4, 3)
-        assert driver.calls["reset"] == 1
-
-
-def test_an_engine_that_is_not_renewed_ends_all_the_same(plan: Path, driver: FakeDriver) -> None:
-    with closing(loaded(plan, driver)) as engine, closing(engine.replicate()) as twin:
-        driver.fail("kernel", _ILLEGAL)
-        with pytest.raises(EngineSpoilt):
-            engine.run([np.zeros((1, 3), np.float32)])
-        engine.renew()
-        with closing(twin.replicate()) as third:
-            fill(third, driver, 0, 4, 1)
-            check(third, driver, 0, 4, 1)
-        with pytest.raises(EngineSpoilt):
-            twin.submit(0, 1)
-
-
-def test_a_plan_that_spoils_every_context_is_refused_and_leaves_a_fresh_one(
-    plan: Path, driver: FakeDriver
-) -> None:
-    with closing(loaded(plan, driver)) as other:
-        driver.fail("kernel", _ILLEGAL, times=2)
-        gpu = other._gpu
-        assert gpu.share()
-        with pytest.raises(EngineSpoilt):
-            TensorRtEngine(plan, library=library(driver), gpu=gpu, max_batch_size=4)
-        other.renew()
-        fill(other, driver, 0, 4, 1)
-        check(other, driver, 0, 4, 1)
-
-
-def test_a_renewal_that_fails_can_be_tried_again(plan: Path, driver: FakeDriver) -> None:
-    with closing(loaded(plan, driver)) as engine:
-        for _ in range(2):
-            driver.fail("kernel", _ILLEGAL)
-            with pytest.raises(EngineSpoilt):
-                engine.run([np.zeros((1, 3), np.float32)])
-            driver.fail("kernel", _ILLEGAL)
-            with pytest.raises(EngineSpoilt):
-                engine.renew()
-            with pytest.raises(EngineSpoilt):
-                engine.submit(0, 1)
-            with pytest.raises(EngineSpoilt):
-                engine.inputs(0)
-            engine.renew()
-            fill(engine, driver, 0, 4, 1)
-            check(engine, driver, 0, 4, 1)
-
-
-_ONCE = {"CUDA_ERROR_INVALID_VALUE": ExecutionError, "CUDA_ERROR_OUT_OF_MEMORY": MemoryExhausted}
-_FAULTS = {**_ONCE, _ILLEGAL: EngineSpoilt, "CUDA_ERROR_ECC_UNCORRECTABLE": DeviceError}
-_CALLS = (
-    "allocate", "allocate_pinned", "begin_capture", "copy_in", "copy_out", "destroy_event", "destroy_graph",
-    "destroy_stream", "end_capture", "enqueue", "event", "free", "free_bytes", "free_pinned", "kernel",
-    "launch", "milliseconds", "push", "record", "stream", "synchronize", "wait_event", "zero",
-)  # fmt: skip
-_GIVING_BACK = ("destroy_event", "destroy_graph", "destroy_stream", "free", "free_pinned")
-
-
-@pytest.fixture(scope="module")
-def calls(plan: Path) -> Counter[str]:
-    """How often each call is made where nothing goes wrong."""
-    with FakeDriver() as driver:
-        assert _served(plan, driver) == []
-        return Counter({**driver.calls, "kernel": driver.calls["enqueue"]})
-
-
-@pytest.mark.parametrize("share", [0.0, 0.7])
-@pytest.mark.parametrize("call", _CALLS)
-@pytest.mark.parametrize("name", _FAULTS)
-def test_a_failure_of_any_call_leaves_no_leak_and_the_right_error(
-    plan: Path, calls: Counter[str], call: str, name: str, share: float
-) -> None:
-    assert calls[call] > 0
-    is_left = call in _GIVING_BACK and name in _ONCE
-    with pytest.raises(Misuse, match="left when") if is_left else nullcontext(), FakeDriver() as driver:
-        driver.fail(call, name, after=int(calls[call] * share))
-        met = _served(plan, driver)
-        kinds = (_FAULTS[name], EngineSpoilt) if name in _ONCE else (_FAULTS[name],)
-        assert all(isinstance(error, kinds) for error in met)
-        assert len(met) <= 1
-
-
-def _served(plan: Path, driver: FakeDriver) -> list[EngineError]:
-    """Load, answer four batches, replicate and close; return the errors that were met."""
-    try:
-        engine = loaded(plan, driver)
-    except EngineError as error:
-        return [error]
-    met: list[EngineError] = []
-    with closing(engine):
-        for value in range(4):
-            try:
-                fill(engine, driver, value % 2, 3, value)
-                check(engine, driver, value % 2, 3, value)
-            except EngineSpoilt as error:
-                met.append(error)
-                engine.renew()
-            except DeviceError as error:
-                met.append(error)
-                with pytest.raises(DeviceError):
-                    engine.renew()
-                return met
-            except EngineError as error:
-                met.append(error)
-        try:
-            engine.replicate().close()
-        except EngineError as error:
-            met.append(error)
-    return met

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fake_tensorrt
+import fake_tensorrt_library as library
 import pytest
 
 import headrace_engines
@@ -50,11 +50,11 @@ _RTX: dict[str, dict[str, int | None]] = {
 }  # fmt: skip
 """What TensorRT for RTX alone has, and is used of it alone."""
 _FAKES = (
-    fake_tensorrt.FakeRuntime,
-    fake_tensorrt.FakeEngine,
-    fake_tensorrt.FakeContext,
-    fake_tensorrt.FakeRuntimeConfig,
-    fake_tensorrt.FakeCache,
+    library.FakeRuntime,
+    library.FakeEngine,
+    library.FakeContext,
+    library.FakeRuntimeConfig,
+    library.FakeCache,
 )
 _ENUMS = {
     "TensorIOMode": {"INPUT"},
