@@ -191,3 +191,14 @@ def test_on_a_machine_of_the_right_kind_nothing_is_built(
     with site.served(machine) as repository:
         assert (site.platform(repository), answer(repository)) == (PLAN, 1)
     assert site.builds == 0
+
+
+def test_models_are_loaded_beside_each_other_on_one_gpu(
+    site: Site, machine: FakeMachine, models: Models
+) -> None:
+    names = ("m", "n", "o", "p")
+    for name in names:
+        write_version(site.folder / name / "1", models.adding(1), by=NEW)
+    with site.served(machine) as repository:
+        assert [model.facts.platform for model in repository.catalogue.ready()] == [PLAN] * 4
+        assert [answer(repository, name) for name in names] == [1] * 4
