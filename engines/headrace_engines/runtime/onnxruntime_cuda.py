@@ -30,12 +30,12 @@ from headrace_engines.errors import (
 )
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.gpu_sizes import chosen_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever
 from headrace_engines.runtime.onnx_session import CPU, NATIVE_ERRORS, OnnxSession, fail
 from headrace_engines.runtime.staged import Arrays, StagedEngine
 from headrace_engines.runtime.staging import Staging
-from headrace_engines.runtime.tensorrt.sizes import chosen_sizes
 from headrace_engines.spec import ModelSpec
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from headrace_engines.errors import ExecutionError
 from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.gpu_sizes import chosen_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.staged import Arrays
@@ -26,7 +27,6 @@ from headrace_engines.runtime.tensorrt.execution import enqueue, set_addresses, 
 from headrace_engines.runtime.tensorrt.graphs import captured, check_alike
 from headrace_engines.runtime.tensorrt.plan import LoadedPlan, Plan
 from headrace_engines.runtime.tensorrt.signature import input_shapes, row_range
-from headrace_engines.runtime.tensorrt.sizes import chosen_sizes
 from headrace_engines.samples import Floats, Recipe
 from headrace_engines.spec import ModelSpec
 

@@ -1,8 +1,7 @@
-"""The batch sizes that a plan is run at.
+"""The batch sizes that an engine on a GPU is made ready for.
 
-Each size has an execution context and a CUDA graph of its own, and a batch runs at the next size that
-holds it, the rest being padding. So sizes are dense where a larger batch takes longer, and sparse where
-it takes as long: a GPU that is not full yet computes the padding for nothing.
+A batch runs at the next size that holds it, the rest being padding. So sizes are dense where a larger batch
+takes longer, and sparse where it takes as long: a GPU that is not full yet computes padding for nothing.
 """
 
 from __future__ import annotations

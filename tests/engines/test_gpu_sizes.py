@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_engines.runtime.tensorrt.sizes import MOST_SIZES, chosen_sizes
+from headrace_engines.runtime.gpu_sizes import MOST_SIZES, chosen_sizes
 
 
 def chosen(least: int, most: int, milliseconds: float) -> tuple[int, ...]:
