@@ -113,6 +113,8 @@ def _rendered(work: Work, outputs: Sequence[NDArray[Any]]) -> bytes:
             response.raw_output_contents.append(b"")
         else:
             response.raw_output_contents.append(_raw(shown))
+    if not facts.settings.is_decoupled:
+        work.rendering = None  # it holds on to regions, which may be forgotten once the answer has come
     return response.SerializeToString()
 
 

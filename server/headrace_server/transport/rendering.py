@@ -74,9 +74,13 @@ class Rendering(NamedTuple):
         return request._replace(inputs=inputs)
 
     def settle(self, work: Work) -> None:
-        """Read what was left on a GPU, if the engines cannot take it from there. Raises InvalidInput."""
+        """Read what was left on a GPU, if the engines cannot take it from there, and let go of the inputs.
+
+        Raises InvalidInput.
+        """
         if self.is_on_gpu and not work.model.facts.takes_device_rows:
             work.data = tuple(map(_in_host_memory, work.data))
+        work.rendering = self._replace(inputs={})
 
     def check(self, work: Work) -> None:
         """Refuse what this model's outputs cannot become, as far as that is known beforehand.
