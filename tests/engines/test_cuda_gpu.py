@@ -16,7 +16,7 @@ from headrace_engines.errors import (
     MemoryExhausted,
 )
 from headrace_engines.runtime.cuda import context, gpu, proof
-from headrace_engines.runtime.cuda.driver import Fault
+from headrace_engines.runtime.cuda.driver import CudaError, Fault, GpuFacts
 from headrace_engines.runtime.cuda.gpu import Gpu
 from headrace_engines.runtime.cuda.pools import Pools
 
@@ -337,6 +337,49 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
             gpu.open_gpu(2)
     with present(), pytest.raises(DeviceError, match="no GPU 0 here: CUDA shows none"):
         gpu.open_gpu(0)
+
+
+class Asked:
+    """A way to the driver that answers with GPUs, or with an error."""
+
+    def __init__(self, answer: tuple[GpuFacts, ...] | Exception) -> None:
+        self.answer = answer
+
+    def gpus(self) -> tuple[GpuFacts, ...]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def driver(self, facts: GpuFacts) -> FakeDriver:
+        return FakeDriver(index=facts.index)
+
+
+NOT_INSTALLED = Asked(ModuleNotFoundError("No module named 'pycuda'"))
+BROKEN = Asked(ImportError("libcuda.so.1: cannot open shared object file"))
+NO_DRIVER = Asked(CudaError("cuInit", "no driver", Fault.CALL))
+NONE_SHOWN = Asked(())
+ONE = Asked((FakeDriver().facts,))
+
+
+@pytest.mark.parametrize(
+    ("libraries", "indices", "why"),
+    [
+        ((ONE, BROKEN), [0], ""),
+        ((NOT_INSTALLED, ONE), [0], ""),
+        ((BROKEN, ONE), [0], ""),
+        ((NOT_INSTALLED, NOT_INSTALLED), [], "cuda-bindings is not installed"),
+        ((NOT_INSTALLED, NO_DRIVER), [], "cuInit: no driver"),
+        ((BROKEN, NO_DRIVER), [], "libcuda.so.1: cannot open shared object file; cuInit: no driver"),
+        ((NONE_SHOWN, NONE_SHOWN), [], "CUDA shows none"),
+    ],
+)
+def test_the_first_library_that_shows_gpus_is_the_way_to_them(
+    monkeypatch: pytest.MonkeyPatch, libraries: tuple[Asked, ...], indices: list[int], why: str
+) -> None:
+    monkeypatch.setattr(gpu, "_LIBRARIES", libraries)
+    monkeypatch.setattr(gpu, "_found", gpu._found.__wrapped__)
+    assert [facts.index for facts in gpu.available()] == indices
+    assert gpu.why_none() == why
 
 
 def test_a_batch_costs_a_push_and_a_pop() -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from headrace_engines.errors import UnsupportedModelError
 
@@ -79,26 +79,12 @@ def architecture(library: Library) -> str:
     """
     if library.name == RTX:
         return ANY_ARCHITECTURE
-    major, minor = _compute_capability()
-    return f"sm{major}{minor}"
+    from headrace_engines.runtime.cuda import gpu  # only TensorRT itself asks for a GPU
 
-
-def _compute_capability() -> tuple[int, int]:
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
+    found = gpu.available()
+    if not found:
         raise UnsupportedModelError(
-            "TensorRT builds for the GPU of this machine, and cuda-python, which tells which that is, is not "
-            "installed: in a clone of Headrace, pip install '.[cuda]'"
-        ) from error
-    found: list[int] = []
-    for attribute in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor"):
-        number: Any = getattr(runtime.cudaDeviceAttr, attribute)
-        status, value = runtime.cudaDeviceGetAttribute(number, 0)
-        if int(status):
-            raise UnsupportedModelError(
-                f"TensorRT builds on a GPU, and this machine shows none (CUDA says {status.name}); "
-                "tensorrt_rtx builds without one: pip install '.[rtx]', and uninstall tensorrt"
-            )
-        found.append(int(value))
-    return found[0], found[1]
+            f"TensorRT builds on a GPU, and none can be used here ({gpu.why_none()}); tensorrt_rtx builds "
+            "without one: pip install '.[rtx]', and uninstall tensorrt"
+        )
+    return found[0].architecture

@@ -49,9 +49,12 @@ def _found() -> Found:
         try:
             if gpus := library.gpus():
                 return Found(gpus, library)
+            whys.append("CUDA shows none")
+        except ModuleNotFoundError:
+            continue
         except (ImportError, CudaError) as error:
             whys.append(str(error))
-    why = "; ".join(whys) or "CUDA shows none"
+    why = "; ".join(dict.fromkeys(whys)) or "cuda-bindings is not installed"
     logger.debug("no GPU can be used: %s", why)
     return Found(why=why)
 

@@ -99,7 +99,7 @@ class PycudaDriver:
 
     def release(self) -> None:
         # Detaching leaves the context on CUDA's stack of the thread, so the thread is one of its own.
-        thread = threading.Thread(target=_detach, args=(self._cuda, self._context))
+        thread = threading.Thread(target=_give_up, args=(self._cuda, self._context))
         thread.start()
         thread.join()
         self._context = None
@@ -120,7 +120,7 @@ class PycudaDriver:
         try:
             self._cuda.Context.pop()
         except self._cuda.Error as error:
-            _empty_stack(self._cuda, self._context)
+            _detach(self._cuda, self._context)
             text = "it could not be taken from the thread"
             raise CudaError("cuCtxPopCurrent", _told(error).name, Fault.CONTEXT, text) from error
 
@@ -231,16 +231,15 @@ class PycudaDriver:
         self._shared[address].pop().close()
 
 
-def _detach(cuda: Any, context: Any) -> None:
-    """Give the context up, and have PyCUDA destroy nothing of it any more, whatever state it is in."""
+def _give_up(cuda: Any, context: Any) -> None:
+    """Detach from the context, whatever state it is in."""
     with contextlib.suppress(cuda.Error):
         context.push()
-    with contextlib.suppress(cuda.Error):
-        context.detach()
+    _detach(cuda, context)
 
 
-def _empty_stack(cuda: Any, context: Any) -> None:
-    """Have PyCUDA forget the thread's stack, which without the driver's help only detached contexts leave."""
+def _detach(cuda: Any, context: Any) -> None:
+    """Have PyCUDA destroy nothing of the context any more, and take it off PyCUDA's stack of the thread."""
     with contextlib.suppress(cuda.Error):
         context.detach()
-    cuda.Context.get_current()
+    cuda.Context.get_current()  # looks for one that is not detached, and forgets the others
