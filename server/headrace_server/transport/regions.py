@@ -27,7 +27,7 @@ class Regions:
     def __init__(
         self, *, allowed: bool, device_memory: Callable[[], DeviceMemory | None] = lambda: None
     ) -> None:
-        """`device_memory` makes what opens memory on GPUs, if there are any; asked only where it is allowed."""
+        """`device_memory` makes what opens memory on GPUs, if there are any: asked where it is allowed."""
         self.allowed = allowed
         self._regions: dict[str, Region] = {}
         self._changing = threading.Lock()
