@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scripted_engines import ROWS, Arrays, ScriptedEngine
 
+from headrace_engines.device_rows import Placed
 from headrace_engines.engine import DeviceTimes
 from headrace_engines.errors import EngineSpoilt
 from headrace_engines.spec import ModelSpec
@@ -69,9 +70,12 @@ class ScriptedDevice(ScriptedEngine):
         self._check("inputs")
         return super().inputs(slot)
 
-    def submit(self, slot: int, rows: int) -> None:
+    def submit(self, slot: int, rows: int, placed: Sequence[Placed] = ()) -> None:
         self._check("submit")
+        brought = [(position, begin, device_rows.read()) for position, begin, device_rows in placed]
         super().submit(slot, rows)
+        for position, begin, data in brought:
+            self._inputs[slot][position].reshape(-1).view(np.uint8)[begin : begin + len(data)] = list(data)
         self._hand_over(slot, self._inputs[slot][0][:rows])
 
     def wait(self, slot: int) -> Arrays:

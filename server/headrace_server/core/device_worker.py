@@ -10,12 +10,12 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
-from headrace_engines.device_rows import DeviceRows, Placed
 from headrace_engines.engine import DeviceTimes, Engine
 from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt
 from headrace_server.core.executing import Executing
+from headrace_server.core.filling import fill
 from headrace_server.core.flights import Flight, Flights
 from headrace_server.core.lookahead import Lookahead
 from headrace_server.core.model import Model
@@ -89,19 +89,7 @@ class DeviceWorker(Worker):
         if device is None or not takes_rows or all(work.rendering is None for work in flight.works):
             super()._place(flight, slot)
             return
-        placed: list[Placed] = []
-        for position, buffer in enumerate(self._staging[slot]):
-            end = 0
-            for work in flight.works:
-                data: Any = work.data[position]
-                begin, end = end, end + len(data)
-                if not isinstance(data, DeviceRows):
-                    buffer[begin:end] = data
-                elif data.gpu != device.gpu:
-                    buffer[begin:end] = data.read()
-                else:
-                    placed.append(Placed(position, begin, data))
-        flight.started_ns = time.monotonic_ns()
+        placed = fill(self._staging[slot], flight.works, device.gpu)
         device.submit(slot, flight.rows, placed)
         flight.slot = slot
 
