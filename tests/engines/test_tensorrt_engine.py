@@ -69,6 +69,27 @@ def test_every_number_of_rows_answers_its_own(models: Models, tmp_path: Path, dr
             np.testing.assert_allclose(y, whole[:rows], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("batches", "most", "sizes"),
+    [
+        ([(1, 1, 1), (2, 4, 4)], 64, (1, 2, 4)),
+        ([(1, 1, 1), (4, 8, 8)], 64, (4, 8)),
+        ([(3, 3, 5), (2, 8, 8)], 6, (2, 4, 6)),
+    ],
+)
+def test_sizes_that_the_profiles_take(
+    models: Models, tmp_path: Path, driver: FakeDriver, batches: list[Any], most: int, sizes: tuple[int, ...]
+) -> None:
+    with opened(plan_of(models.adding(1), tmp_path, batches=batches), driver, max_batch_size=most) as engine:
+        assert engine.spec.batch_sizes == sizes
+        for rows in range(1, sizes[-1] + 1):
+            np.testing.assert_array_equal(staged(engine, np.ones((rows, 3), np.float32))[0], 2)
+    small = plan_of(models.adding(1), tmp_path, batches=[(4, 8, 8)])
+    complaint = "takes batches of 4 to 8 rows, and 3 are allowed"
+    with pytest.raises(UnsupportedModelError, match=complaint), opened(small, driver, max_batch_size=3):
+        pass
+
+
 def test_padding_and_rows_of_earlier_batches_are_not_answered(
     models: Models, tmp_path: Path, driver: FakeDriver
 ) -> None:

@@ -173,10 +173,11 @@ class FakeEngine(_Held):
 
     def get_tensor_shape(self, name: str) -> list[int]:
         shapes = []
-        for which in (0, 2):
-            inputs = {each: tuple(self.profiles[0][each][which]) for each in self.inputs}
-            shapes.append((inputs | self.output_shapes(inputs))[name])
-        return [a if a == b else -1 for a, b in zip(*shapes, strict=True)]
+        for profile in self.profiles:
+            for which in (0, 2):
+                inputs = {each: tuple(profile[each][which]) for each in self.inputs}
+                shapes.append((inputs | self.output_shapes(inputs))[name])
+        return [sizes[0] if len({*sizes}) == 1 else -1 for sizes in zip(*shapes, strict=True)]
 
     def output_shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         key = tuple(inputs[name] for name in self.inputs)

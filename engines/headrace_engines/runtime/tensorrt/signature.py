@@ -51,17 +51,25 @@ def plan_spec(tensors: PlanTensors, shapes_of: OutputShapes, max_batch_size: int
 
 
 def row_range(tensors: PlanTensors) -> tuple[int, int] | None:
-    """Return the fewest and the most rows that the profiles take; None if axis 0 is not always open."""
+    """Return the fewest and the most rows that the profiles take; None if axis 0 is not always open.
+
+    Where they leave a gap, what is below it is not used: batches that small are padded.
+    """
     if not tensors.inputs or any(tensor.shape[:1] != (OPEN,) for tensor in tensors.inputs):
         return None
     ranges = [
         (
-            max(least[0] for least, _, _ in profile.shapes.values()),
             min(most[0] for _, _, most in profile.shapes.values()),
+            max(least[0] for least, _, _ in profile.shapes.values()),
         )
         for profile in tensors.profiles
     ]
-    return min(least for least, _ in ranges), max(most for _, most in ranges)
+    ranges.sort(reverse=True)
+    most, least = ranges[0]
+    for below, start in ranges[1:]:
+        if below >= least - 1:
+            least = min(least, start)
+    return least, most
 
 
 def agreed_spec(
