@@ -35,9 +35,11 @@ from headrace_engines.errors import (
     DeclarationError,
     Difference,
     EngineError,
+    EngineSpoilt,
     ModelFileError,
     UnsupportedModelError,
 )
+from headrace_engines.independence import Independence
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.manifest import Manifest
 from headrace_engines.memory import Held
@@ -274,7 +276,7 @@ class _Version:
         """
         why: str | None = ""
         try:
-            findings = [independence.check(engine) for engine in engines]
+            findings = [_independence(engine) for engine in engines]
             why = next((finding.why for finding in findings if not finding.independent), "")
         except EngineError as error:
             self._refuse(candidate, error)
@@ -324,6 +326,20 @@ class _Version:
         pages = {entry.name for entry in self._folder.iterdir() if entry.suffix in _PAGES}
         without = {*others, *self._against, *pages, manifest.FILE_NAME, report.FILE_NAME}
         return memory.files_bytes(self._folder, without - {chosen.file})
+
+
+def _independence(engine: Engine) -> Independence:
+    """Find out whether rows can share a batch, once more where the GPU was spoilt meanwhile.
+
+    That may be the fault of any model that is executed there.
+    """
+    try:
+        return independence.check(engine)
+    except EngineSpoilt:
+        if engine.device is None:
+            raise
+        engine.device.renew()
+        return independence.check(engine)
 
 
 def _unused(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from digits import BuiltRepository
+from fake_cuda import FakeDriver, present
+from fake_machine import machine_with, plan_name, write_version
 from onnx_models import Models
 
 from headrace_cli.main import run
@@ -58,6 +60,20 @@ def test_a_file_and_a_folder_that_nobody_built(tmp_path: Path, capsys: pytest.Ca
     model.rename(version / "model.onnx")
     assert run(["inspect", str(tmp_path / "mine")]) == 0
     assert "model.onnx: chosen: the only model" in capsys.readouterr().out
+
+
+def test_a_plan_is_seen_on_a_gpu(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = write_version(tmp_path, models.adding(1)) / plan_name("model.onnx")
+    with present():
+        assert run(["inspect", str(plan)]) == 1
+    assert "a plan is seen on a GPU alone: none was found (CUDA shows none)" in capsys.readouterr().err
+    with FakeDriver() as driver, machine_with(driver) as machine:
+        monkeypatch.setattr("headrace_engines.machine.THIS_MACHINE", machine)
+        assert run(["inspect", str(plan), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["platform"], told["max_batch_size"]) == ("tensorrt_plan", 64)
 
 
 @pytest.mark.parametrize("content", [{}, {"readme.txt": b""}, {"model.onnx": b"broken"}])

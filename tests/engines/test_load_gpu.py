@@ -27,6 +27,7 @@ from headrace_engines.steps import StepEngine
 INT8_PLAN, PLAN = plan_name(INT8_MODEL), plan_name("model.onnx")
 ON_GPU = Placement(Kind.GPU)
 PINNED = "CUDA_ERROR_OUT_OF_MEMORY"
+SPOILT = "CUDA_ERROR_ILLEGAL_ADDRESS"
 
 
 @pytest.fixture
@@ -220,3 +221,15 @@ def test_a_gpu_that_is_not_there_is_told_with_what_else_is_wrong(models: Models,
     assert [one.setting for one in caught.value.differences] == ["instance_group[0].kind", "input"]
     with pytest.raises((DeclarationError, UnsupportedModelError), match="there is no GPU to run on"):
         load(folder, placement=ON_GPU, declaration=Declaration(platform="tensorrt_plan"))
+
+
+def test_what_spoils_the_gpu_while_a_plan_is_proved_does_not_rule_it_out(
+    models: Models, tmp_path: Path, driver: FakeDriver, machine: FakeMachine
+) -> None:
+    folder = write_version(tmp_path, models.adding(1))
+    with loaded(folder, machine):
+        launches = driver.calls["launch"]
+    driver.fail("launch", SPOILT, after=launches - 2)
+    with loaded(folder, machine) as result:
+        assert (result.artefact, answer(result.engine)) == (INT8_PLAN, 1)
+    assert driver.calls["reset"] == 1

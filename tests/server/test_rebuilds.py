@@ -202,3 +202,15 @@ def test_models_are_loaded_beside_each_other_on_one_gpu(
     with site.served(machine) as repository:
         assert [model.facts.platform for model in repository.catalogue.ready()] == [PLAN] * 4
         assert [answer(repository, name) for name in names] == [1] * 4
+
+
+def test_what_spoils_the_gpu_while_a_plan_is_warmed_up_does_not_keep_it_from_serving(
+    site: Site, driver: FakeDriver, machine: FakeMachine, models: Models
+) -> None:
+    write_version(site.version, models.adding(1), by=NEW)
+    with site.served(machine):
+        launches = driver.calls["launch"]
+    driver.fail("launch", "CUDA_ERROR_ILLEGAL_ADDRESS", after=launches - 2)
+    with site.served(machine) as repository:
+        assert (site.platform(repository), answer(repository)) == (PLAN, 1)
+    assert driver.calls["reset"] == 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.text import Text
@@ -17,14 +17,18 @@ from headrace_cli.failure import CommandError, needs, quiet
 from headrace_cli.specs import batches, dims, tensor_document
 from headrace_engines import manifest, report
 from headrace_engines.candidates import MODEL as FP32_FILE
-from headrace_engines.errors import EngineError
+from headrace_engines.errors import EngineError, UnsupportedModelError
 from headrace_engines.manifest import Manifest
 from headrace_engines.report import Report
 from headrace_engines.spec import ModelSpec
 from headrace_proto.tensors import datatype_of
 
 if TYPE_CHECKING:
+    from headrace_engines.engine import Engine
     from headrace_engines.network import Network
+
+_MOST_ROWS: Final = 64
+"""As many as a server takes where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,28 @@ def _naming(place: Path) -> Iterator[None]:
 
 
 def _inspect_file(path: Path) -> Inspected:
-    from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
-
-    engine = OnnxRuntimeEngine(path)
+    engine = _opened(path)
     try:
         return Inspected(path, engine.spec, engine.platform, path.name, (), _network(path))
     finally:
         engine.close()
+
+
+def _opened(path: Path) -> Engine:
+    """Return a file as an engine; a plan, which no CPU can look into, on the first GPU."""
+    if path.suffix != ".plan":
+        from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path)
+    from headrace_engines.declaration import NOTHING_DECLARED
+    from headrace_engines.machine import THIS_MACHINE
+
+    if not (gpus := THIS_MACHINE.gpus()):
+        reason = THIS_MACHINE.why_no_gpu()
+        raise UnsupportedModelError(f"{path.name}: a plan is seen on a GPU alone: none was found ({reason})")
+    return THIS_MACHINE.plan_engine(
+        path, min(gpus), max_batch_size=_MOST_ROWS, declaration=NOTHING_DECLARED, expected=None
+    )
 
 
 def _inspect_version(folder: Path) -> Inspected:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace_engines.engine import Engine
+from headrace_engines.errors import EngineSpoilt
 from headrace_engines.load import Loaded
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.steps import StepEngine
@@ -17,6 +18,7 @@ from headrace_server.core.model import Limits, Model
 from headrace_server.core.workers import EngineWorker, worker_for
 from headrace_server.models.effective import effective
 from headrace_server.models.layout import read_model
+from headrace_server.models.model_config import GivenConfig
 from headrace_server.models.plan import Origin, Source
 from headrace_server.models.settlement import load_declared, settle
 from headrace_server.models.warmup import warm_up
@@ -110,7 +112,7 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
         given = settle(given, loaded.engine)
         engines = _instances(loaded, unfinished)
         for engine in engines:
-            warm_up(engine, given.warmups, given.settings.sequences)
+            _warm_up(engine, given)
         spec, platform = loaded.engine.spec, loaded.engine.platform
         model = Model(
             name,
@@ -130,6 +132,17 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
     model.load_seconds = time.monotonic() - begun
     _logger.info("model %s version %s is ready after %.2f s", name, version, model.load_seconds)
     return Version(source, model, workers, loaded.rebuilds)
+
+
+def _warm_up(engine: AnyEngine, given: GivenConfig) -> None:
+    """Execute it for the first times, once more where its GPU was spoilt meanwhile, by whatever model."""
+    try:
+        warm_up(engine, given.warmups, given.settings.sequences)
+    except EngineSpoilt:
+        if isinstance(engine, StepEngine) or engine.device is None:
+            raise
+        engine.device.renew()
+        warm_up(engine, given.warmups, given.settings.sequences)
 
 
 def _instances(loaded: Loaded, unfinished: ExitStack) -> list[AnyEngine]:

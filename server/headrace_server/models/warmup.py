@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
-from headrace_engines.errors import DeviceError, EngineError, ExecutionError, MemoryExhausted
+from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError, MemoryExhausted
 from headrace_engines.samples import Floats, Recipe, accepted_recipe
 from headrace_engines.spec import ModelSpec, TensorSpec
 from headrace_engines.steps import Call, SequenceTurn, StepEngine
@@ -32,7 +32,8 @@ def warm_up(
 
     A model that takes no made-up rows says so in the log. A program gets the samples alone, since its
     executions may have effects; where it has `sequences`, each sample is one. Raises EngineError
-    naming a sample that fails, or where memory does not suffice, DeviceError if the engine is lost.
+    naming a sample that fails, or where memory does not suffice, EngineSpoilt if the engine has to be renewed
+    first, DeviceError if it is lost.
     """
     if not isinstance(engine, StepEngine):
         _execute_made_up_rows(engine)
@@ -41,7 +42,7 @@ def warm_up(
             arrays = _arrays(sample, engine.spec)
             for _ in range(sample.count):
                 _execute(engine, sample, arrays, sequences)
-        except DeviceError:
+        except (DeviceError, EngineSpoilt):
             raise
         except (EngineError, OSError, ValueError) as error:
             raise EngineError(f"warm-up sample {sample.name!r} failed: {error}") from error
