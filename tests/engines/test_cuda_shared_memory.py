@@ -14,6 +14,7 @@ from fake_streams import EAGER, LATE, Order
 from headrace_engines.errors import DeviceError, EngineSpoilt, InputError
 from headrace_engines.runtime.cuda import shared_memory
 from headrace_engines.runtime.cuda.shared_memory import OpenedMemory, SharedMemory
+from headrace_engines.runtime.cuda.twins import Twins
 
 
 @contextlib.contextmanager
@@ -122,3 +123,41 @@ def test_two_openings_of_one_memory_are_given_up_one_by_one() -> None:
         assert other.read(0, 8) == theirs.tobytes()
         other.close()
         memory.close()
+
+
+def test_what_stands_on_the_gpu_as_well_is_copied_from_there() -> None:
+    with shared(100) as (driver, memory, opened, theirs):
+        gpu = memory._bridges[0].gpu
+        with gpu.use(1):
+            address, host = gpu.allocate(64), gpu.allocate_pinned(64)
+            host[:] = 7
+            stream, done = driver.stream(), driver.event()
+            driver.copy_in(address, host, stream)
+            driver.record(done, stream)
+            driver.synchronize(done)
+            gpu.twins.add(host, 1, address)
+        opened.write(10, host[8:24])
+        assert theirs[9:27].tolist() == [9, *[7] * 16, 26]
+        assert driver.calls["copy_within"] == 1
+        gpu.twins.remove(host)
+        opened.write(30, host[:4])
+        assert driver.calls["copy_within"] == 1
+        with gpu.use(1):
+            driver.destroy_event(done)
+            driver.destroy_stream(stream)
+            gpu.free(address)
+            gpu.free_pinned(host)
+
+
+def test_a_twin_is_one_of_its_own_context_and_of_all_bytes() -> None:
+    twins, host = Twins(), np.zeros(64, np.uint8)
+    twins.add(host, 1, 0x1000)
+    assert twins.find(host[8:24], 1) == 0x1008
+    assert twins.find(host[8:24].copy(), 1) is None
+    assert twins.find(host[8:24], 2) is None, "that context has ended, and its memory with it"
+    other = np.zeros(8, np.uint8)
+    twins.add(other, 2, 0x2000)
+    assert twins.find(host, 1) is None
+    assert twins.find(other, 2) == 0x2000
+    twins.remove(other)
+    assert twins.find(other, 2) is None

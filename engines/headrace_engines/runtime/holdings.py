@@ -34,6 +34,12 @@ class Holdings:
         self._given.append(lambda driver: self._gpu.free_pinned(memory))
         return memory[:size_bytes]
 
+    def twin(self, host: Bytes, address: int) -> None:
+        """Have it known that pinned memory gets its bytes from this address."""
+        twins = self._gpu.twins
+        twins.add(host, self._gpu.generation, address)
+        self._given.append(lambda driver: twins.remove(host))
+
     def stream(self, driver: Driver) -> Stream:
         """Return a stream."""
         stream = driver.stream()

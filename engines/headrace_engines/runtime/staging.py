@@ -205,6 +205,8 @@ class Staging:
             tuple(_buffer(holdings, tensor, spec.max_batch_size) for tensor in tensors)
             for tensors in (spec.inputs, spec.outputs)
         )
+        for buffer in outputs:
+            holdings.twin(buffer.host, buffer.address)
         return Slot(inputs, outputs, Events(*(holdings.event(driver) for _ in range(5))))
 
 

@@ -17,6 +17,7 @@ from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, Exec
 from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, GpuFacts
 from headrace_engines.runtime.cuda.pools import Pools
 from headrace_engines.runtime.cuda.proof import prove
+from headrace_engines.runtime.cuda.twins import Twins
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class Gpu:
     def __init__(self, driver: Driver, pools: Pools) -> None:
         """The driver has retained the context. There is one user, who closes it."""
         self.facts: Final[GpuFacts] = driver.facts
+        self.twins: Final = Twins()
+        """Which pinned memory has its bytes on the GPU as well."""
         self._driver = driver
         self._pools = pools
         self._lock = threading.Lock()

@@ -141,8 +141,12 @@ class _Bridge:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, address: int, data: NDArray[np.uint8]) -> None:
-        """Copy to the GPU, and wait until that is done."""
+        """Copy to the GPU, from there if the same bytes stand on it, and wait until that is done."""
         with self._copying() as (driver, lane):
+            if (twin := self.gpu.twins.find(data, lane.generation)) is not None:
+                driver.copy_within(address, twin, len(data), lane.stream)
+                _await(driver, lane)
+                return
             for begin in range(0, len(data), _PIECE_BYTES):
                 part = data[begin : begin + _PIECE_BYTES]
                 piece = lane.piece[: len(part)]
