@@ -25,7 +25,8 @@ mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
 make_cases() {
     local made_from
-    made_from=$(cd "$root" && sha256sum bench/models.py bench/gpu_check/{cases,networks,make_cases}.py | sha256sum)
+    made_from=$(cd "$root" && sha256sum bench/models.py bench/gpu_check/{cases,networks,make_cases}.py \
+        engines/headrace_engines/{compress,plans}/*.py | sha256sum)
     made_from+=" $("$python" -m pip freeze | grep -iE '^(onnx|onnxruntime|tensorrt)' | xargs)"
     if [ "$(cat "$work/cases.made-from" 2>/dev/null)" = "$made_from" ]; then
         say "the models are there"

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bench.gpu_check import opening
 from bench.gpu_check.cases import cases
@@ -14,7 +14,7 @@ from bench.gpu_check.device import Device
 from bench.gpu_check.engine import speed
 from bench.gpu_check.record import Cell, Record
 from bench.gpu_check.setting import Setting
-from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.cuda.driver import Driver, Stream
 
 _BYTES: Final = 4096
 _TIMES: Final = 200
@@ -108,7 +108,7 @@ def _graph(device: Device) -> dict[str, Cell]:
     return found
 
 
-def _done(driver: Driver, work: Callable[[], None], stream: object, event: object) -> None:
+def _done(driver: Driver, work: Callable[[], None], stream: Stream, event: Any) -> None:
     work()
     driver.record(event, stream)
     driver.synchronize(event)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.gpu_check import opening
 from bench.gpu_check.accuracy import compare
@@ -62,7 +65,8 @@ def tried(case: Case, name: str, opens: Opens, gpu: Gpu, setting: Setting, recor
     seconds, gpu_bytes, engine = _opened(case, opens, gpu, setting)
     with contextlib.closing(engine):
         with record.step("comparing"):
-            _answers(case, name, engine, Loading(first_seconds, seconds, gpu_bytes), record)
+            loading = Loading(first_seconds, seconds, gpu_bytes)
+            _answers(case, name, engine, loading, setting.batches, record)
         for rows in setting.batches:
             with record.step(f"batches of {rows}"):
                 record.row(ENGINE, model=name, rows=rows, **speed(engine, rows, setting.seconds))
@@ -80,9 +84,30 @@ def _free_bytes(gpu: Gpu) -> int:
         return driver.free_bytes()
 
 
-def _answers(case: Case, name: str, engine: Engine, loading: Loading, record: Record) -> None:
+def _answers(
+    case: Case, name: str, engine: Engine, loading: Loading, batches: Sequence[int], record: Record
+) -> None:
     (tensor,) = engine.spec.inputs
     rows = case.rows(_COMPARED_LARGE if tensor.row_bytes > _LARGE_ROW_BYTES else _COMPARED)
+    expected = _expected(case, rows)
+    (answers,) = trial.answers(engine, {tensor.name: rows})
+    found = compare(answers, expected)
+    sizes = [size for size in batches if size <= len(rows)]
+    wrong = [size for size in sizes if not _is_right_alone(engine, rows[:size], expected[:size])]
+    figures: dict[str, Cell] = {
+        "wrong sizes": " ".join(map(str, wrong)),
+        "top-1": round(found.top1, 4),
+        "SQNR dB": round(found.sqnr_db, 1),
+        "worst row dB": round(found.worst_row_db, 1),
+        "load s": round(loading.seconds, 2),
+        "again s": round(loading.again_seconds, 2),
+        "GPU MiB": round(loading.gpu_bytes / 2**20, 1),
+    }
+    record.row(ANSWERS, model=name, right=found.is_right and not wrong, rows=len(rows), **figures)
+
+
+def _expected(case: Case, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what ONNX Runtime answers on the CPU."""
     with contextlib.closing(
         OnnxRuntimeEngine(
             case.folder / case.onnx.file,
@@ -91,23 +116,14 @@ def _answers(case: Case, name: str, engine: Engine, loading: Loading, record: Re
             fuses=False,
         )
     ) as reference:
-        (expected,) = trial.answers(reference, {tensor.name: rows})
-    (answers,) = trial.answers(engine, {tensor.name: rows})
-    found = compare(answers, expected)
-    record.row(
-        ANSWERS,
-        model=name,
-        right=found.is_right,
-        rows=len(rows),
-        **{
-            "top-1": round(found.top1, 4),
-            "SQNR dB": round(found.sqnr_db, 1),
-            "worst row dB": round(found.worst_row_db, 1),
-            "load s": round(loading.seconds, 2),
-            "again s": round(loading.again_seconds, 2),
-            "GPU MiB": round(loading.gpu_bytes / 2**20, 1),
-        },
-    )
+        answers: NDArray[np.float32] = trial.answers(reference, {reference.spec.inputs[0].name: rows})[0]
+        return answers
+
+
+def _is_right_alone(engine: Engine, rows: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Whether a batch of these rows alone is answered rightly: each size has kernels and a graph."""
+    (answers,) = engine.run([rows])
+    return compare(answers, expected).is_right
 
 
 def speed(engine: Engine, rows: int, seconds: float) -> dict[str, Cell]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -32,6 +32,7 @@ from headrace_proto.v1 import inference_pb2 as pb
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 _GRACE_SECONDS: Final = 30.0
+_CALL_SECONDS: Final = 20.0
 MESSAGES: Final = "messages"
 
 
@@ -76,7 +77,8 @@ class Server:
     def call(self, procedure: str, message: bytes) -> bytes:
         """Return the answer to a unary call."""
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
-            answer: bytes = channel.unary_unary(f"/{TRITON_SERVICE}/{procedure}")(message, timeout=20)
+            ask: Any = channel.unary_unary(f"/{TRITON_SERVICE}/{procedure}")
+            answer: bytes = ask(message, timeout=_CALL_SECONDS)
             return answer
 
     def platform(self) -> str:
@@ -170,7 +172,7 @@ def put_under(server: Server, load: Load, seconds: float) -> Served:
     )
 
 
-def _generated(command: list[str], count: int, seconds: float) -> list[dict[str, float]]:
+def _generated(command: list[str], count: int, seconds: float) -> list[dict[str, Any]]:
     """Run so many generators at once, and return what they found."""
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

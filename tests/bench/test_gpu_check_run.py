@@ -132,6 +132,7 @@ def test_the_whole_check_runs_on_a_fake_gpu(run):
         (case, True, 1.0, 256) for case in cases
     ]
     assert min(row["SQNR dB"] for row in answers) > 100
+    assert {row["wrong sizes"] for row in answers} == {""}
     engine = rows_of(document, ENGINE)
     assert [(row["model"], row["rows"], row["compute µs"]) for row in engine] == [
         (case, rows, 1000 * ROW_MS * rows) for case in cases for rows in BATCHES
