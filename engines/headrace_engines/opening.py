@@ -10,12 +10,12 @@ from headrace_engines import manifest, memory
 from headrace_engines.agreement import check_answers
 from headrace_engines.candidates import Candidate, Runner
 from headrace_engines.declaration import Declaration
+from headrace_engines.described import check_described
 from headrace_engines.engine import Engine
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.machine import Machine
 from headrace_engines.manifest import Manifest
 from headrace_engines.reshaping import ReshapingEngine, reshapes
-from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -52,7 +52,7 @@ class Opener:
         engine = self._onnx(candidate, gpu, max_batch_size)
         try:
             if candidate.described and self.manifest:
-                _check_spec(engine.found, self.manifest, candidate.file)
+                check_described(engine.found, self.manifest.inputs, self.manifest.outputs, candidate.file)
         except ModelFileError:
             engine.close()
             raise
@@ -101,28 +101,3 @@ def _onnx_engine(path: Path, max_batch_size: int, declaration: Declaration) -> O
         raise ModelFileError(
             f"{path.name}: not enough memory for batches of {max_batch_size} rows"
         ) from error
-
-
-def _check_spec(spec: ModelSpec, described: Manifest, file: str) -> None:
-    """Raise ModelFileError unless the file has the tensors that the manifest tells of."""
-    for kind, found, expected in (
-        ("inputs", spec.inputs, described.inputs),
-        ("outputs", spec.outputs, described.outputs),
-    ):
-        if len(found) != len(expected) or not all(map(_agree, found, expected)):
-            raise ModelFileError(
-                f"{file}: its {kind} are {_told(found)}, and {manifest.FILE_NAME} says {_told(expected)}"
-            )
-
-
-def _agree(found: TensorSpec, expected: TensorSpec) -> bool:
-    """Whether two specs can be the same tensor; a dimension that one leaves open fits any."""
-    return (found.name, found.dtype, len(found.dims)) == (
-        expected.name,
-        expected.dtype,
-        len(expected.dims),
-    ) and all(a == b or ANY in (a, b) for a, b in zip(found.dims, expected.dims, strict=True))
-
-
-def _told(tensors: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.dims)}" for tensor in tensors)

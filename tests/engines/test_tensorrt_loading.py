@@ -83,7 +83,7 @@ def test_the_manifest_tells_the_tensors(models: Models, tmp_path: Path, driver: 
     with opened(plan, driver, expected=Expected(sha256, size, (x,), (y,))):
         pass
     other = Expected(sha256, size, (x,), (TensorSpec("z", FLOAT, (3,)),))
-    complaint = r"its outputs are y float32 \[3\], and its manifest says z"
+    complaint = r"its outputs are y float32 \[3\], and manifest.json says z"
     with pytest.raises(ModelFileError, match=complaint), opened(plan, driver, expected=other):
         pass
 

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from headrace_engines.declaration import NOTHING_DECLARED, Declaration
+from headrace_engines.described import check_described
 from headrace_engines.errors import DeviceError, EngineSpoilt
 from headrace_engines.plans.nvidia import Library
 from headrace_engines.runtime.cuda.context import Gpu
@@ -16,7 +17,7 @@ from headrace_engines.runtime.tensorrt.contexts import Contexts
 from headrace_engines.runtime.tensorrt.execution import shapes_of_outputs
 from headrace_engines.runtime.tensorrt.plan import Plan
 from headrace_engines.runtime.tensorrt.plan_file import Expected
-from headrace_engines.runtime.tensorrt.signature import agreed_spec, check_described, plan_spec
+from headrace_engines.runtime.tensorrt.signature import agreed_spec, plan_spec
 from headrace_engines.runtime.tensorrt.unstaged import Unstaged
 from headrace_engines.spec import ModelSpec
 
@@ -72,7 +73,7 @@ class TensorRtEngine(StagedEngine):
             with shapes_of_outputs(loaded, self._plan.gpu, generation) as shapes_of:
                 found = plan_spec(loaded.tensors, shapes_of, max_batch_size)
                 if expected:
-                    check_described(found, expected.inputs, expected.outputs)
+                    check_described(found, expected.inputs, expected.outputs, self._plan.path.name)
                 spec = agreed_spec(loaded.tensors, shapes_of, found, declaration)
         except BaseException:
             with contextlib.suppress(EngineSpoilt, DeviceError):

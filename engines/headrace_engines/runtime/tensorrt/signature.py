@@ -16,7 +16,6 @@ from headrace_engines.errors import (
     DeclarationError,
     Difference,
     ExecutionError,
-    ModelFileError,
     UnsupportedModelError,
 )
 from headrace_engines.runtime.signature import best_batch_sizes
@@ -100,16 +99,6 @@ def input_shapes(spec: ModelSpec, rows: int) -> dict[str, Shape]:
     return {tensor.name: (rows, *tensor.dims) for tensor in spec.inputs}
 
 
-def check_described(found: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Raise ModelFileError unless the plan has the tensors that its manifest tells of."""
-    for kind, has, told in (("inputs", found.inputs, inputs), ("outputs", found.outputs, outputs)):
-        by_name = {tensor.name: tensor for tensor in has}
-        if by_name.keys() != {tensor.name for tensor in told} or not all(
-            _is_same(by_name[tensor.name], tensor) for tensor in told
-        ):
-            raise ModelFileError(f"its {kind} are {_text(has)}, and its manifest says {_text(told)}")
-
-
 def _seen_rows(
     tensors: PlanTensors, shapes_of: OutputShapes, rows: tuple[int, int]
 ) -> dict[str, Shape] | None:
@@ -157,14 +146,3 @@ def _tensors(
         )
         for tensor in tensors
     )
-
-
-def _is_same(found: TensorSpec, told: TensorSpec) -> bool:
-    """Whether two specs can be the same tensor; a dimension that one leaves open fits any."""
-    return (found.dtype, len(found.dims)) == (told.dtype, len(told.dims)) and all(
-        a == b or ANY in (a, b) for a, b in zip(found.dims, told.dims, strict=True)
-    )
-
-
-def _text(tensors: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.dims)}" for tensor in tensors)
