@@ -79,6 +79,10 @@ gpu-check: .venv-gpu/.installed ## Prove and measure on this machine's GPU what 
 gpu-bundle: .venv-gpu/.installed ## Prepare gpu-check, also for a GPU machine without a network, in .gpu
 	tools/gpu-bundle.sh .venv-gpu/bin/python .gpu
 
+.PHONY: pycuda
+pycuda: $(RUN_STAMP) ## Build a wheel of PyCUDA, which the Python index has none of, into .tools/pycuda
+	@wheel=$$(tools/build-pycuda.sh $(BIN)/python .tools/pycuda) && echo "install it with: pip install $$wheel"
+
 .PHONY: consul
 consul: ## Fetch a Consul agent into .tools/consul for the tests and the demo
 	tools/install-consul.sh
@@ -107,7 +111,7 @@ $(DEV_STAMP): pyproject.toml $(RUN_STAMP)
 	@tools/venv.sh .venv-newest $@ -e ".[dev]" "protobuf>=7" "grpcio-health-checking>=1.85"
 
 .venv-oldest/.installed: pyproject.toml tools/floors.py $(RUN_STAMP)
-	@tools/venv.sh .venv-oldest $@ -e ".[dev]" $$($(BIN)/python tools/floors.py server fast cpu build)
+	@tools/venv.sh .venv-oldest $@ -e ".[dev]" $$($(BIN)/python tools/floors.py server fast cpu gpu build)
 
 # Files of Keras 2 are written by TensorFlow's Keras 2, which asks for the TensorFlow that is no CPU build.
 # pip takes a CPU build of this release where it knows one, as the newer of two; what PyPI has for Linux brings CUDA.
@@ -118,7 +122,7 @@ TORCH := torch==2.13.0
 
 # TensorRT for RTX builds plans without a GPU, and runs them where there is one.
 .venv-gpu/.installed: pyproject.toml Makefile
-	@tools/venv.sh .venv-gpu $@ -e ".[cpu,build,rtx]" "cuda-python>=12.6" nvidia-ml-py
+	@tools/venv.sh .venv-gpu $@ -e ".[cpu,build,rtx]"
 
 # All else is looked up in .venv, which takes less time than installing it again.
 .venv-between/.installed: Makefile $(DEV_STAMP)

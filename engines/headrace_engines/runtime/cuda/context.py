@@ -178,16 +178,14 @@ class Gpu:
         self._device.clear()
         self._pinned.clear()
 
-    def _enter(self, generation: int) -> None:
-        with self._lock:
-            self._check_not_lost()
-            if self._spoilt is not None or generation != self.generation:
-                raise EngineSpoilt(
-                    f"GPU {self.facts.index}: the engine's context has ended"
-                    f"{f': {self._spoilt}' if self._spoilt else ''}",
-                    was_executed=False,
-                )
-            self._inside += 1
+    def _refusal(self) -> EngineError:
+        """Return why nothing can be done in a generation that has passed, or was spoilt, or on a lost GPU."""
+        if self._lost is not None:
+            return DeviceError(self._loss())
+        why = f": {self._spoilt}" if self._spoilt else ""
+        return EngineSpoilt(
+            f"GPU {self.facts.index}: the engine's context has ended{why}", was_executed=False
+        )
 
     def _leave(self) -> None:
         with self._lock:
@@ -241,13 +239,17 @@ class Use:
 
     def __enter__(self) -> Driver:
         gpu = self._gpu
-        gpu._enter(self.generation)
+        with gpu._lock:
+            if gpu._use is not self or gpu._spoilt is not None or gpu._lost is not None:
+                raise gpu._refusal()
+            gpu._inside += 1
+        driver = gpu._driver
         try:
-            gpu._driver.push()
+            driver.push()
         except CudaError as error:
             gpu._leave()
             raise gpu._met(error, was_executed=False) from error
-        return gpu._driver
+        return driver
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -260,5 +262,5 @@ class Use:
             error = error or popping
         finally:
             gpu._leave()
-        if isinstance(error, CudaError):
+        if error is not None and isinstance(error, CudaError):
             raise gpu._met(error, was_executed=True) from error
