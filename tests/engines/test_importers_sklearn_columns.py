@@ -9,9 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from classical_models import ROWS, THREE, VALUES, assert_faithful
+from ml_models import operators
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -77,15 +83,40 @@ def test_text_is_encoded_inside_the_graph_on_a_cpu(encoder: Any, tmp_path: Path)
     assert _inputs(found["cpu"])["colour"] == (STRING, 1)
 
 
-def test_columns_go_into_trees(tmp_path: Path) -> None:
-    columns = ColumnTransformer([_NUMBERS, ("codes", OrdinalEncoder(), ["grade"])], remainder="drop")
-    estimator = make_pipeline(columns, RandomForestClassifier(5, random_state=0))
-    estimator.fit(_table(grade=_GRADES, unused=_COLOURS), THREE)
+_TREES = [
+    RandomForestClassifier(20, max_depth=6, random_state=0),
+    HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=5),
+    GradientBoostingClassifier(n_estimators=5, random_state=0),
+]
+
+
+@pytest.mark.parametrize("trees", _TREES, ids=lambda each: type(each).__name__)
+def test_columns_that_are_scaled_go_into_trees_exactly(trees: Any, tmp_path: Path) -> None:
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = ColumnTransformer([("codes", encoder, ["grade"]), _NUMBERS])
+    estimator = make_pipeline(columns, trees)
     rows = _rows(grade=_GRADES)
-    importer = _importer(estimator)
-    model = tmp_path / "model.onnx"
-    importer.convert(model)
-    assert set(_inputs(onnx.load(model))) >= set(rows)
+    for name in ("size", "age"):  # few values, so that many rows lie where trees divide
+        rows[name] = (rows[name] * 4).round().astype(np.float32) * np.float32(1.1)
+    table = pandas.DataFrame({name: column[:, 0].astype(np.float64) for name, column in rows.items()})
+    estimator.fit(table.assign(grade=_GRADES), THREE)
+    # What is missing is filled with the mean, which is a threshold where there is a row of it, too.
+    found = assert_faithful(_importer(estimator), tmp_path, rows)
+    assert set(_inputs(found["cpu"])) == set(rows)
+    assert "ai.onnx.ml.Scaler" not in operators(found["cpu"])
+    assert not {"Sub", "Mul"} & set(operators(found["cpu"]))
+
+
+def test_what_an_imputer_fills_in_lies_on_its_side_of_a_threshold(tmp_path: Path) -> None:
+    values = np.repeat([np.nan, 0.1, 0.7, 0.4], 30)
+    steps = (SimpleImputer(), HistGradientBoostingRegressor(max_iter=1, min_samples_leaf=5))
+    estimator = make_pipeline(*steps).fit(values[:, None], np.repeat([1.0, 0.0, 5.0, 1.0], 30))
+    mean = float(np.float32(0.1) * 1)
+    estimator[0].statistics_[:] = mean - 1e-10  # FP32 has it above the threshold
+    for some in estimator[1]._predictors:
+        nodes = some[0].nodes
+        nodes["num_threshold"][nodes["is_leaf"] == 0] = mean - 1e-10
+    assert_faithful(_importer(estimator), tmp_path, {"input": values.astype(np.float32)[:, None]})
 
 
 def test_text_of_a_column_is_counted(tmp_path: Path) -> None:

@@ -178,12 +178,8 @@ class SklearnImporter:
             from headrace_engines.importers.boosting import register  # frameworks of another extra
 
             register(_modules(self._estimator))
-        scalers, last = sklearn_folding.parted(self._estimator)
-        if scalers and not self._inputs.are_columns:
-            model = self._exported(last)
-            if sklearn_folding.fold(model, scalers):
-                return model
-        return self._exported(self._estimator)
+        model = sklearn_folding.folded(self._estimator, self._exported)
+        return self._exported(self._estimator) if model is None else model
 
     def _exported(self, estimator: Any) -> onnx.ModelProto:
         try:
