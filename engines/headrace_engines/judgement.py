@@ -9,13 +9,14 @@ near no model's data, so that there only the latter is asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import gates, metrics
+from headrace_engines import class_labels, gates, guessing, metrics
+from headrace_engines.data import missing
 from headrace_engines.errors import DataError, GateError
 from headrace_engines.gates import Quality
 from headrace_engines.metrics import ACCURACY, AGREEMENT, F1, FIDELITY, RMSE
@@ -50,12 +51,21 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The outputs that are judged, by index and name, the metric, and the labels as that needs them."""
+    """The outputs that are judged, by index and name, the metric, and the labels as that needs them.
+
+    `rows` tells which of the held-out rows count, None that all do; `notes` what a person should know.
+    """
 
     metric: str
     outputs: tuple[tuple[int, str], ...]
     labels: NDArray[Any] | None
     max_loss: float
+    rows: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+
+    def seen(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return those rows of an output that count."""
+        return array if self.rows is None else array[self.rows]
 
     def compare(self, reference: Answers, candidate: Answers) -> Quality:
         """Compare two models' answers to the same rows, on the output where most was lost.
@@ -66,40 +76,117 @@ class Judgement:
             if reference[index].dtype.kind == "f" and not _as_finite(candidate[index], reference[index]):
                 raise GateError(f"its answers in {name!r} are not numbers where those of FP32 are")
         compared = [
-            gates.compare(self.metric, reference[index], candidate[index], self.labels, self.max_loss, name)
+            gates.compare(
+                self.metric,
+                self.seen(reference[index]),
+                self.seen(candidate[index]),
+                self.labels,
+                self.max_loss,
+                name,
+            )
             for index, name in self.outputs
         ]
         return max(compared, key=lambda quality: quality.high)
 
-    def is_no_better_than_guessing(self, answers: Answers) -> bool:
-        """Whether naming the most frequent label would be right as often; False where that says nothing."""
-        if self.metric != ACCURACY or self.labels is None:
-            return False
-        right = metrics.hits(ACCURACY, answers[self.outputs[0][0]], self.labels)
-        _, counts = np.unique(self.labels.astype(str), return_counts=True)
-        return (
-            right is not None and len(counts) > 1 and float(right.mean()) <= counts.max() / len(self.labels)
-        )
-
 
 def judgement(
-    names: Sequence[str], answers: Answers, labels: NDArray[Any] | None, wish: Wish, *, made_up: bool
+    names: Sequence[str],
+    answers: Answers,
+    labels: NDArray[Any] | None,
+    wish: Wish,
+    *,
+    made_up: bool,
+    classes: class_labels.Classes = (),
+    places: tuple[str, ...] = (),
 ) -> Judgement:
     """Decide how artefacts are judged, from what the FP32 model answered to the held-out rows.
 
-    `names` are those of the outputs. Raises DataError if the labels do not fit the model or the metric.
+    `names` are those of the outputs, `classes` those that the source knows, and `places` say where each row
+    stands in its source. Labels that tell the model from no guess would tell nothing of an artefact: then
+    its answers have to be like those of FP32. Raises DataError if the labels do not fit the model or the
+    metric.
     """
     max_loss = gates.MAX_LOSS if wish.max_loss is None else wish.max_loss
+    if labels is not None and REGRESSION not in (wish.task, _task_of(wish.metric)):
+        widths = [_width(answers[index]) for index in _floats(answers)]
+        labels = class_labels.from_one_hot(labels, widths, classes)
     metric = wish.metric or _metric(answers, labels, wish.task, made_up=made_up)
     if not metrics.needs_labels(metric):
         chosen = _floats(answers) if metric == FIDELITY else [_class_output(answers, metric)]
-        return Judgement(metric, tuple((index, names[index]) for index in chosen), None, max_loss)
+        outputs = tuple((index, names[index]) for index in chosen)
+        return _of_answered(Judgement(metric, outputs, None, max_loss), answers, places)
     if labels is None:
         raise DataError(f"metric {metric!r} needs labels, and none were given")
     classifies = metric not in metrics.REGRESSING
     index = _class_output(answers, metric, labels) if classifies else _value_output(answers, labels)
-    fitted = (_class_labels if classifies else _values)(labels, answers[index], names[index])
-    return Judgement(metric, ((index, names[index]),), fitted, max_loss)
+    outputs = ((index, names[index]),)
+    if classifies:
+        _check_places(metric, answers[index])
+        fitted = class_labels.fitted(labels, answers[index], names[index], classes, places)
+    else:
+        fitted = _values(labels, answers[index], names[index])
+    return _trusted(_of_answered(Judgement(metric, outputs, fitted, max_loss), answers, places), answers)
+
+
+def _task_of(metric: str) -> str:
+    return REGRESSION if metric in metrics.REGRESSING else ""
+
+
+def _check_places(metric: str, answers: NDArray[Any]) -> None:
+    """Raise DataError for a top-K that every answer has."""
+    count = max(_width(answers), 2)
+    if metrics.top_k(metric) >= count:
+        raise DataError(
+            f"metric {metric!r} finds every label among {count} classes: K may be {count - 1} at most"
+        )
+
+
+def _of_answered(judged: Judgement, answers: Answers, places: tuple[str, ...]) -> Judgement:
+    """Return the same for the rows that FP32 answers with numbers: no other tells anything of a loss."""
+    answered = np.logical_and.reduce(
+        [_is_answered(answers[index], judged.metric) for index, _ in judged.outputs]
+    )
+    without = np.flatnonzero(~answered)
+    if not without.size:
+        return judged
+    place = missing.row(places, int(without[0]))
+    if without.size == len(answered):
+        raise DataError(
+            f"the model answers every row that it could be judged by with NaN or infinity, as {place}: "
+            "give rows with --data that it is made for"
+        )
+    note = (
+        f"{without.size} of {len(answered)} held-out rows were not judged, since the model answers them "
+        f"with NaN or infinity: the first is {place}"
+    )
+    labels = None if judged.labels is None else judged.labels[answered]
+    return replace(judged, labels=labels, rows=answered, notes=(note,))
+
+
+def _is_answered(array: NDArray[Any], metric: str) -> NDArray[np.bool_]:
+    if array.dtype.kind != "f" or not array.size:
+        return np.ones(len(array), bool)
+    flat = array.reshape(len(array), -1)
+    if metric in metrics.REGRESSING:
+        return np.asarray(np.isfinite(flat).all(axis=1))
+    return np.asarray(np.isfinite(flat).any(axis=1) & ~np.isnan(flat).any(axis=1))
+
+
+def _trusted(judged: Judgement, answers: Answers) -> Judgement:
+    """Return the same, or a judgement by likeness to FP32 where the labels show no model to be good."""
+    if judged.labels is None:
+        return judged
+    index, _ = judged.outputs[0]
+    shown = guessing.no_better(judged.metric, judged.seen(answers[index]), judged.labels)
+    if not shown:
+        return judged
+    metric = FIDELITY if judged.metric in (*metrics.REGRESSING, metrics.AUC) else AGREEMENT
+    note = (
+        f"by these labels the model in FP32 does not show to be better than guessing ({shown}): artefacts "
+        f"were judged by {metric} with FP32 instead; see whether the labels belong to these rows, and mean "
+        "what the model's answers mean"
+    )
+    return replace(judged, metric=metric, labels=None, notes=(*judged.notes, note))
 
 
 def _as_finite(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:
@@ -163,7 +250,7 @@ def _class_output(answers: Answers, metric: str, labels: NDArray[Any] | None = N
         for index, array in enumerate(answers)
         if array.dtype.kind in "iuOUS"
         and _width(array) == 1
-        and (labels is None or _is_text(labels) == _is_text(array))
+        and (labels is None or class_labels.are_text(labels) == class_labels.are_text(array))
     ]
     scores = sorted(_floats(answers), key=lambda index: _width(answers[index]) < 2)
     found = told if metric in (ACCURACY, F1, AGREEMENT) else []
@@ -171,10 +258,6 @@ def _class_output(answers: Answers, metric: str, labels: NDArray[Any] | None = N
     if not found:
         raise DataError(f"no output tells classes in the way that metric {metric!r} needs")
     return found[0]
-
-
-def _is_text(array: NDArray[Any]) -> bool:
-    return array.dtype.kind in "OUS"
 
 
 def _value_output(answers: Answers, labels: NDArray[Any]) -> int:
@@ -194,41 +277,3 @@ def _values(labels: NDArray[Any], answers: NDArray[Any], name: str) -> NDArray[n
     if bad := int(np.count_nonzero(~np.isfinite(values))):
         raise DataError(f"{bad} labels are not finite numbers")
     return values.reshape(answers.shape)
-
-
-def _class_labels(labels: NDArray[Any], answers: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return the labels as the output tells classes: its own values, or the places of scores."""
-    if labels.ndim > 1:
-        if labels.size != len(labels):
-            raise DataError(f"the labels have shape {list(labels.shape[1:])} a row; expected one class")
-        labels = labels.reshape(-1)
-    if _is_text(answers):
-        return np.array([_text(label) for label in labels], object)
-    if answers.dtype.kind != "f":
-        return labels
-    count = max(_width(answers), 2)
-    if _is_text(labels):
-        return _places(labels, count, name)
-    wrong = np.flatnonzero((labels < 0) | (labels >= count) | (labels != np.round(labels)))
-    if not wrong.size:
-        return labels.astype(np.int64)
-    if len(np.unique(labels)) == count:
-        return _places(labels, count, name)
-    row = int(wrong[0])
-    raise DataError(
-        f"label {labels[row]} of held-out row {row} is out of range: "
-        f"output {name!r} has classes 0 to {count - 1}"
-    )
-
-
-def _places(labels: NDArray[Any], count: int, name: str) -> NDArray[np.int64]:
-    """Return the places of classes in their sorted order, in which scikit-learn's models score them."""
-    comparable = np.array([_text(label) for label in labels]) if labels.dtype == object else labels
-    kinds, places = np.unique(comparable, return_inverse=True)
-    if len(kinds) != count:
-        raise DataError(f"the labels are of {len(kinds)} classes, and output {name!r} has {count}")
-    return places.astype(np.int64)
-
-
-def _text(label: object) -> str:
-    return label.decode() if isinstance(label, bytes) else str(label)

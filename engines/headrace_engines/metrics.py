@@ -113,8 +113,13 @@ def sqnr_db(errors: NDArray[np.float64]) -> float:
 
 def _relative(answers: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
     got, expected = (_matrix(array) for array in (answers, reference))
-    power = float(expected.var(axis=0).mean()) or float((expected**2).mean()) or 1.0
-    return np.asarray(((got - expected) ** 2).mean(axis=1) / power)
+    finite = np.where(np.isfinite(expected), expected, 0.0)
+    power = float(finite.var(axis=0).mean()) or float((finite**2).mean()) or 1.0
+    # The same infinity in both, of which masks are made, is no difference.
+    both = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(both, 0.0, got - expected)
+    return np.asarray((difference**2).mean(axis=1) / power)
 
 
 def _matrix(array: NDArray[Any]) -> NDArray[np.float64]:

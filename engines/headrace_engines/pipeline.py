@@ -8,12 +8,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headrace_engines import gates, manifest, page, report, trial
+import numpy as np
+
+from headrace_engines import class_labels, gates, manifest, page, report, trial
 from headrace_engines.attempt import Attempt, Reference, attempt
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
+from headrace_engines.data import missing
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import GateError
-from headrace_engines.judgement import Wish, judgement
+from headrace_engines.judgement import Answers, Wish, judgement
 from headrace_engines.manifest import FP32, Artefact, Manifest, Recipe, artefact_of
 from headrace_engines.planned import Planned, plans
 from headrace_engines.progress import Progress, Stages
@@ -106,12 +109,39 @@ def _reference(engine: OnnxRuntimeEngine, prepared: Prepared, plan: Plan) -> tup
     answers = trial.answers(engine, prepared.held_out)
     asked = len(prepared.expected[0])
     error = trial.largest_difference(prepared.expected, [array[:asked] for array in answers])
+    if not math.isfinite(error):
+        _check_answered(prepared, answers)
     gates.check_same(prepared.model.name, error, CONVERSION_TOLERANCE)
     names = [tensor.name for tensor in engine.spec.outputs]
-    judged = judgement(names, answers, prepared.labels, plan.wish, made_up=prepared.made_up)
+    judged = judgement(
+        names,
+        answers,
+        prepared.labels,
+        plan.wish,
+        made_up=prepared.made_up,
+        classes=class_labels.known(prepared.facts),
+        places=prepared.places,
+    )
     most = engine.spec.max_batch_size
     sizes = (*(size for size in BATCH_SIZES if size < most), most)
     return Reference(prepared.model, engine, prepared, answers, judged, sizes), error
+
+
+def _check_answered(prepared: Prepared, answers: Answers) -> None:
+    """Raise GateError naming the first row that only one of the source and its ONNX answers with NaN."""
+    for expected, found in zip(prepared.expected, answers, strict=True):
+        if expected.dtype.kind != "f" or expected.shape[1:] != found.shape[1:]:
+            continue
+        missed = [np.isnan(array).reshape(len(array), -1).any(axis=1) for array in (expected, found)]
+        apart = np.flatnonzero(missed[0] != missed[1][: len(expected)])
+        if apart.size:
+            at = int(apart[0])
+            place = missing.row(prepared.places, at)
+            who = "its source" if missed[0][at] else "the ONNX"
+            rows = {name: array[at : at + 1] for name, array in prepared.held_out.items()}
+            why = missing.place(rows, (place,))
+            told = f"; {why}: put a number there, or leave the row out" if why else ""
+            raise GateError(f"{prepared.model.name}: {who} alone answers {place} with NaN{told}")
 
 
 def _attempts(reference: Reference, plan: Plan, stages: Stages) -> list[Attempt]:
@@ -212,13 +242,9 @@ def _warnings(plan: Plan, reference: Reference) -> tuple[str, ...]:
             "without data, the artefacts could only be compared with FP32 on noise, and scales were taken "
             "from it: give rows like those that will be asked about with --data"
         )
-    elif reference.judgement.labels is None:
+    elif reference.prepared.labels is None:
         told.append("without labels, only likeness to FP32 was judged, and not whether answers are right")
-    elif reference.judgement.is_no_better_than_guessing(reference.answers):
-        told.append(
-            "the model is right no more often than always naming the most frequent label would be: "
-            "see whether the labels belong to these rows"
-        )
+    told += reference.judgement.notes
     if not reference.prepared.rows_apart:
         told.append("the rows of a batch change each other's answers: the model is served one row at a time")
     if reference.prepared.cpu_only and plan.builds_plans:

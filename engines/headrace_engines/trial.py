@@ -36,7 +36,8 @@ def answers(engine: Engine, rows: Rows) -> tuple[NDArray[Any], ...]:
 def largest_difference(reference: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> float:
     """Return how far two models' answers are apart, in parts of the range of the reference's output.
 
-    Of classes and strings it is the share of rows that differ. NaN or infinite where numbers cannot tell.
+    Of classes and strings it is the share of rows that differ. What is NaN in both is no difference; NaN or
+    infinite where numbers cannot tell.
     """
     if [array.shape for array in reference] != [array.shape for array in others]:
         return np.inf
@@ -48,8 +49,11 @@ def _difference(reference: NDArray[Any], other: NDArray[Any]) -> float:
         differs = reference.astype(str) != other.astype(str)
         return float(np.mean(differs.reshape(len(differs), -1).any(axis=1)))
     one, two = reference.astype(np.float64), other.astype(np.float64)
-    span = float(np.ptp(one)) or float(np.abs(one).max(initial=0.0)) or 1.0
-    return float(np.abs(one - two).max(initial=0.0)) / span
+    finite = one[np.isfinite(one)]
+    span = float(np.ptp(finite) if finite.size else 0) or float(np.abs(finite).max(initial=0.0)) or 1.0
+    both = (one == two) | (np.isnan(one) & np.isnan(two))
+    with np.errstate(invalid="ignore"):
+        return float(np.where(both, 0.0, np.abs(one - two)).max(initial=0.0)) / span
 
 
 def compare_speed(

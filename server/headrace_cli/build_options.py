@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildOptions
+    from headrace_engines.data.options import Pixels
     from headrace_engines.importers.importer import ImportOptions
 
 _INPUT_PARTS: Final = 3
@@ -26,10 +29,12 @@ _DATA: Final = (
     ),
     click.option(
         "--columns", multiple=True, metavar="INPUT=COLUMN,…",
-        help="Which columns an input takes, where their names do not tell. May be given again.",
+        help="Which columns of a table an input takes, or which array, where their names do not tell. "
+        "May be given again.",
     ),
     click.option(
-        "--seed", type=int, default=0, show_default=True, help="Decides which rows are held out, and made up."
+        "--seed", type=click.IntRange(0), default=0, show_default=True,
+        help="Decides which rows are held out, and made up.",
     ),
 )  # fmt: skip
 
@@ -41,7 +46,7 @@ _PIXELS: Final = (
     click.option("--mean", default="0", show_default=True, metavar="NUMBER,…", help="One, or one a channel."),
     click.option("--std", default="1", show_default=True, metavar="NUMBER,…", help="One, or one a channel."),
     click.option(
-        "--resize", type=click.IntRange(0), default=0, metavar="PIXELS",
+        "--resize", type=click.IntRange(1), metavar="PIXELS",
         help="Length of a picture's shorter side before its middle is cut out. [default: as the model needs]",
     ),
     click.option(
@@ -132,7 +137,7 @@ def options_of(
     scale: float,
     mean: str,
     std: str,
-    resize: int,
+    resize: int | None,
     uint8: bool,
     channels_last: bool,
     recipes: tuple[str, ...],
@@ -156,7 +161,8 @@ def options_of(
     if channels_last and not uint8:
         raise ValueError("--channels-last is about a model that takes pixels: it needs --uint8")
     importing = importing_of(trust=trust, factory=factory, inputs=inputs, opset=opset)
-    pixels = Pixels(scale, _numbers("--mean", mean), _numbers("--std", std), resize)
+    pixels = Pixels(scale, _numbers("--mean", mean), _numbers("--std", std), resize or 0)
+    _check_pixels(pixels, data, is_folded=uint8)
     rows = DataOptions(
         source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns)), pixels=pixels
     )
@@ -187,6 +193,31 @@ def trusting(options: BuildOptions) -> BuildOptions:
     """Return the same, with leave to execute code in the source."""
     importing = replace(options.file.importing, is_trusted=True)
     return replace(options, file=replace(options.file, importing=importing, is_trusted=True))
+
+
+def _check_pixels(pixels: Pixels, data: str | None, *, is_folded: bool) -> None:
+    """Raise ValueError for scaling that cannot be, or that nothing here would be scaled with."""
+    numbers = {"--scale": (pixels.scale,), "--mean": pixels.mean, "--std": pixels.std}
+    for flag, values in numbers.items():
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{flag}: expected numbers that are finite")
+        if flag != "--mean" and 0 in values:
+            raise ValueError(f"{flag} 0: pixels become (pixel * scale - mean) / std, where it cannot be 0")
+    counts = {len(values) for values in (pixels.mean, pixels.std)} - {1}
+    if len(counts) > 1:
+        raise ValueError("--mean and --std have one number, or one for each channel: these differ")
+    plain = type(pixels)()
+    names = ("scale", "mean", "std", "resize")
+    given = [f"--{name}" for name in names if getattr(pixels, name) != getattr(plain, name)]
+    from headrace_engines.data.functions import is_function
+
+    are_read = data is not None and not Path(data).is_file() and not is_function(data)
+    idle = [flag for flag in given if not (are_read or (is_folded and flag != "--resize"))]
+    if idle:
+        raise ValueError(
+            f"{', '.join(idle)}: there are no pictures for it: --data is no folder of them"
+            + ("" if is_folded else ", and --uint8 is not given, which puts the scaling into the model")
+        )
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:

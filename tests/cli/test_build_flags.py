@@ -34,10 +34,10 @@ def test_a_file_is_built_under_its_own_name(
     assert _build(model, "--data", tmp_path / "rows.npz", "--labels", "y", "--json", folder=tmp_path) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["folder"] == str(tmp_path / "models" / "small" / "1")
-    assert told["manifest"]["gates"]["metric"] == "accuracy"
+    assert told["manifest"]["gates"]["metric"] == "agreement", "these labels are of no use"
     assert told["manifest"]["made_up"] is False
     assert told["report"]["comparisons"] == []
-    assert 0 < told["report"]["reference"] < 1
+    assert any("better than guessing" in warning for warning in told["report"]["warnings"])
 
 
 def test_building_on_noise_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +95,15 @@ def test_a_person_at_a_terminal_is_asked(
         (["--input", "x:float32:3,a"], "dims '3,a' are no whole numbers"),
         (["--columns", "x"], "--columns 'x': expected INPUT=COLUMN"),
         (["--mean", "a,b"], "--mean 'a,b': expected numbers"),
+        (["--std", "1,0,1"], "--std 0: pixels become"),
+        (["--scale", "0"], "--scale 0: pixels become"),
+        (["--scale", "nan"], "--scale: expected numbers that are finite"),
+        (["--mean", "1,2,3", "--std", "1,2"], "--mean and --std have one number"),
+        (["--mean", "1", "--std", "2"], "--mean, --std: there are no pictures for it: --data is no folder"),
+        (["--data", __file__, "--scale", "2"], "--scale: there are no pictures for it"),
+        (["--uint8", "--resize", "9"], "--resize: there are no pictures for it"),
+        (["--resize", "0"], "Invalid value for '--resize'"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--channels-last"], "it needs --uint8"),
         (["--metric", "mape"], "unknown metric 'mape'"),
         (["--max-loss", "2"], "expected a share between 0 and 1"),
@@ -116,6 +125,7 @@ def test_flags_that_cannot_be_are_refused(
     [
         ("--data", "none.npz", "none.npz"),
         ("--labels", "y", "without the data"),
+        ("--columns", "x=a", "without the data"),
         ("--metric", "auc", "needs labels"),
     ],
 )

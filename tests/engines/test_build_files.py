@@ -163,6 +163,20 @@ def test_without_data_likeness_on_noise_is_judged_and_said(models: Models, tmp_p
     assert any("on noise" in warning for warning in result.report.warnings)
 
 
+def test_a_logarithm_is_built_on_noise_and_on_rows_some_of_which_it_does_not_answer(
+    models: Models, tmp_path: Path
+) -> None:
+    path = models.unary("Log", onnx.TensorProto.FLOAT, ("N", 4), ("N", 4))
+    noise = Builder(tmp_path / "noise")(path, BuildOptions(recipes=("auto",)))
+    assert not any("not judged" in warning for warning in noise.report.warnings)
+    rows = np.random.default_rng(0).uniform(1, 2, (100, 4)).astype(np.float32)
+    rows[::2] = -rows[::2]
+    np.save(tmp_path / "rows.npy", rows)
+    data = DataOptions(source=str(tmp_path / "rows.npy"))
+    some = Builder(tmp_path / "some")(path, BuildOptions(file=FileOptions(data=data)))
+    assert any("held-out rows were not judged" in warning for warning in some.report.warnings)
+
+
 def test_rows_that_change_each_other_are_judged_alone(models: Models, tmp_path: Path) -> None:
     result = Builder(tmp_path)(models.normalised_over_batch(), BuildOptions())
     assert result.manifest.gates["batch_sizes"] == "1"
@@ -236,7 +250,7 @@ def test_a_file_that_is_no_whole_model_is_refused(
                 "y": np.full(50, 7),
             },
             "y",
-            "label 7 .* out of range",
+            "label 7 in row .* is out of range",
         ),
         ({"x": np.zeros((50, 4), np.float32)}, "y", "y"),
     ],

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace_engines.class_labels import known
 from headrace_engines.errors import DataError, GateError
 from headrace_engines.judgement import Judgement, Wish, judgement
 
@@ -13,6 +14,7 @@ _ROWS = 200
 _LOGITS = _RANDOM.normal(size=(_ROWS, 3)).astype(np.float32)
 _SHARES = np.exp(_LOGITS) / np.exp(_LOGITS).sum(axis=1, keepdims=True)
 _CLASSES = _SHARES.argmax(axis=1)
+_ONE_HOT = np.eye(3)[_CLASSES]
 _NAMES = np.array(["a", "b", "c"], object)[_CLASSES]
 _VALUE = _RANDOM.normal(size=(_ROWS, 1)).astype(np.float32)
 _SHARE = (1 / (1 + np.exp(-_VALUE))).astype(np.float32)
@@ -35,11 +37,14 @@ def _judged(
         pytest.param((_CLASSES, _SHARES), _CLASSES, {"metric": "auc"}, "auc", "y1", id="scores are needed"),
         pytest.param((_NAMES, _SHARES), _NAMES, {}, "accuracy", "y0", id="texts"),
         pytest.param((_CLASSES, _SHARES), _NAMES, {}, "accuracy", "y1", id="texts of numbered classes"),
-        pytest.param((_SHARE,), _CLASSES > 1, {}, "accuracy", "y0", id="yes or no"),
-        pytest.param((_SHARE,), (_CLASSES > 1).astype(int), {}, "accuracy", "y0", id="a probability"),
+        pytest.param((_SHARE,), _SHARE[:, 0] > 0.5, {}, "accuracy", "y0", id="yes or no"),
+        pytest.param((_SHARE,), (_SHARE > 0.5).astype(int), {}, "accuracy", "y0", id="a probability"),
         pytest.param((_VALUE,), _VALUE[:, 0], {}, "rmse", "y0", id="values"),
-        pytest.param((_VALUE,), _CLASSES * 7, {}, "rmse", "y0", id="whole values"),
+        pytest.param((_VALUE,), np.round(_VALUE * 7), {}, "rmse", "y0", id="whole values"),
         pytest.param((_LOGITS,), _LOGITS, {}, "rmse", "y0", id="several values"),
+        pytest.param((_LOGITS,), _ONE_HOT, {}, "accuracy", "y0", id="one-hot classes"),
+        pytest.param((_SHARES,), _ONE_HOT, {"task": "regression"}, "rmse", "y0", id="values of 0 and 1"),
+        pytest.param((_CLASSES, _SHARES), _ONE_HOT, {}, "accuracy", "y0", id="one-hot, and classes told"),
         pytest.param((_VALUE,), _VALUE, {"metric": "r2"}, "r2", "y0", id="another metric"),
         pytest.param((_SHARES,), None, {}, "agreement", "y0", id="no labels"),
         pytest.param((_CLASSES,), None, {}, "agreement", "y0", id="no labels, classes alone"),
@@ -71,7 +76,50 @@ def test_noise_lies_near_no_model_and_tells_no_class() -> None:
 def test_labels_in_the_order_of_their_names_are_places() -> None:
     judged = _judged((_SHARES,), _NAMES)
     assert judged.compare((_SHARES,), (_SHARES,)).reference == 1.0
-    assert _judged((_SHARES,), _CLASSES * 10 + 5).compare((_SHARES,), (_SHARES,)).reference == 1.0
+
+
+@pytest.mark.parametrize(
+    "labels", [_CLASSES + 50, _CLASSES * 10 + 5, _CLASSES - 1, np.where(_CLASSES == 2, -1, 1)]
+)
+def test_numbers_out_of_range_are_no_ranks(labels: np.ndarray) -> None:
+    first = np.flatnonzero(~np.isin(labels, range(3)))[0]
+    places = tuple("line 7" if at == first else "another" for at in range(_ROWS))
+    with pytest.raises(DataError, match=r"label -?\d+ in line 7 is out of range: the classes .* are 0 to 2"):
+        judgement(["y"], (_SHARES,), labels, Wish(), made_up=False, places=places)
+
+
+@pytest.mark.parametrize("told", [(_SHARES,), (_CLASSES + 1, _SHARES)])
+def test_numbers_are_the_classes_that_the_source_knows(told: tuple[np.ndarray, ...]) -> None:
+    names = ["label", "probabilities"][-len(told) :]
+
+    def judged(labels: np.ndarray) -> Judgement:
+        return judgement(names, told, labels, Wish(), made_up=False, classes=(1, 2, 3))
+
+    assert judged(_CLASSES + 1).compare(told, told).reference == 1.0
+    assert judged(_ONE_HOT).compare(told, told).reference == 1.0
+    with pytest.raises(DataError, match=r"label 0 in held-out row .* are 1, 2, 3"):
+        judged(_CLASSES)
+
+
+def test_texts_are_the_classes_that_the_source_knows() -> None:
+    classes = ("c", "b", "a")
+    turned = _SHARES[:, ::-1]
+    judged = judgement(["y"], (turned,), _NAMES, Wish(), made_up=False, classes=classes)
+    assert judged.compare((turned,), (turned,)).reference == 1.0
+    other = np.where(np.arange(_ROWS) == 3, "z", _NAMES)
+    with pytest.raises(DataError, match=r"label 'z' in held-out row 3 .* are 'c', 'b', 'a'"):
+        judgement(["y"], (turned,), other, Wish(), made_up=False, classes=classes)
+
+
+def test_classes_of_a_source_are_read_where_they_are_plain() -> None:
+    assert known({"classes": "[0, 1]"}) == (0, 1)
+    assert known({"classes": "[[0, 1], [0, 1]]"}) == known({}) == ()
+
+
+def test_a_hit_that_cannot_be_missed_is_no_metric() -> None:
+    with pytest.raises(DataError, match="'top-3' finds every label among 3 classes: K may be 2 at most"):
+        _judged((_SHARES,), _CLASSES, metric="top-3")
+    assert _judged((_SHARES,), _CLASSES, metric="top-2").metric == "top-2"
 
 
 def test_the_output_that_lost_most_counts() -> None:
@@ -95,17 +143,49 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
     _judged((broken,)).compare((broken,), (broken,))
 
 
-def test_labels_of_other_rows_are_suspected() -> None:
-    assert not _judged((_SHARES,), _CLASSES).is_no_better_than_guessing((_SHARES,))
-    assert _judged((_SHARES,), (_CLASSES + 1) % 3).is_no_better_than_guessing((_SHARES,))
-    assert not _judged((_VALUE,), _VALUE).is_no_better_than_guessing((_VALUE,))
-    assert not _judged((_SHARES,)).is_no_better_than_guessing((_SHARES,))
+_OTHERS = np.random.default_rng(1).permutation(_ROWS)
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "metric", "instead"),
+    [
+        (_SHARES, _CLASSES, "accuracy", "agreement"),
+        (_SHARES, _CLASSES, "f1", "agreement"),
+        (_SHARES, _CLASSES, "top-2", "agreement"),
+        (_SHARES, _CLASSES, "auc", "fidelity"),
+        (_VALUE, _VALUE, "rmse", "fidelity"),
+        (_VALUE, _VALUE, "r2", "fidelity"),
+    ],
+)
+def test_labels_of_other_rows_pass_no_ruined_artefact(
+    answers: np.ndarray, labels: np.ndarray, metric: str, instead: str
+) -> None:
+    assert _judged((answers,), labels, metric=metric).metric == metric
+    judged = _judged((answers,), labels[_OTHERS], metric=metric)
+    assert judged.metric == instead
+    assert "does not show to be better than guessing" in judged.notes[0]
+    assert judged.compare((answers,), (answers,)).passed
+    assert not judged.compare((answers,), (answers[_OTHERS],)).passed
+
+
+def test_rows_without_an_answer_are_left_out_and_told() -> None:
+    answers = _LOGITS.copy()
+    answers[[3, 5]] = np.nan
+    answers[7, 1] = -np.inf
+    for labels in (_CLASSES, None):
+        judged = judgement(["y"], (answers,), labels, Wish(), made_up=False, places=("row 9",) * _ROWS)
+        assert judged.compare((answers,), (answers,)).rows == _ROWS - 2
+        assert judged.compare((answers,), (answers,)).passed
+        assert judged.notes[0].startswith("2 of 200 held-out rows were not judged")
+        assert judged.notes[0].endswith("the first is row 9")
+    with pytest.raises(DataError, match=r"answers every row .* with NaN or infinity"):
+        _judged((np.full_like(answers, np.nan),))
 
 
 @pytest.mark.parametrize(
     ("answers", "labels", "wishes", "complaint"),
     [
-        ((_SHARES,), np.where(_CLASSES == 2, 5, 1), {}, "label 5 of held-out row .* classes 0 to 2"),
+        ((_SHARES,), np.where(_CLASSES == 2, 5, 1), {}, "label 5 in held-out row .* are 0 to 2"),
         ((_SHARES,), _NAMES[:, None].repeat(2, 1), {}, "expected one class"),
         (
             (_SHARES,),

@@ -152,7 +152,10 @@ def test_a_model_whose_weights_were_destroyed_is_refused(tmp_path: Path, small: 
 
 @pytest.mark.parametrize(
     ("spoil", "told"),
-    [(lambda array: np.full_like(array, np.nan), "by nan"), (lambda array: array[:, :9], "by inf")],
+    [
+        (lambda array: np.full_like(array, np.nan), "its source alone answers held-out row 0 with NaN"),
+        (lambda array: array[:, :9], "by inf"),
+    ],
 )
 def test_answers_that_are_no_numbers_or_others_are_refused(
     tmp_path: Path, small: Prepared, spoil: Callable[[np.ndarray], np.ndarray], told: str
@@ -193,7 +196,7 @@ def test_labels_that_cannot_be_are_refused(tmp_path: Path, small: Prepared) -> N
     assert small.labels is not None
     labels = small.labels.copy()
     labels[5] = 12
-    with pytest.raises(DataError, match=r"label 12 of held-out row 5 is out of range: .*classes 0 to 9"):
+    with pytest.raises(DataError, match=r"label 12 in held-out row 5 is out of range: .* are 0 to 9"):
         _make(replace(small, labels=labels), tmp_path)
 
 
