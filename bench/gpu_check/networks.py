@@ -120,13 +120,18 @@ def features(shape: Sequence[int]) -> tuple[Graph, str]:
     return graph, graph.add("Flatten", last)
 
 
-def resnet50(shape: Sequence[int], classes: int) -> onnx.ModelProto:
-    """Return ResNet-50 as it is served: normalisation is part of the convolutions before it."""
+def resnet50(
+    shape: Sequence[int], classes: int, stages: Sequence[tuple[int, int]] = _STAGES
+) -> onnx.ModelProto:
+    """Return ResNet-50 as it is served: normalisation is part of the convolutions before it.
+
+    `stages` are the width and the number of their blocks.
+    """
     graph = Graph(shape, seed=3)
     last = graph.add("Relu", graph.conv(INPUT, (shape[0], 64), 7, 2))
     last = graph.add("MaxPool", last, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     channels = 64
-    for stage, (width, blocks) in enumerate(_STAGES):
+    for stage, (width, blocks) in enumerate(stages):
         for block in range(blocks):
             stride = 2 if stage and not block else 1
             last = _bottleneck(graph, last, channels, width, stride)
