@@ -79,6 +79,10 @@ gpu-check: .venv-gpu/.installed ## Prove and measure on this machine's GPU what 
 gpu-bundle: .venv-gpu/.installed ## Prepare gpu-check, also for a GPU machine without a network, in .gpu
 	tools/gpu-bundle.sh .venv-gpu/bin/python .gpu
 
+.PHONY: tensorrt-names
+tensorrt-names: $(RUN_STAMP) ## Fetch TensorRT's bindings without TensorRT, for the tests of the names that are used
+	@tools/install-tensorrt-bindings.sh
+
 .PHONY: pycuda
 pycuda: $(RUN_STAMP) ## Build a wheel of PyCUDA, which the Python index has none of, into .tools/pycuda
 	@wheel=$$(tools/build-pycuda.sh $(BIN)/python .tools/pycuda) && echo "install it with: pip install $$wheel"

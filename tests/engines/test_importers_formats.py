@@ -188,6 +188,7 @@ def test_a_model_is_told_by_its_content(
         (_UBJ[:-3], "XGBoost's UBJ that does not end with }: the file was cut short"),
         (_LIGHTGBM[:60], "LightGBM's text without 'end of trees': the file was cut short"),
     ],
+    ids=lambda given: given if isinstance(given, str) else "",
 )  # fmt: skip
 def test_what_is_damaged_is_told(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "model.onnx"
@@ -228,6 +229,7 @@ def test_what_is_damaged_is_told(tmp_path: Path, content: bytes, told: str) -> N
         (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
         (bytes(range(1, 60)), "its 59 bytes are no kind of model that is known here; what is read: pickle,"),
     ],
+    ids=lambda given: given if isinstance(given, str) else "",
 )  # fmt: skip
 def test_what_is_something_else_is_told(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "model"
