@@ -55,7 +55,7 @@ def test_columns_in_any_order_are_those_of_their_names(names: tuple[str, ...], t
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        (("A", "b", "c", "d"), "there is no column 'a', which the model was fitted on; did you mean 'A'?"),
+        (("A", "b", "c", "d"), "there is no column 'a', on which the model was fitted (did you mean 'A'?)"),
         (("a", "b", "c"), "it lacks 'd' and has besides none; name them as the model does"),
         (("a", "b", "c", "dd", "id"), "it lacks 'd' and has besides 'dd', 'id'"),
         (("x1", "x2", "x3", "x4"), "none of its columns has the name of one that the model was fitted on"),
@@ -85,7 +85,7 @@ def test_spaces_may_have_become_underscores(tmp_path: Path) -> None:
 
 def test_an_input_for_each_column_takes_no_other(tmp_path: Path) -> None:
     inputs = [TensorSpec(name, np.dtype(np.float32), (1,)) for name in ("a", "b")]
-    with pytest.raises(DataError, match="there is no column 'a', which the model takes; did you mean 'A'"):
+    with pytest.raises(DataError, match=r"there is no column 'a', which the model takes .did you mean 'A'"):
         _load(_csv(tmp_path, "A", "b"), (), *inputs)
     assert "'id'" in _load(_csv(tmp_path, "a", "b", "id"), (), *inputs).notes[0]
 
@@ -148,3 +148,18 @@ def test_a_table_in_another_order_is_answered_as_it_should_be(tmp_path: Path) ->
     prepared = source.prepare(tmp_path, Stages(lambda step, fraction: None))
     assert prepared.labels is not None
     assert np.mean(prepared.expected[0] == prepared.labels) > 0.9
+
+
+def test_a_row_that_the_source_does_not_answer_is_named(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    joblib.dump(LinearRegression().fit(rows, rows[:, 0]), tmp_path / "model.joblib")
+    rows[7:, 2] = np.nan
+    np.save(tmp_path / "rows.npy", rows)
+    options = FileOptions(
+        ImportOptions(is_trusted=True), DataOptions(str(tmp_path / "rows.npy")), is_trusted=True
+    )
+    source = imported.source(tmp_path / "model.joblib", options)
+    with pytest.raises(
+        DataError, match=r"^row \d+ of input 'input' has NaN, as have \d+ more rows: put a number"
+    ):
+        source.prepare(tmp_path, Stages(lambda step, fraction: None))

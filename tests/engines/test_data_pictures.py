@@ -83,6 +83,11 @@ def test_pictures_that_cannot_be_used(pictures: Path) -> None:
         _load(pictures, _FIRST)
 
 
+def test_numbers_for_other_channels_are_refused(pictures: Path) -> None:
+    with pytest.raises(DataError, match="--mean: 2 numbers for pictures of 3 channels"):
+        _load(pictures, _FIRST, Pixels(mean=(1.0, 2.0)))
+
+
 @pytest.mark.parametrize("dims", [(5, 8, 8), (3, ANY, ANY), (10,), (3, 3, 8, 8)])
 def test_an_input_that_takes_no_pictures(dims: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="pictures do not fit input 'image'"):

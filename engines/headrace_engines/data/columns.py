@@ -125,7 +125,7 @@ def _by_name(found: Found, tensor: TensorSpec, left: Sequence[str], known: Seque
             f"it has {listed(left)}, and the model takes {listed(known)}; {_renamed(tensor)}"
         )
     raise DataError(
-        f"{found.name}: there is no column {missing[0]!r}, which the model was fitted on"
+        f"{found.name}: there is no column {missing[0]!r}, on which the model was fitted"
         f"{_meant(missing[0], unknown)}; it lacks {listed(missing)} and has besides "
         f"{listed(unknown) or 'none'}; {_renamed(tensor)}"
     )
@@ -140,4 +140,4 @@ def _renamed(tensor: TensorSpec) -> str:
 def _meant(name: str, names: Collection[str]) -> str:
     """Return a hint at the name that was probably meant; letters of another case count as a slip first."""
     alike = [other for other in names if other.casefold() == name.casefold()] or near(name, names)
-    return "".join(f"; did you mean {other!r}?" for other in alike[:1])
+    return "".join(f" (did you mean {other!r}?)" for other in alike[:1])

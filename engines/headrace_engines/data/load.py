@@ -64,7 +64,7 @@ def _apart(found: Found, rows: Rows, seed: int, notes: tuple[str, ...]) -> Data:
     kept = copies.firsts(held)
     different = len(copies.firsts(tuple(rows.values())))
     if different < _FEWEST_ROWS:
-        told = f"{count} rows" if different == count else f"{different} different rows among {count}"
+        told = f"{count} rows" if different == count else f"{count} rows, {different} of them different,"
         raise DataError(f"{found.name}: {told} are too few to calibrate and to judge a model with")
     described: dict[str, Scalar] = {"rows": len(kept), "seed": seed}
     if alike := count - len(kept):

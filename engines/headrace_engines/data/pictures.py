@@ -60,6 +60,9 @@ def read(folder: Path, tensor: TensorSpec, pixels: Pixels, most_rows: int, seed:
     UINT8 gets the pixels as they are, any other what `pixels` makes of them.
     """
     wanted = layout(tensor)
+    for flag, values in (("--mean", pixels.mean), ("--std", pixels.std)):
+        if len(values) not in (1, wanted.channels):
+            raise DataError(f"{flag}: {len(values)} numbers for pictures of {wanted.channels} channels")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     paths = [
         path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()
