@@ -28,7 +28,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 @click.group(name="store")
 def command() -> None:
-    """List, check or remove what builds and servers have left on this machine.
+    """List, check or remove what builds have left on this machine.
 
     A build whose source, data, recipes and tools are all as before is taken from the store and takes no time.
     What servers serve is a copy of its own, in their repository, but for plans that they have rebuilt for
