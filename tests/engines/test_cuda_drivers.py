@@ -7,6 +7,8 @@ Python index: the one that `make pycuda` builds is taken where none is installed
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -111,11 +113,13 @@ def test_the_errors_that_spoil_are_cudas() -> None:
 
 
 def test_a_machine_without_a_driver_is_told_as_one() -> None:
-    """Where there is one, this has nothing to say: the library answers with the GPUs that it finds."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        pytest.skip("there is a driver here")
     program = (
         "from headrace_engines.runtime.cuda.gpu import available, why_none; print(available(), why_none())"
     )
     ran = python(sys.path, "-c", program)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("((" if shutil.which("nvidia-smi") else "() ")
-    assert shutil.which("nvidia-smi") or "cuInit: no driver" in ran.stdout
+    assert ran.stdout.startswith("() ")
+    assert "cuInit: no driver" in ran.stdout
