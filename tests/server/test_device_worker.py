@@ -203,7 +203,7 @@ def test_invariant_1_what_a_stuck_thread_holds_is_answered_once_though_it_comes_
     device = ScriptedDevice(rows_spec(1), gpu=1, before=hang)
     with serving(device, (13,), (1,), (2,)) as served:
         assert hang.began.wait(PATIENCE_SECONDS)
-        (one,) = served.model.executing()
+        (one,) = served.model.instances.executing()
         assert (one.gpu, one.requests) == (1, 2)
         served.model.lose_gpu(0, "another GPU")
         assert served.model.lost is None
@@ -214,7 +214,7 @@ def test_invariant_1_what_a_stuck_thread_holds_is_answered_once_though_it_comes_
             assert "its kernel never ends" in str(error)
         assert served.worker.join(PATIENCE_SECONDS), "nobody waits for it"
         assert not device.closed.is_set()
-        assert not served.model.executing()
+        assert not served.model.instances.executing()
         served.model.lose_gpu(1, "its kernel never ends")
         hang.released.set()
         assert device.closed.wait(PATIENCE_SECONDS), "it ends all the same"
@@ -234,7 +234,7 @@ def test_an_engine_that_is_being_made_anew_is_seen_though_it_has_nothing_in_hand
     with serving(device, (13,)) as served:
         assert isinstance(served.answers.error_of(0), EngineFailed)
         assert has_begun.wait(PATIENCE_SECONDS)
-        (one,) = served.model.executing()
+        (one,) = served.model.instances.executing()
         assert (one.gpu, one.requests) == (0, 0)
         served.model.lose_gpu(0, "it hangs")
         assert served.worker.join(PATIENCE_SECONDS)

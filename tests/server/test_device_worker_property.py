@@ -91,7 +91,7 @@ class Scene:
 
     def is_settled(self) -> bool:
         model = self.served.model
-        return self.gate.holds or model.lost is not None or not (model.waiting or model.executing())
+        return self.gate.holds or model.lost is not None or not (model.waiting or model.instances.executing())
 
     def end(self) -> None:
         self.gate.open()

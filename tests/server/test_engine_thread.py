@@ -99,5 +99,5 @@ def test_an_engine_that_cannot_be_closed_has_ended_all_the_same(caplog: pytest.L
     thread.start()
     assert thread.join(PATIENCE_SECONDS)
     assert engine.by
-    assert not model.executing()
+    assert not model.instances.executing()
     assert "model m: its engine could not be closed" in caplog.text

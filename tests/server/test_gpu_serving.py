@@ -171,7 +171,7 @@ def test_invariant_1_a_kernel_that_never_ends_keeps_nobody_waiting(plan: Path) -
         watchdog = GpuWatchdog(lambda: [served.model], 1e-9, lambda gpu, _: declared.append(gpu))
         driver.hold()
         started(served, *values)
-        eventually(lambda: bool(served.model.executing()), "a batch is executed")
+        eventually(lambda: bool(served.model.instances.executing()), "a batch is executed")
         watchdog.look()
         assert served.outcomes(*values) == [DeviceLost.__name__] * len(values)
         assert declared == [0]

@@ -52,9 +52,9 @@ def test_every_request_and_every_slot_in_hand_is_counted(caplog: pytest.LogCaptu
     with serving(ScriptedEngine(ROWS, slots=2, before=gate)) as served:
         served.infer("a", 1)
         gate.arrival()
-        (one,) = served.model.executing()
+        (one,) = served.model.instances.executing()
         assert (one.instance, one.requests) == (0, 1)
-    assert not served.model.executing()
+    assert not served.model.instances.executing()
 
 
 def test_a_program_s_execution_is_as_old_as_its_last_response() -> None:
@@ -67,16 +67,16 @@ def test_a_program_s_execution_is_as_old_as_its_last_response() -> None:
         yield Outcome(0, rows(2), final=True)
 
     with serving_program(script, settings=ModelSettings(is_decoupled=True)) as served:
-        assert not served.model.executing()
+        assert not served.model.instances.executing()
         work = served.infer("a", 1)
         served.infer("b", 1)
         assert has_answered.wait(PATIENCE_SECONDS)
-        (one,) = served.model.executing()
+        (one,) = served.model.instances.executing()
         assert (one.instance, one.requests) in {(0, 1), (0, 2)}
         assert one.since_ns > work.queued_ns
         goes_on.set()
         served.answers.wait_for("a", "b")
-    assert not served.model.executing()
+    assert not served.model.instances.executing()
 
 
 async def test_the_watch_looks_until_it_is_cancelled() -> None:

@@ -85,11 +85,11 @@ class EngineThread:
             self._model.lose("its worker stopped", self._give_up())
 
     def _run(self) -> None:
-        self._model.attach(self._instance, self)
+        self._model.instances.attach(self._instance, self)
         try:
             self.execute(self._serve)
         finally:
-            self._model.detach(self._instance)
+            self._model.instances.detach(self._instance)
             self._close()
             self._has_ended.set()
 

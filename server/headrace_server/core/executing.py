@@ -39,3 +39,26 @@ class Instance(Protocol):
 
         Only of an instance on a GPU, whose thread may be stuck in the driver.
         """
+
+
+class Instances:
+    """The instances of a model that execute, by their numbers. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, Instance] = {}
+
+    def attach(self, number: int, instance: Instance) -> None:
+        """Let it be seen what an instance executes, until `detach`."""
+        self._by_number[number] = instance
+
+    def detach(self, number: int) -> None:
+        """Forget an instance that executes nothing more."""
+        del self._by_number[number]
+
+    def executing(self) -> list[Executing]:
+        """Return what they execute at this moment."""
+        return [one for instance in tuple(self._by_number.values()) if (one := instance.look()) is not None]
+
+    def on(self, gpu: int) -> list[Instance]:
+        """Return those on this GPU."""
+        return [instance for instance in tuple(self._by_number.values()) if instance.gpu == gpu]

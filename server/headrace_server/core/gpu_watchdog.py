@@ -54,7 +54,7 @@ class GpuWatchdog:
         if not self._longest_seconds:
             return
         now_ns = time.monotonic_ns()
-        for one in model.executing():
+        for one in model.instances.executing():
             seconds = (now_ns - one.since_ns) * 1e-9
             if one.gpu is not None and seconds > self._longest_seconds:
                 facts = model.facts

@@ -17,7 +17,7 @@ from typing import Final
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
-from headrace_server.core.executing import Executing, Instance
+from headrace_server.core.executing import Instances
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
 from headrace_server.core.queue import NEVER, QueueFull, Taken
@@ -93,7 +93,7 @@ class Model:
         # Work of a sequence is for one instance alone, so that each has to look.
         self._has_sequences = settings.sequences is not None
         self._notify = self._changed.notify_all if self._has_sequences else self._changed.notify
-        self._instances: dict[int, Instance] = {}
+        self.instances = Instances()
         self._idle = 0
         """Instances that wait for work."""
         self._full = threading.Condition(self._lock)
@@ -133,18 +133,6 @@ class Model:
     def statistics(self) -> Statistics:
         """The figures as they are being written; `snapshot` returns those of one moment."""
         return self._ledger.statistics
-
-    def attach(self, number: int, instance: Instance) -> None:
-        """Let it be seen what an instance executes, until `detach`."""
-        self._instances[number] = instance
-
-    def detach(self, number: int) -> None:
-        """Forget an instance that executes nothing more."""
-        del self._instances[number]
-
-    def executing(self) -> list[Executing]:
-        """Return what the instances execute at this moment. Any thread may ask."""
-        return [one for instance in tuple(self._instances.values()) if (one := instance.look()) is not None]
 
     def snapshot(self) -> Statistics:
         """Return the figures of this moment, which add up."""
@@ -377,8 +365,7 @@ class Model:
 
     def lose_gpu(self, gpu: int, reason: str) -> None:
         """Stop for good if an instance is on this GPU, which is gone: see `lose`. Waits for no instance."""
-        instances = [one for one in tuple(self._instances.values()) if one.gpu == gpu]
-        if instances:
+        if instances := self.instances.on(gpu):
             self.lose(reason, [work for one in instances for work in one.give_up()], gpu)
 
     def lose(self, reason: str, taken: Sequence[Work], gpu: int | None = None) -> None:

@@ -36,7 +36,7 @@ class LongExecutions:
         long: set[tuple[int, int, int]] = set()
         for model in self._catalogue.ready():
             facts = model.facts
-            for one in model.executing():
+            for one in model.instances.executing():
                 seconds = (now_ns - one.since_ns) * 1e-9
                 if seconds < self._after_seconds:
                     continue

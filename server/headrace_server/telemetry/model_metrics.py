@@ -28,7 +28,7 @@ class _Reading(NamedTuple):
 
 def _executing_seconds(model: Model) -> float:
     """Return how long the instance executes that gave its last answer longest ago; 0 while none does."""
-    since_ns = min((one.since_ns for one in model.executing()), default=None)
+    since_ns = min((one.since_ns for one in model.instances.executing()), default=None)
     return 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) * 1e-9
 
 
