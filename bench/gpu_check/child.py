@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import importlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 from bench.gpu_check.record import Record
 from bench.gpu_check.setting import of_json
+
+_SET_DEATH_SIGNAL: Final = 1
+"""Of prctl, on Linux."""
 
 
 def main() -> None:
@@ -22,7 +28,9 @@ def main() -> None:
     parser.add_argument("--setting", required=True, help="JSON")
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--limit-seconds", type=float, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="the process that this one ends with")
     given = parser.parse_args()
+    _end_with(given.parent)
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)8.0f ms %(name)s: %(message)s")
     faulthandler.enable()
     # The log then tells where a part hung that is ended by force.
@@ -35,6 +43,13 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when the one that started it has ended, in whichever way."""
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
 
 
 if __name__ == "__main__":

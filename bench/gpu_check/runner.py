@@ -89,7 +89,7 @@ def run(part: Part, setting: Setting, limit_seconds: float) -> Outcome:
     written.unlink(missing_ok=True)
     command = [*setting.python, "-m", "bench.gpu_check.child", "--module", part.module]
     command += ["--subject", part.subject, "--setting", setting.to_json(), "--record", str(written)]
-    command += ["--limit-seconds", str(limit_seconds)]
+    command += ["--limit-seconds", str(limit_seconds), "--parent", str(os.getpid())]
     begun = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -40,6 +41,13 @@ def run(subject, setting, limit=60.0):
 
 def figures(outcome):
     return [row["number"] for row in outcome.found.tables["figures"]]
+
+
+def commands():
+    """Yield the command lines of the processes that there are."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield process.read_text()
 
 
 def is_running(pid):
@@ -160,6 +168,8 @@ def test_a_run_that_is_ended_leaves_what_it_had(setting, tmp_path):
         process.kill()
         process.wait()
     assert process.returncode == 130
+    while any(str(tmp_path) in command for command in commands()):  # until their end has come to its parts
+        os.sched_yield()
     assert "what was measured is kept" in rest
     whole = json.loads((out / report.JSON_NAME).read_text())
     assert not whole["complete"]
