@@ -33,6 +33,7 @@ CONFIDENCE = 0.95
 _DRAWS: Final = 1000
 _DRAWS_AT_ONCE_ELEMENTS: Final = 4_000_000
 _SEED: Final = 7
+_SHOWN_ROWS: Final = 5
 _UNSEEN: Final = 3.0
 """Of n rows without an event, 3 / n is the 95 % bound of its frequency."""
 
@@ -189,13 +190,21 @@ def check_quality(name: str, quality: Quality) -> None:
     )
 
 
-def check_same(name: str, error: float, limit: float) -> None:
-    """Raise GateError if a converted model answers otherwise than its source, or not in numbers."""
-    if not error <= limit:
-        raise GateError(
-            f"{name}: its answers differ from those of the model it was made from by {error:.3g} of their "
-            f"range; {limit:.3g} at most is accepted"
-        )
+def check_same(name: str, error: float, limit: float, rows: Sequence[int] = (), asked: int = 0) -> None:
+    """Raise GateError if a converted model answers otherwise than its source, or not in numbers.
+
+    `rows` are those of the ones `asked` in which it does so.
+    """
+    if error <= limit:
+        return
+    shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", ..." if len(rows) > _SHOWN_ROWS else "")
+    told = f", in {len(rows)} of {asked} held-out rows (counted from 0: {shown})" if len(rows) else ""
+    raise GateError(
+        f"{name}: its answers differ from those of the model it was made from by {error:.3g} of their "
+        f"range{told}; {limit:.3g} at most is accepted. In few rows, values lie beside a threshold or a tie, "
+        "where FP32 rounds otherwise than the source: train on FP32 values, or do what comes before the "
+        "trees ahead of the model. In many, the source computes what FP32 cannot hold: scale its inputs"
+    )
 
 
 def speed_ratio(speeds: Sequence[Speed]) -> float:

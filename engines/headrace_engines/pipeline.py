@@ -111,7 +111,10 @@ def _reference(engine: OnnxRuntimeEngine, prepared: Prepared, plan: Plan) -> tup
     error = trial.largest_difference(prepared.expected, [array[:asked] for array in answers])
     if not math.isfinite(error):
         _check_answered(prepared, answers)
-    gates.check_same(prepared.model.name, error, CONVERSION_TOLERANCE)
+    apart = trial.differing_rows(
+        prepared.expected, [array[:asked] for array in answers], CONVERSION_TOLERANCE
+    )
+    gates.check_same(prepared.model.name, error, CONVERSION_TOLERANCE, apart.tolist(), asked)
     names = [tensor.name for tensor in engine.spec.outputs]
     judged = judgement(
         names,

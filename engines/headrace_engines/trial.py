@@ -18,6 +18,8 @@ _ROUND_SECONDS: Final = 0.001
 _UNDISTURBED: Final = 0.25
 _MOST_ROUNDS: Final = 61
 _FEWEST_ROUNDS: Final = 3
+_LEAST_SPAN: Final = 1 / 256
+"""Of the range of all columns: less is what FP32 leaves of numbers that are summed together."""
 _SIZE_SECONDS: Final = 4.0
 """Large models are timed in fewer rounds: one batch of theirs is longer than any disturbance."""
 
@@ -36,24 +38,53 @@ def answers(engine: Engine, rows: Rows) -> tuple[NDArray[Any], ...]:
 def largest_difference(reference: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> float:
     """Return how far two models' answers are apart, in parts of the range of the reference's output.
 
-    Of classes and strings it is the share of rows that differ. What is NaN in both is no difference; NaN or
-    infinite where numbers cannot tell.
+    Each column of a matrix is measured by its own range, so that a large one hides no other. Of classes and
+    strings it is the share of rows that differ. What is NaN in both is no difference; NaN or infinite where
+    numbers cannot tell.
     """
     if [array.shape for array in reference] != [array.shape for array in others]:
         return np.inf
     return max((_difference(*pair) for pair in zip(reference, others, strict=True)), default=0.0)
 
 
+def differing_rows(
+    reference: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]], limit: float
+) -> NDArray[np.int64]:
+    """Return the rows in which the answers of two models are farther apart than the limit."""
+    if [array.shape for array in reference] != [array.shape for array in others]:
+        return np.arange(max((len(array) for array in reference), default=0))
+    apart = [~(_apart(*pair) <= limit) for pair in zip(reference, others, strict=True)]
+    return np.flatnonzero(np.any(apart, axis=0))
+
+
 def _difference(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    apart = _apart(reference, other)
+    is_number = reference.dtype.kind == other.dtype.kind == "f"
+    return float(apart.max(initial=0.0) if is_number else np.mean(apart))
+
+
+def _apart(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each row how far it is apart; 1 for classes and strings that differ."""
     if reference.dtype.kind != "f" or other.dtype.kind != "f":
         differs = reference.astype(str) != other.astype(str)
-        return float(np.mean(differs.reshape(len(differs), -1).any(axis=1)))
+        return np.asarray(differs.reshape(len(differs), -1).any(axis=1), np.float64)
     one, two = reference.astype(np.float64), other.astype(np.float64)
-    finite = one[np.isfinite(one)]
-    span = float(np.ptp(finite) if finite.size else 0) or float(np.abs(finite).max(initial=0.0)) or 1.0
-    both = (one == two) | (np.isnan(one) & np.isnan(two))
+    same = (one == two) | (np.isnan(one) & np.isnan(two))
     with np.errstate(invalid="ignore"):
-        return float(np.where(both, 0.0, np.abs(one - two)).max(initial=0.0)) / span
+        apart = np.where(same, 0.0, np.abs(one - two)) / _spans(one)
+    return np.asarray(apart.reshape(len(apart), -1).max(axis=1, initial=0.0))
+
+
+def _spans(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return by what differences are divided: the range of what is finite, of a matrix column by column."""
+    finite = values[np.isfinite(values)]
+    whole = float(np.ptp(finite) if finite.size else 0) or float(np.abs(finite).max(initial=0.0)) or 1.0
+    if values.ndim != 2 or not len(values):
+        return np.array(whole)
+    is_finite = np.isfinite(values)
+    high = np.where(is_finite, values, -np.inf).max(axis=0)
+    low = np.where(is_finite, values, np.inf).min(axis=0)
+    return np.asarray(np.maximum(high - low, whole * _LEAST_SPAN))
 
 
 def compare_speed(

@@ -114,6 +114,11 @@ def test_a_conversion_must_answer_like_its_source(error: float, passes: bool) ->
             gates.check_same("model.onnx", error, 1e-5)
 
 
+def test_a_conversion_that_differs_tells_the_rows_and_what_to_do() -> None:
+    with pytest.raises(GateError, match=r"in 6 of 40 held-out rows \(counted from 0: 1, 2, 3, 4, 5, ...\)"):
+        gates.check_same("model.onnx", 0.3, 1e-4, [1, 2, 3, 4, 5, 6], 40)
+
+
 def test_speed_is_the_geometric_mean_over_batches() -> None:
     assert gates.speed_ratio([Speed(1, 1.0, 2.0), Speed(8, 8.0, 1.0)]) == pytest.approx(2.0)
 

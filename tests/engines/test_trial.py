@@ -38,3 +38,27 @@ def test_fewer_rows_than_a_batch_are_repeated(folder: Path) -> None:
     speeds = trial.compare_speed(*engines, {digits.INPUT: digits.held_out().images[:3]}, (64,))
     assert speeds[0].candidate_seconds > 0
     assert np.array_equal(engines[0].inputs(0)[0][3], engines[0].inputs(0)[0][0])
+
+
+def test_what_is_infinite_in_both_is_no_difference() -> None:
+    answers = np.array([[np.inf], [1.0], [2.0], [np.nan]], np.float32)
+    assert trial.largest_difference([answers], [answers.copy()]) == 0
+    other = answers.copy()
+    other[1] = np.inf
+    assert trial.largest_difference([answers], [other]) == np.inf
+    assert trial.differing_rows([answers], [other], 1e-4).tolist() == [1]
+
+
+def test_a_large_column_hides_no_other() -> None:
+    answers = np.column_stack([np.linspace(0, 1e6, 50), np.linspace(0, 1, 50)]).astype(np.float32)
+    dead = answers.copy()
+    dead[:, 1] = 0.5
+    assert trial.largest_difference([answers], [dead]) > 1e-4
+    assert {0, 49} <= set(trial.differing_rows([answers], [dead], 1e-4).tolist())
+
+
+def test_the_rows_of_classes_that_differ_are_told() -> None:
+    answers = [np.arange(4), np.zeros((4, 2), np.float32)]
+    other = [np.array([0, 1, 5, 3]), np.zeros((4, 2), np.float32)]
+    assert trial.largest_difference(answers, other) == 0.25
+    assert trial.differing_rows(answers, other, 1e-4).tolist() == [2]
