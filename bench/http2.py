@@ -187,11 +187,15 @@ class Messages(Wire):
     def __init__(self, port: int, path: str, message: bytes, reply_bytes: int) -> None:
         """Connect and open the stream; `message` and `reply_bytes` are framed for gRPC."""
         super().__init__(port)
-        self._message = message
+        self._message_bytes = len(message)
+        # Any frame that begins in a message can be cut out of so many in a row.
+        self._messages = message * (_FRAME_BYTES // len(message) + 2)
+        self._at = 0
+        """Where the next frame begins in a message."""
         self._reply_bytes = reply_bytes
         self._stream_window = self._first_window
         self._begun: deque[int] = deque()
-        self._unsent = bytearray()
+        self._unsent_bytes = 0
         self._unread = b""
         block = _headers(path, f"127.0.0.1:{port}")
         self.socket.sendall(_head(_HEADERS, _END_HEADERS, len(block)) + _STREAM.to_bytes(4) + block)
@@ -204,7 +208,7 @@ class Messages(Wire):
     def send(self, begun_ns: int, calls: int = 1) -> None:
         """Send messages, as soon as the peer's windows allow; `begun_ns` comes back with their answers."""
         self._begun.extend([begun_ns] * calls)
-        self._unsent += self._message * calls
+        self._unsent_bytes += self._message_bytes * calls
         self._flush()
 
     def receive(self) -> list[Answer]:
@@ -243,15 +247,16 @@ class Messages(Wire):
 
     def _flush(self) -> None:
         out = self._room(_STREAM)
-        size = min(len(self._unsent), self._window, self._stream_window)
-        if size > 0:
-            stream = _STREAM.to_bytes(4)
-            for start in range(0, size, _FRAME_BYTES):
-                chunk = self._unsent[start : min(size, start + _FRAME_BYTES)]
-                out.append(_head(_DATA, 0, len(chunk)) + stream + chunk)
-            del self._unsent[:size]
-            self._window -= size
-            self._stream_window -= size
+        left = max(0, min(self._unsent_bytes, self._window, self._stream_window))
+        self._unsent_bytes -= left
+        self._window -= left
+        self._stream_window -= left
+        stream = _STREAM.to_bytes(4)
+        while left:
+            chunk = self._messages[self._at : self._at + min(left, _FRAME_BYTES)]
+            out.append(_head(_DATA, 0, len(chunk)) + stream + chunk)
+            self._at = (self._at + len(chunk)) % self._message_bytes
+            left -= len(chunk)
         if out:
             self.socket.sendall(b"".join(out))
 

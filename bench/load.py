@@ -106,7 +106,7 @@ def open_loop(target: Target, rate: float, seconds: float) -> Load:
 
 def can_generate(traffic: Traffic) -> bool:
     """Tell whether `bench.generator` can send this."""
-    return traffic.is_grpc and traffic.body_bytes <= LARGEST_CALL_BYTES
+    return traffic.is_grpc and (traffic.is_stream or traffic.body_bytes <= LARGEST_CALL_BYTES)
 
 
 GENERATOR: Final = Loader(
