@@ -120,7 +120,10 @@ def failures(document):
 def test_the_whole_check_runs_on_a_fake_gpu(run):
     code, document, text = run()
     assert code == 1
-    assert list(failures(document)) == [("copies", "memory that is not pinned")]  # needs cuda-python
+    failed = list(failures(document))
+    assert failed
+    # These need a driver of CUDA's own: one step where its bindings are not installed, else one a size.
+    assert all(part == "copies" and "not pinned" in step for part, step in failed)
     assert document["complete"]
     assert document["summary"][:2] == [
         "GPU: Fake GPU (sm90, 1 GiB); trt10.13.2.6",
