@@ -69,8 +69,10 @@ def loading(folder: Path, **options: Any) -> Iterator[Loading]:
         it = Loading(server, stub, slow)
         first = it.load(pb.RepositoryModelLoadRequest(model_name="slow"))
         eventually(lambda: slow.loads == 1, "the model is being loaded")
-        yield it
-        slow.open()
+        try:
+            yield it
+        finally:
+            slow.open()
         first.exception()
     assert repository.close(PATIENCE_SECONDS)
 
@@ -149,7 +151,7 @@ def test_invariant_4_a_message_larger_than_its_procedure_needs_is_refused_unread
     tmp_path: Path, *, compressed: bool
 ) -> None:
     message = gzip.compress(SETTINGS) if compressed else SETTINGS
-    with loading(tmp_path) as it:
+    with loading(tmp_path, allow_client_shm=True) as it:
         for procedure in SHORT:
             refused = it.send(procedure, message)
             assert refused.code() is Code.RESOURCE_EXHAUSTED, procedure
