@@ -35,15 +35,15 @@ def registered(way: str, rows: NDArray[np.float32], call: Call, setting: Setting
     """Have the server know the rows as the region NAME. `way` is one of the two."""
     on_gpu = way == CUDA_SHARED_MEMORY
     with _on_gpu(rows, call, setting) if on_gpu else _on_host(rows, call):
-        yield
-        if on_gpu:
-            call(
-                "CudaSharedMemoryUnregister",
-                pb.CudaSharedMemoryUnregisterRequest(name=NAME).SerializeToString(),
-            )
-        else:
-            gone = pb.SystemSharedMemoryUnregisterRequest(name=NAME)
-            call("SystemSharedMemoryUnregister", gone.SerializeToString())
+        try:
+            yield
+        finally:
+            if on_gpu:
+                gone = pb.CudaSharedMemoryUnregisterRequest(name=NAME).SerializeToString()
+                call("CudaSharedMemoryUnregister", gone)
+            else:
+                gone = pb.SystemSharedMemoryUnregisterRequest(name=NAME).SerializeToString()
+                call("SystemSharedMemoryUnregister", gone)
 
 
 @contextlib.contextmanager

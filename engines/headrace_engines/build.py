@@ -28,7 +28,7 @@ from headrace_engines.source import Source
 if TYPE_CHECKING:
     from headrace_engines.pipeline import Plan
 
-REVISION = 3
+REVISION = 4
 """Raised whenever the same source and tools come to make other bytes."""
 
 AUTO = "auto"

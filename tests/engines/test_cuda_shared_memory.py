@@ -12,7 +12,7 @@ from fake_memory import Bytes
 from fake_streams import EAGER, LATE, Order
 
 from headrace_engines.errors import DeviceError, EngineSpoilt, InputError
-from headrace_engines.runtime.cuda import shared_memory
+from headrace_engines.runtime.cuda import faults, shared_memory
 from headrace_engines.runtime.cuda.shared_memory import OpenedMemory, SharedMemory
 from headrace_engines.runtime.cuda.twins import Twins
 
@@ -78,6 +78,23 @@ def test_a_spoilt_context_fails_one_copy_and_not_the_next() -> None:
         with pytest.raises(EngineSpoilt):
             opened.read(0, 4)
         assert opened.read(0, 4) == theirs[:4].tobytes()
+
+
+def test_a_handle_that_cuda_takes_for_an_error_of_the_context_spoils_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So are handles from a container with processes of its own answered."""
+
+    def refuse(handle: bytes) -> tuple[int, int]:
+        raise faults.error("cuIpcOpenMemHandle", "CUDA_ERROR_INVALID_CONTEXT")
+
+    with shared(100) as (driver, memory, opened, theirs):
+        with monkeypatch.context() as patched:
+            patched.setattr(driver, "open_shared", refuse)
+            with pytest.raises(InputError, match=r"cannot be opened: .*INVALID_CONTEXT"):
+                memory.open(0, bytes(64), 8)
+        assert opened.read(0, 4) == theirs[:4].tobytes()
+        assert memory._bridges[0].gpu.generation == 1
 
 
 def test_a_lost_gpu_is_told() -> None:

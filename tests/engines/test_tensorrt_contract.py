@@ -47,6 +47,7 @@ _RTX: dict[str, dict[str, int | None]] = {
     },
     "IRuntimeCache": {"serialize": 0, "deserialize": 1},
     "DynamicShapesKernelSpecializationStrategy": {"EAGER": None},
+    "BuilderFlag": {"REQUIRE_USER_ALLOCATION": None},
 }  # fmt: skip
 """What TensorRT for RTX alone has, and is used of it alone."""
 _FAKES = (

@@ -123,6 +123,9 @@ class _Build:
             config.clear_flag(tensorrt.BuilderFlag.TF32)
         if settings.sparse_weights:
             config.set_flag(tensorrt.BuilderFlag.SPARSE_WEIGHTS)
+        # TensorRT for RTX allocates memory of its own where it may, which cannot stand in a CUDA graph.
+        if (flag := getattr(tensorrt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+            config.set_flag(flag)
         return config
 
     def _profile(self, network: Any, batches: tuple[int, int, int]) -> Any:

@@ -174,9 +174,11 @@ class CudaPythonDriver:
         flags = self._cuda.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
         status, address = self._cuda.cuIpcOpenMemHandle(native, flags)
         check(self._cuda, "cuIpcOpenMemHandle", status)
-        status, _, size = self._cuda.cuMemGetAddressRange(address)
+        status, base, size = self._cuda.cuMemGetAddressRange(address)
+        if status:
+            self._cuda.cuIpcCloseMemHandle(address)
         check(self._cuda, "cuMemGetAddressRange", status)
-        return int(address), int(size)
+        return int(address), int(base) + int(size) - int(address)
 
     def close_shared(self, address: int) -> None:
         (status,) = self._cuda.cuIpcCloseMemHandle(address)

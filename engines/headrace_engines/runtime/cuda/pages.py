@@ -27,6 +27,8 @@ def pages(size_bytes: int) -> Bytes:
         mapped = mmap.mmap(-1, whole_pages(size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise faults.error("mmap", "CUDA_ERROR_OUT_OF_MEMORY", str(error)) from error
+    if hasattr(mmap, "MADV_DONTFORK"):  # a fork would leave the GPU with pages that this process has no more
+        mapped.madvise(mmap.MADV_DONTFORK)
     return np.frombuffer(mapped, np.uint8, size_bytes)
 
 

@@ -222,9 +222,9 @@ class PycudaDriver:
         bindings.check_handle(handle)
         opened = self._cuda.IPCMemoryHandle(bytearray(handle))
         address = int(opened)
-        _, size_bytes = self._cuda.mem_get_address_range(address)
+        base, size_bytes = self._cuda.mem_get_address_range(address)
         self._shared.setdefault(address, []).append(opened)
-        return address, int(size_bytes)
+        return address, int(base) + int(size_bytes) - address
 
     @_telling
     def close_shared(self, address: int) -> None:

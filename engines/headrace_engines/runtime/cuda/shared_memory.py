@@ -96,7 +96,7 @@ class OpenedMemory:
                 address, size_bytes = driver.open_shared(self._handle)
             except CudaError as error:
                 if error.fault is not Fault.CALL:
-                    raise
+                    driver.free_bytes()  # fails, too, if it is the context: a client's handle spoils none
                 raise InputError(f"the CUDA IPC handle cannot be opened: {error}") from error
             if size_bytes < self._size_bytes:
                 driver.close_shared(address)
