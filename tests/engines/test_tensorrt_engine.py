@@ -148,8 +148,19 @@ def test_a_graph_that_answers_otherwise_is_not_used(
     assert [line for line in caplog.messages if "otherwise" in line] != []
 
 
-def test_a_driver_without_graphs_executes(models: Models, tmp_path: Path, driver: FakeDriver) -> None:
-    driver.fail("begin_capture", "CUDA_ERROR_NOT_SUPPORTED", times=1)
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("begin_capture", "CUDA_ERROR_NOT_SUPPORTED"),
+        ("end_capture", "CUDA_ERROR_OUT_OF_MEMORY"),
+        ("launch", "CUDA_ERROR_INVALID_VALUE"),
+        ("launch", "CUDA_ERROR_OUT_OF_MEMORY"),
+    ],
+)
+def test_what_cannot_be_done_of_graphs_is_executed_without(
+    models: Models, tmp_path: Path, driver: FakeDriver, call: str, error: str
+) -> None:
+    driver.fail(call, error, times=1)
     with opened(plan_of(models.mlp(), tmp_path), driver, max_batch_size=4) as engine:
         assert staged(engine, np.zeros((3, 4), np.float32))[0].shape == (3, 3)
         assert driver.calls["begin_capture"] == 1

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.errors import ExecutionError
-from headrace_engines.runtime.cuda.driver import Driver
+from headrace_engines.runtime.cuda.driver import CudaError, Driver, Fault
 from headrace_engines.runtime.gpu_sizes import chosen_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
@@ -89,6 +89,7 @@ class Contexts:
             sizes = chosen_sizes(
                 least, self._spec.max_batch_size, lambda size: self._timed(loaded, first, size)
             )
+        self._keep_compiled(loaded)  # what else goes wrong, the next start finds it
         for slot in others:
             self._fill(slot)
             for size in sizes:
@@ -185,7 +186,9 @@ class Contexts:
                 driver.zero(buffer.address, len(buffer.host), stream)
             self._graphs[slot, size] = graph
             check_alike(self._answers(driver, slot, size), expected)
-        except ExecutionError as error:
+        except (ExecutionError, CudaError) as error:
+            if isinstance(error, CudaError) and error.fault not in (Fault.CALL, Fault.MEMORY):
+                raise
             let_go(error)
             _log.warning("%s runs without CUDA graphs: %s", self._plan.path.name, str(error))
             self._captures = False

@@ -43,7 +43,7 @@ def captured(
             refusal = str(error)
         graph = holdings.graph(driver.end_capture(stream))
     except CudaError as error:
-        if error.fault is not Fault.CALL:
+        if error.fault not in (Fault.CALL, Fault.MEMORY):
             raise
         raise ExecutionError(refusal or str(error)) from error
     if refusal:
