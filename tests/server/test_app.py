@@ -322,3 +322,4 @@ def test_while_models_load_the_server_is_live_and_not_ready_and_can_be_stopped(
         assert server.rest_of_stdout() == ""
         assert sum("is ready after" in line for line in server.log) < 6
         assert server.log[-1].endswith("stopped")
+        assert not any("ERROR" in line for line in server.log)

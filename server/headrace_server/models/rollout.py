@@ -27,6 +27,7 @@ from headrace_server.models.rebuilds import Rebuilds
 from headrace_server.models.versions import LoadOptions, Version, open_version
 
 _logger = logging.getLogger(__name__)
+_STOPPING: Final = "the server is stopping"
 
 _LOOK_SECONDS: Final = 0.5
 """Between looks whether whoever waits is still there."""
@@ -188,7 +189,9 @@ class Rollout:
             if isinstance(outcome, Version):
                 opened[source.number] = outcome
             else:
-                _logger.error("model %s version %d is not served: %s", name, source.number, outcome)
+                # A stop is no fault: what it leaves out may be told after "stopped", and is nobody's error.
+                level = logging.DEBUG if outcome == _STOPPING else logging.ERROR
+                _logger.log(level, "model %s version %d is not served: %s", name, source.number, outcome)
                 failures[source.number] = outcome
         return opened, failures
 
@@ -196,7 +199,7 @@ class Rollout:
         """Return the version, or why it cannot be loaded."""
         with self._lock:
             if self._closing:
-                return "the server is stopping"
+                return _STOPPING
             self._loading += 1
         try:
             with long_loads.watched(name, source.number, self._parallel):
@@ -231,7 +234,7 @@ class Rollout:
         if is_late:
             for version in serving.values():
                 version.close()
-            raise ShuttingDown("the server is stopping")
+            raise ShuttingDown(_STOPPING)
         models = {number: version.model for number, version in serving.items()}
         self._catalogue.serve(name, models, failures, loaded)
         self._on_change()
