@@ -4,7 +4,8 @@ Decision trees and forests get scikit-learn's own thresholds, rounded so that FP
 before, and the ways that missing values go. Histogram-based boosting is written anew. Discriminant analysis
 between two classes is a logistic function of its score, of which the exporter takes twice as much. Scalers
 subtract what FP32 leaves of a mean, too: of large numbers that differ little, as dates are, it is much.
-A perceptron that predicts several values has a column for each.
+A perceptron that predicts several values has a column for each. What is made of columns before a model is in
+`sklearn_columns`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers import sklearn_columns
 from headrace_engines.importers.sklearn_histogram import histogram, rounded_down
 
 _EXPORTED: Final = (
@@ -50,6 +52,7 @@ def register() -> None:
             register_converter(name, partial(replacement, known._fct), True, known._options)
     for name in _HISTOGRAM:
         register_converter(name, histogram, True, _converter_pool[name]._options)
+    sklearn_columns.register_shapes()
 
 
 def _completed(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
@@ -150,4 +153,13 @@ def _scaled(exporter: Converter, scope: Any, operator: Any, container: Any) -> N
         value = output
 
 
-_SINGLE: Final = {"SklearnLinearClassifier": _logistic, "SklearnMLPRegressor": _in_columns}
+_SINGLE: Final = {
+    "SklearnBinarizer": sklearn_columns.binarized,
+    "SklearnImputer": sklearn_columns.imputed,
+    "SklearnKBinsDiscretizer": sklearn_columns.binned,
+    "SklearnLinearClassifier": _logistic,
+    "SklearnMLPRegressor": _in_columns,
+    "SklearnNormalizer": sklearn_columns.normalized,
+    "SklearnOneHotEncoder": sklearn_columns.one_hot,
+    "SklearnSimpleImputer": sklearn_columns.imputed,
+}
