@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from bench.gpu_check import engine, opening
+from bench.gpu_check import opening
+from bench.gpu_check.answers import judge
 from bench.gpu_check.cases import find
+from bench.gpu_check.engine import speeds
 from bench.gpu_check.record import Record
 from bench.gpu_check.setting import Setting
 from headrace_engines.runtime import onnxruntime_cuda
@@ -14,7 +16,8 @@ def measure(setting: Setting, record: Record, subject: str) -> None:
     if not onnxruntime_cuda.available():
         record.fact("ONNX Runtime on the GPU", "not here: the one that is installed has no CUDA provider")
         return
+    case, name = find(setting, subject), f"{subject} in ONNX Runtime"
     with opening.shared(setting) as gpu:
-        engine.tried(
-            find(setting, subject), f"{subject} in ONNX Runtime", opening.provider, gpu, setting, record
-        )
+        with record.step("comparing"):
+            judge(case, name, opening.provider, gpu, None, setting, record)
+        speeds(case, name, opening.provider, gpu, setting, record)

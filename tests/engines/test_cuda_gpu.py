@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -137,6 +138,51 @@ def test_a_reset_waits_for_the_threads_that_are_inside() -> None:
             thread.join()
         assert generations == [2, 2, 2]
         assert driver.calls["reset"] == 1
+        made.close()
+
+
+def test_a_reset_waits_longer_for_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_PATIENCE_SECONDS", 0.0)
+    with FakeDriver() as driver:
+        made = fake_gpu(driver)
+        inside, leave = threading.Event(), threading.Event()
+        refused: list[bool] = []
+
+        def compile_on_the_host() -> None:
+            with made.load(1):
+                inside.set()
+                leave.wait()
+            try:
+                with made.load(1):
+                    pass
+            except EngineSpoilt as error:
+                refused.append(error.was_executed)
+
+        class Waited(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if "is being loaded" in record.getMessage():
+                    leave.set()
+
+        waited = Waited()
+        monkeypatch.setattr(context.logger, "handlers", [waited])
+        loading = threading.Thread(target=compile_on_the_host)
+        loading.start()
+        inside.wait()
+        spoil(made, driver)
+        assert made.renew(1) == 2
+        loading.join()
+        assert refused == [False]
+        with made.load(2) as loaded:
+            assert loaded.free_bytes() == driver.facts.total_bytes
+        made.close()
+
+
+def test_a_load_that_does_not_come_back_loses_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_LOADING_PATIENCE_SECONDS", 0.01)
+    with FakeDriver() as driver:
+        made = fake_gpu(driver)
+        with made.load(1), pytest.raises(DeviceError, match="a step of a load has not returned"):
+            made.renew(1)
         made.close()
 
 

@@ -29,7 +29,7 @@ from headrace_engines.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
-from headrace_engines.runtime import onnxruntime_cuda
+from headrace_engines.runtime import onnx_provider
 from headrace_engines.runtime.cuda.pools import Pools
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.runtime.onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -219,9 +219,25 @@ def test_operators_that_the_gpu_lacks_are_named_once(models, caplog):
             engine.close()
     told = [record.getMessage() for record in caplog.records if "CPU" in record.getMessage()]
     assert told == [
-        f"{path.name}: ONNX Runtime executes 2 operators on the CPU, and copies what they take and give: "
-        "NonZero 'mask', Unique 'kinds'"
+        f"{path.name}: ONNX Runtime executes 2 operators on the CPU, and copies what they take and give, so "
+        "that each batch is waited for: NonZero 'mask', Unique 'kinds'"
     ]
+
+
+@pytest.mark.parametrize("order", [LATE, EAGER, 7])
+def test_operators_on_the_cpu_see_what_was_copied_in(models, order):
+    path = models.mlp((4, 8, 3))
+    x = rows_of(8)
+    (y,) = expected(path, x)
+    with FakeDriver(order) as driver, fake_provider(driver) as provider:
+        provider.on_cpu = (("NonZero", "mask"),)
+        engine = OnnxRuntimeCudaEngine(path, gpu=fake_gpu(driver), max_batch_size=8)
+        with contextlib.closing(engine):
+            bench = Bench(driver, provider, engine)
+            bench.submit(0, x[:5])
+            bench.submit(1, x[5:])
+            np.testing.assert_array_equal(bench.wait(0)[0], y[:5])
+            np.testing.assert_array_equal(bench.wait(1)[0], y[5:])
 
 
 def test_a_batch_that_the_library_refuses_leaves_the_engine_whole(models):
@@ -368,9 +384,7 @@ def test_a_model_made_for_tensorrt_is_served(models):
 
 
 def test_this_onnx_runtime_has_the_provider_or_not():
-    assert onnxruntime_cuda.available() is (
-        onnxruntime_cuda.PROVIDER in onnxruntime.get_available_providers()
-    )
+    assert onnx_provider.available() is (onnx_provider.PROVIDER in onnxruntime.get_available_providers())
 
 
 def test_every_name_that_is_used_of_the_library_is_there(models):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import FakeDriver
+from fake_cuda import FakeDriver, fake_gpu
 from fake_tensorrt import FakeLibrary, library, opened, plan_of
 from onnx import TensorProto
 from onnx_models import Models
@@ -16,11 +18,14 @@ from onnx_models import Models
 from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.errors import (
     DeclarationError,
+    EngineSpoilt,
     MemoryExhausted,
     ModelFileError,
     UnsupportedModelError,
 )
 from headrace_engines.plans.nvidia import RTX, TENSORRT
+from headrace_engines.runtime.cuda import context
+from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
 from headrace_engines.runtime.tensorrt.plan_file import Expected
 from headrace_engines.spec import ANY, TensorSpec
 
@@ -141,3 +146,43 @@ def test_what_was_compiled_is_kept_for_the_next_start(
     kept.write_bytes(kept.read_bytes()[:-1])
     with opened(plan, driver, by=by, max_batch_size=4, caches=caches):
         assert compiled != []
+
+
+def test_a_plan_that_is_being_read_in_is_waited_for_by_a_reset(
+    models: Models, tmp_path: Path, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "_PATIENCE_SECONDS", 0.0)
+    plan = plan_of(models.adding(1), tmp_path)
+    gpu = fake_gpu(driver)
+    by = library(driver)
+    reading, read = threading.Event(), threading.Event()
+    runtime_of = by.module().Runtime
+
+    def slow_runtime(logger: Any) -> Any:
+        reading.set()
+        assert read.wait(60)
+        return runtime_of(logger)
+
+    class Waited(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "is being loaded" in record.getMessage():
+                read.set()
+
+    monkeypatch.setattr(by.module(), "Runtime", slow_runtime)
+    monkeypatch.setattr(context.logger, "handlers", [Waited()])
+    engines: list[TensorRtEngine] = []
+    assert gpu.share()
+    loading = threading.Thread(
+        target=lambda: engines.append(TensorRtEngine(plan, library=by, gpu=gpu, max_batch_size=4))
+    )
+    loading.start()
+    assert reading.wait(60)
+    driver.fail("stream", "CUDA_ERROR_ILLEGAL_ADDRESS")
+    with pytest.raises(EngineSpoilt), gpu.use(1) as inside:
+        inside.stream()
+    assert gpu.renew(1) == 2
+    loading.join()
+    (engine,) = engines
+    np.testing.assert_array_equal(staged(engine, np.ones((3, 3), np.float32))[0], 2)
+    engine.close()
+    gpu.close()

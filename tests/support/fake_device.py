@@ -114,6 +114,25 @@ class FakeDevice:
             )
             self._put(task, self._by_handle(stream))
 
+    def compute_beside(
+        self, reads: Places, writes: Places, compute: Callable[[list[Bytes], list[Bytes]], None]
+    ) -> None:
+        """Do now what a library does beside all streams: Misuse where work uses it that nobody waited for."""
+        with self._calling("compute_beside"):
+            read = [self._anywhere(*place) for place in reads]
+            written = [self._anywhere(*place) for place in writes]
+            for spans, is_write in ((read, False), (written, True)):
+                for span in spans:
+                    for access in conflicts(span, is_write=is_write, known=self._timeline.known):
+                        raise Misuse(f"a library uses {span.block} beside {access.label}")
+            compute(views(read), views(written))
+
+    def check_pushed(self, what: str) -> None:
+        """Have it be a Misuse unless the thread has the context."""
+        with self._calling(what, needs_context=False):
+            if not self._pushed[threading.get_ident()]:
+                raise Misuse(f"{what} on a thread that has not pushed the context")
+
     def is_capturing(self, stream: int) -> bool:
         """Whether what the stream of this handle is given is noted and not done."""
         with self._calling("is_capturing"):

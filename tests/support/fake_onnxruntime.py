@@ -76,6 +76,7 @@ class Session:
             raise provider.cannot_open
         self._real = _REAL(path, options, providers=[CPU], enable_fallback=0)
         if self._options is not None:
+            provider.driver.check_pushed("a session is opened")
             provider.opened.append(self._options)
             stream = self._options.get("user_compute_stream", "")
             weakref.finalize(self, provider.ended.append, stream).atexit = False
@@ -109,17 +110,22 @@ class Session:
             self._real.run_with_iobinding(binding, run_options)
             return
         assert binding.session is self
-        assert run_options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
         if self._provider.failures:
             raise self._provider.failures.popleft()
-        stream = int(self._options["user_compute_stream"])
         reads = [bound.place for bound in binding.inputs]
         writes = [bound.place for bound in binding.outputs]
+        if self._provider.on_cpu:  # which reads and writes beside the stream
+            self._provider.driver.compute_beside(reads, writes, binding.compute)
+            return
+        assert run_options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        stream = int(self._options["user_compute_stream"])
         self._provider.driver.enqueue(stream, reads, writes, binding.compute, label="a session")
 
     def run(self, *arguments: Any) -> Any:
-        if self._options is not None and self._provider.failures:
-            raise self._provider.failures.popleft()
+        if self._options is not None:
+            self._provider.driver.check_pushed("a session is executed")
+            if self._provider.failures:
+                raise self._provider.failures.popleft()
         return self._real.run(*arguments)
 
 

@@ -2,7 +2,10 @@
 
 The session puts its work into the engine's own stream and waits for nothing. Each slot and batch size has a
 binding of its own to the slot's buffers on the GPU, so that a batch costs ONNX Runtime neither copies nor
-allocations. Its arena keeps what a batch of each size takes beside them, since one of each is run first.
+allocations. Its arena grows as the first batches of each size take memory beside them, and keeps that.
+
+Operators that stay on the CPU read and write beside the stream. A model with such is waited for: before an
+execution until its rows are on the GPU, and in it until its answers are.
 
 Sessions are not shared between instances: a session has one stream. ONNX Runtime can also capture CUDA
 graphs; that needs a session for each size, and every operator on the GPU, and is left to plans.
@@ -12,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,26 +34,16 @@ from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.gpu_sizes import chosen_sizes
 from headrace_engines.runtime.holdings import Holdings
-from headrace_engines.runtime.lifetimes import keep_for_ever
-from headrace_engines.runtime.onnx_session import CPU, NATIVE_ERRORS, OnnxSession, fail
+from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
+from headrace_engines.runtime.onnx_provider import ProviderFile
+from headrace_engines.runtime.onnx_session import NATIVE_ERRORS, OnnxSession, fail
 from headrace_engines.runtime.staged import Arrays, StagedEngine
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.spec import ModelSpec
 
-_log = logging.getLogger(__name__)
-
-PROVIDER: Final = "CUDAExecutionProvider"
-_MOST_NAMED: Final = 8
-"""Operators that a line of the log names."""
 _EXECUTIONS: Final = 3
 """Of each size at load: the quickest is what it takes, since the first ones find the algorithms."""
-_ENTRIES: Final = {"session.record_ep_graph_assignment_info": "1"}
 _UNWAITED: Final = ("disable_synchronize_execution_providers", "1")
-
-
-def available() -> bool:
-    """Whether this ONNX Runtime has a CUDA provider; whether it finds its libraries is seen at load."""
-    return PROVIDER in onnxruntime.get_available_providers()
 
 
 class OnnxRuntimeCudaEngine(StagedEngine):
@@ -74,7 +66,7 @@ class OnnxRuntimeCudaEngine(StagedEngine):
         does, UnsupportedModelError also where ONNX Runtime cannot start its CUDA provider, MemoryExhausted
         with the numbers, EngineSpoilt or DeviceError.
         """
-        self._file = _File(path, max_batch_size, declaration)
+        self._file = ProviderFile(path, max_batch_size, declaration)
         self._is_measured = False
         try:
             seen = OnnxSession(path, max_batch_size=max_batch_size, declaration=declaration, fuses=False)
@@ -101,98 +93,57 @@ class OnnxRuntimeCudaEngine(StagedEngine):
             raise DeviceError(f"ONNX Runtime does not begin anew on GPU {self.gpu}: {error}") from error
 
     def _made(self, holdings: Holdings, staging: Staging | None) -> _Session:
-        return _Session(self._file, self._gpu, self.spec, staging, is_measured=self._is_measured)
-
-
-class _File:
-    """A model's file, as sessions are opened of it."""
-
-    def __init__(self, path: Path, max_batch_size: int, declaration: Declaration) -> None:
-        self._path = path
-        self._max_batch_size = max_batch_size
-        self._declaration = declaration
-        self._is_told = False
-
-    def open(self, gpu: int, stream: int | None) -> OnnxSession:
-        """Return a session on the GPU, and in the stream if there is one."""
-        _preload()
-        options = {
-            "device_id": str(gpu),
-            "arena_extend_strategy": "kSameAsRequested",
-            # A search among all algorithms takes seconds for each convolution and batch size.
-            "cudnn_conv_algo_search": "HEURISTIC",
-            "do_copy_in_default_stream": "1",
-            # Nobody has judged what the model answers with rounded factors.
-            "use_tf32": "0",
-        }
-        if stream is not None:
-            options["user_compute_stream"] = str(stream)
-        session = OnnxSession(
-            self._path,
-            max_batch_size=self._max_batch_size,
-            declaration=self._declaration,
-            providers=((PROVIDER, options), *CPU),
-            entries=_ENTRIES,
-        )
-        if PROVIDER not in session.native.get_providers():
-            raise UnsupportedModelError(
-                f"{self._path.name}: ONNX Runtime's CUDA provider cannot be started: are the CUDA and cuDNN "
-                "libraries there that it was built with?"
-            )
-        self._tell_of_the_cpu(session)
-        return session
-
-    def _tell_of_the_cpu(self, session: OnnxSession) -> None:
-        """Log, once, which operators the GPU has no kernels for."""
-        nodes = [
-            f"{node.op_type} {node.name!r}"
-            for part in session.native.get_provider_graph_assignment_info()
-            if part.ep_name != PROVIDER
-            for node in part.get_nodes()
-        ]
-        if nodes and not self._is_told:
-            named = ", ".join(nodes[:_MOST_NAMED]) + (", …" if len(nodes) > _MOST_NAMED else "")
-            _log.warning(
-                "%s: ONNX Runtime executes %d operators on the CPU, and copies what they take and give: %s",
-                self._path.name,
-                len(nodes),
-                named,
-            )
-        self._is_told = True
+        return _Session(self._file, self._gpu, self.spec, holdings, staging, is_measured=self._is_measured)
 
 
 class _Session:
     """A session in one context of the GPU."""
 
     def __init__(
-        self, file: _File, gpu: Gpu, spec: ModelSpec, staging: Staging | None, *, is_measured: bool
+        self,
+        file: ProviderFile,
+        gpu: Gpu,
+        spec: ModelSpec,
+        holdings: Holdings,
+        staging: Staging | None,
+        *,
+        is_measured: bool,
     ) -> None:
         """Take the batch sizes from the spec, if they were chosen by measurement; else choose them."""
         self._file = file
         self._gpu = gpu
         self._spec = spec
+        self._holdings = holdings
         self._staging = staging
         self._is_measured = is_measured
         self._use = gpu.use(0)
         self._opened: OnnxSession | None = None
         self._bound: dict[tuple[int, int], onnxruntime.IOBinding] = {}
-        self._unwaited = onnxruntime.RunOptions()
-        self._unwaited.add_run_config_entry(*_UNWAITED)
+        self._options = onnxruntime.RunOptions()
+        self._placed: Any = None
+        """The event that a batch's rows are on the GPU, where that is waited for."""
 
     def open(self, generation: int) -> tuple[int, ...]:
         """Load the file, bind every slot at every batch size, and execute each size."""
         self._use = self._gpu.use(generation)
-        stream = None if self._staging is None else self._staging.computing.handle
         try:
-            self._opened = self._file.open(self._gpu.facts.index, stream)
+            with self._gpu.load(generation) as driver:
+                try:
+                    self._open(driver)
+                except BaseException as error:
+                    let_go(error)  # a session must end here, where the GPU's context is
+                    raise
             return self._ready_sizes(self._staging) if self._staging else ()
         except EngineError as error:
             raise self._failure(error) from error
 
     def enqueue(self, driver: Driver, slot: int, size: int) -> None:
-        """Have the session put its work into the computing stream."""
+        """Have the session put its work into the computing stream, or do it where some is the CPU's."""
+        if self._placed is not None and self._staging is not None:
+            driver.record(self._placed, self._staging.computing)
+            driver.synchronize(self._placed)
         try:
-            self._session.native.run_with_iobinding(self._bound[slot, size], self._unwaited)
+            self._session.native.run_with_iobinding(self._bound[slot, size], self._options)
         except NATIVE_ERRORS as error:
             fail(error)
 
@@ -224,6 +175,14 @@ class _Session:
             raise EngineSpoilt("the session was closed", was_executed=False)
         return self._opened
 
+    def _open(self, driver: Driver) -> None:
+        stream = None if self._staging is None else self._staging.computing.handle
+        session = self._opened = self._file.open(self._gpu.facts.index, stream)
+        if self._file.uses_cpu(session):
+            self._placed = self._holdings.event(driver)
+        else:
+            self._options.add_run_config_entry(*_UNWAITED)
+
     def _ready_sizes(self, staging: Staging) -> tuple[int, ...]:
         for buffer in staging.inputs(0):
             buffer[...] = 0  # anything else might be an index that is out of range
@@ -245,7 +204,7 @@ class _Session:
         self._bind(staging, 0, size)
         took = []
         for _ in range(_EXECUTIONS):
-            with self._use as driver:
+            with self._gpu.load(self._use.generation) as driver:
                 staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0, size))
                 staging.collect(driver, 0)
             times = staging.times(0)
@@ -276,9 +235,3 @@ class _Session:
         if isinstance(error, MemoryExhausted):
             return MemoryExhausted(f"{error}; {free_bytes} of {total_bytes} bytes of GPU {index} are free")
         return UnsupportedModelError(f"on GPU {index}: {error}")
-
-
-@functools.cache
-def _preload() -> None:
-    """Load the CUDA libraries that came as packages of Python's, where the provider would not look."""
-    onnxruntime.preload_dlls()

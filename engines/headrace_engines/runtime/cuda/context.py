@@ -4,6 +4,10 @@ An error that spoils the context spoils what every engine has in it. So the cont
 names the one that an engine's memory, streams and plans are of, and is refused once that has passed, until
 the engine has renewed itself in the next one. The first engine that asks for it (`renew`) has the context
 reset and the GPU proved; the others find it done.
+
+A reset beneath a library that is at work ends the process. So whoever is at work is counted: those who
+execute, and come back in moments once the context is spoilt, and those who load, and may be at work on the
+host for minutes before the GPU tells them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from headrace_engines.runtime.cuda.twins import Twins
 logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS: Final = 10.0
-"""How long a reset waits for threads that are inside a call; each meets the error that spoilt the context."""
+"""How long a reset waits for threads that execute; each meets the error that spoilt the context."""
+_LOADING_PATIENCE_SECONDS: Final = 300.0
+"""How long it waits, after them, for a step of a load: reading a plan in, or compiling for one batch size."""
 
 
 class Gpu:
@@ -38,7 +44,9 @@ class Gpu:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._users = 1
-        self._inside = 0
+        self._executing = 0
+        self._loading = 0
+        """How many threads are inside `use` and inside `load`."""
         self._renewing = False
         self._spoilt: str | None = None
         self._lost: str | None = None
@@ -61,11 +69,18 @@ class Gpu:
         use = self._use
         return use if use.generation == generation else Use(self, generation)
 
+    def load(self, generation: int) -> Use:
+        """Return the way to the driver for a step of a load, in which a library may be at work on the host.
+
+        A context that is spoilt meanwhile is reset when the step has come back: so a load takes many.
+        """
+        return Use(self, generation, loads=True)
+
     def renew(self, generation: int) -> int:
         """Return the generation that follows `generation`, in a context that was proved to work.
 
-        The first caller makes it, others wait for it. Not from inside `use`: it waits until no thread is.
-        Raises DeviceError if the GPU does not answer, and from then on everything does.
+        The first caller makes it, others wait for it. Not from inside `use` or `load`: it waits until no
+        thread is. Raises DeviceError if the GPU does not answer, and from then on everything does.
         """
         with self._lock:
             while self._renewing and self._lost is None:
@@ -75,9 +90,9 @@ class Gpu:
                 return self.generation
             self._renewing = True
             self._spoilt = self._spoilt or "a fresh context was asked for"
-            is_free = self._changed.wait_for(lambda: not self._inside or self._lost, _PATIENCE_SECONDS)
+            stuck = self._await_others()
         try:
-            self._start_afresh(is_free=bool(is_free))
+            self._start_afresh(stuck)
         finally:
             with self._lock:
                 self._renewing = False
@@ -155,9 +170,19 @@ class Gpu:
             logger.warning("GPU %d: the context could not be given up: %s", self.facts.index, error)
         self._forget()
 
-    def _start_afresh(self, *, is_free: bool) -> None:
-        if not is_free:
-            self.declare_lost(f"a call has not returned for {_PATIENCE_SECONDS:g} s")
+    def _await_others(self) -> str:
+        """Wait, with the lock, until no thread is inside; return what has not come back, "" if all has."""
+        if not self._changed.wait_for(lambda: not self._executing or self._lost, _PATIENCE_SECONDS):
+            return f"a call has not returned for {_PATIENCE_SECONDS:g} s"
+        if self._loading:
+            logger.warning("GPU %d: a model is being loaded: the reset waits for it", self.facts.index)
+        if not self._changed.wait_for(lambda: not self._loading or self._lost, _LOADING_PATIENCE_SECONDS):
+            return f"a step of a load has not returned for {_LOADING_PATIENCE_SECONDS:g} s"
+        return ""
+
+    def _start_afresh(self, stuck: str) -> None:
+        if stuck:
+            self.declare_lost(stuck)
         self._check_not_lost()
         logger.warning("GPU %d: the context is reset: %s", self.facts.index, self._spoilt)
         try:
@@ -187,10 +212,20 @@ class Gpu:
             f"GPU {self.facts.index}: the engine's context has ended{why}", was_executed=False
         )
 
-    def _leave(self) -> None:
+    def _enter(self, *, loads: bool) -> None:
+        """Count the thread in; the lock is held."""
+        if loads:
+            self._loading += 1
+        else:
+            self._executing += 1
+
+    def _leave(self, *, loads: bool) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._renewing and not self._inside:
+            if loads:
+                self._loading -= 1
+            else:
+                self._executing -= 1
+            if self._renewing:
                 self._changed.notify_all()
 
     def _met(self, error: CudaError, *, was_executed: bool) -> EngineError:
@@ -231,23 +266,25 @@ class Use:
     one may be inside itself.
     """
 
-    __slots__ = ("_gpu", "generation")
+    __slots__ = ("_gpu", "_loads", "generation")
 
-    def __init__(self, gpu: Gpu, generation: int) -> None:
+    def __init__(self, gpu: Gpu, generation: int, *, loads: bool = False) -> None:
         self._gpu = gpu
+        self._loads = loads
         self.generation = generation
 
     def __enter__(self) -> Driver:
         gpu = self._gpu
         with gpu._lock:
-            if gpu._use is not self or gpu._spoilt is not None or gpu._lost is not None:
+            is_past = gpu._use.generation != self.generation
+            if is_past or gpu._spoilt is not None or gpu._lost is not None:
                 raise gpu._refusal()
-            gpu._inside += 1
+            gpu._enter(loads=self._loads)
         driver = gpu._driver
         try:
             driver.push()
         except CudaError as error:
-            gpu._leave()
+            gpu._leave(loads=self._loads)
             raise gpu._met(error, was_executed=False) from error
         return driver
 
@@ -261,6 +298,6 @@ class Use:
             # What the work met tells more than that the context could not be put away after it.
             error = error or popping
         finally:
-            gpu._leave()
+            gpu._leave(loads=self._loads)
         if error is not None and isinstance(error, CudaError):
             raise gpu._met(error, was_executed=True) from error

@@ -72,7 +72,7 @@ class Contexts:
         """Make every size ready in every slot: executed, and captured where that can be done."""
         self._generation = generation
         loaded = self._loaded = self._plan.open(generation)
-        with self._plan.gpu.use(generation) as driver:
+        with self._plan.gpu.load(generation) as driver:
             try:
                 self._reserve(loaded, driver)
             except BaseException as error:
@@ -156,7 +156,7 @@ class Contexts:
         return min(took)
 
     def _prepare(self, loaded: LoadedPlan, slot: int, size: int) -> None:
-        with self._plan.gpu.use(self._generation) as driver:
+        with self._plan.gpu.load(self._generation) as driver:
             self._contexts[slot, size] = loaded.context(driver)
             self._bind(loaded, slot, size)
             expected = self._answers(driver, slot, size)
@@ -202,5 +202,5 @@ class Contexts:
 
     def _keep_compiled(self, loaded: LoadedPlan) -> None:
         if loaded.cache:
-            with self._plan.gpu.use(self._generation):
+            with self._plan.gpu.load(self._generation):
                 loaded.cache.save()

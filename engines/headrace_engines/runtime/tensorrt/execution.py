@@ -47,7 +47,7 @@ def shapes_of_outputs(
 ) -> Iterator[Callable[[Mapping[str, Shape]], dict[str, Shape]]]:
     """Give a function that tells the outputs' shapes for those of inputs; raises as `set_shapes` does."""
     holdings = Holdings(gpu)
-    with gpu.use(generation) as driver:
+    with gpu.load(generation) as driver:
         stream = holdings.stream(driver)
         contexts = [loaded.context(driver)]
         try:

@@ -150,7 +150,7 @@ class Plan:
         self._users = 0
 
     def _load(self, file: PlanFile, generation: int) -> LoadedPlan:
-        with self.gpu.use(generation) as driver:
+        with self.gpu.load(generation) as driver:
             try:
                 return self._taken(file, driver)
             except BaseException as error:

@@ -43,7 +43,7 @@ class Unstaged:
         """Make the context, and the buffers for the largest inputs."""
         self._generation = generation
         loaded = self._loaded = self._plan.open(generation)
-        with self._plan.gpu.use(generation) as driver:
+        with self._plan.gpu.load(generation) as driver:
             try:
                 self._reserve(loaded, driver)
             except BaseException as error:
@@ -61,7 +61,8 @@ class Unstaged:
         came = {
             t.name: array for t, array in zip(self._spec.inputs, arrays, strict=True) if array is not None
         }
-        with self._plan.gpu.use(self._generation) as driver:
+        # As a step of a load: what TensorRT for RTX has not executed yet, it compiles.
+        with self._plan.gpu.load(self._generation) as driver:
             loaded, stream = self._loaded, self._stream
             if loaded is None or stream is None:
                 raise ValueError("the engine is closed")
