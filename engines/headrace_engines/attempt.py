@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from headrace_engines import gates, independence, metrics, trial
+from headrace_engines import gates, independence, metrics, timing, trial
 from headrace_engines.compress.make import compress
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.compress.sensitivity import LayerError, errors
 from headrace_engines.compress.steps import Half, Quantise, QuantiseFloat8
 from headrace_engines.engine import Engine
 from headrace_engines.errors import EngineError, GateError, ModelFileError, UnsupportedModelError
-from headrace_engines.gates import Quality, Speed
+from headrace_engines.gates import Quality
 from headrace_engines.judgement import Answers, Judgement
 from headrace_engines.manifest import Artefact, Recipe, artefact_of
 from headrace_engines.metrics import AGREEMENT
@@ -31,10 +31,9 @@ from headrace_engines.source import Prepared
 
 _log = logging.getLogger(__name__)
 
-GOOD: Final = "as good as FP32 and faster"
+GOOD: Final = "as good as FP32"
 GOOD_ELSEWHERE: Final = "as good as FP32; its speed shows on a GPU alone"
 NOT_GOOD: Final = "not good enough: it lost too much against FP32"
-NOT_FASTER: Final = "not better: no faster than FP32"
 NOT_ROWS: Final = "not served: the rows of a batch would change each other"
 
 _LAYER_ROWS: Final = 64
@@ -61,7 +60,8 @@ class Reference:
 class Attempt:
     """What came of a recipe; without a comparison where nothing could be made by it.
 
-    `recipe` is what was done in the end, with the layers that were kept in FP32.
+    `recipe` is what was done in the end, with the layers that were kept in FP32. `artefact` is judged by its
+    answers, which are the same wherever it is made again; what was measured stands in `comparison`.
     """
 
     recipe: Recipe
@@ -100,7 +100,7 @@ def attempt(how: Compression, reference: Reference) -> Attempt:
         raise  # of the folder, which no recipe could be made in
     except Exception as error:  # of a library, whose fault with one recipe is no reason to lose the others
         _log.warning("%s failed", how.name, exc_info=True)
-        told = " ".join(f"{type(error).__name__}: {error}".split())
+        told = " ".join(f"{type(error).__name__}: {error}".replace(f"{path.parent}/", "").split())
         made = Attempt(how.recipe, _refused(how, path, f"could not be made: {told}"), None)
     if not made.artefact.passed:
         path.unlink(missing_ok=True)
@@ -165,7 +165,10 @@ def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) 
         return replace(
             made, artefact=passed, comparison=replace(comparison, passed=True, verdict=GOOD_ELSEWHERE)
         )
-    return _timed(made, comparison, engine, reference)
+    rows, sizes = reference.prepared.held_out, reference.sizes
+    return replace(
+        made, comparison=timing.timed(comparison, path.name, engine, reference.engine, rows, sizes)
+    )
 
 
 def _not(made: Attempt, reason: str, verdict: str) -> Attempt:
@@ -185,27 +188,6 @@ def _answers_judged(path: Path, engine: Engine, reference: Reference) -> _Trial:
     except GateError as error:
         return _Trial(quality, likeness, str(error))
     return _Trial(quality, likeness, "")
-
-
-def _timed(made: Attempt, comparison: Comparison, engine: Engine, reference: Reference) -> Attempt:
-    """Compare the speed, once more if there is no gain: a busy machine may have hidden it.
-
-    The verdict is stored with the artefacts, so it would outlive whatever kept the machine busy.
-    """
-    sizes = [size for size in reference.sizes if size <= max(engine.spec.max_batch_size, 1)]
-    speeds = _speeds(engine, reference, sizes)
-    if gates.speed_ratio(speeds) < gates.MIN_SPEED_RATIO:
-        speeds = _speeds(engine, reference, sizes)
-    timed = replace(made, comparison=replace(comparison, speeds=speeds, passed=True))
-    try:
-        gates.check_speed(made.artefact.file, speeds)
-    except GateError as error:
-        return _not(replace(made, comparison=replace(comparison, speeds=speeds)), NOT_FASTER, str(error))
-    return timed
-
-
-def _speeds(engine: Engine, reference: Reference, sizes: Sequence[int]) -> tuple[Speed, ...]:
-    return trial.compare_speed(reference.engine, engine, reference.prepared.held_out, sizes)
 
 
 def _likeness(answers: Answers, reference: Reference) -> dict[str, float]:

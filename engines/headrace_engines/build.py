@@ -28,7 +28,7 @@ from headrace_engines.source import Source
 if TYPE_CHECKING:
     from headrace_engines.pipeline import Plan
 
-REVISION = 4
+REVISION = 5
 """Raised whenever the same source and tools come to make other bytes."""
 
 AUTO = "auto"
@@ -120,8 +120,7 @@ def build(
             lambda: progress("waiting for another build", 0.0),
         )
     progress("publishing", 0.95)
-    with folders.writing(into):
-        folder, is_new = publication.publish(entry, into, name)
+    folder, is_new = publication.publish(entry, into, name)
     progress("done", 1.0)
     return BuildResult(folder, cached, is_new, entry.manifest, entry.report)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from typing import Final
 from headrace_engines import manifest
 from headrace_engines.declaration import Declaration
 from headrace_engines.manifest import FP32, Artefact, Manifest
+from headrace_engines.standing import CPU_TARGET, Standing
 
 MODEL: Final = "model.onnx"
 PLAN: Final = "model.plan"
@@ -20,7 +21,6 @@ TENSORRT: Final = "tensorrt_plan"
 _PYTHON: Final = "python"
 _ONNX: Final = "onnxruntime_onnx"
 _PLANS: Final = ".plan"
-CPU_TARGET: Final = "cpu"
 _GPU_TARGET: Final = "tensorrt"
 _QUANTISED: Final = "quantise"
 """How the steps are called that put Q/DQ pairs into a graph."""
@@ -100,11 +100,13 @@ def on_gpu(folder: Path, described: Manifest | None, declaration: Declaration) -
     return found
 
 
-def on_cpu(folder: Path, described: Manifest | None, declaration: Declaration) -> list[Candidate]:
+def on_cpu(
+    folder: Path, described: Manifest | None, known: Sequence[Standing], declaration: Declaration
+) -> list[Candidate]:
     """Return the files that the CPU may execute: those made for it before the one they came from.
 
-    What was made stands in the manifest in the order of its speed. Where a file was declared, that is the
-    only one.
+    `known` has the manifest's artefacts in the order in which they serve. Where a file was declared, that is
+    the only one.
     """
     if is_plan(declaration):
         return []
@@ -112,19 +114,26 @@ def on_cpu(folder: Path, described: Manifest | None, declaration: Declaration) -
         return _declared(folder, described, declaration.file, Runner.CPU)
     if described is None:
         return _present(Candidate(folder / MODEL, None, "the only model, as it was put here"))
-    return _passed(folder, [one for one in described.artefacts if one.target == CPU_TARGET], Runner.CPU)
+    fit = [one for one in known if one.may_serve and one.artefact.target == CPU_TARGET]
+    fit.sort(key=lambda one: one.artefact.recipe == FP32)
+    return [Candidate(folder / one.artefact.file, one.artefact, one.reason) for one in fit]
 
 
-def ruled_out(folder: Path, described: Manifest | None, why_no_gpu: str) -> Iterator[tuple[str, str]]:
+def ruled_out(
+    folder: Path, described: Manifest | None, known: Sequence[Standing], why_no_gpu: str
+) -> Iterator[tuple[str, str]]:
     """Yield the files that are not worth opening, and why; `why_no_gpu` is "" where a GPU may be used."""
     for name, reason in _NOT_SERVED.items():
         if (folder / name).exists():
             yield name, reason
     if why_no_gpu and described is None and (folder / PLAN).exists():
         yield PLAN, f"needs a GPU: {why_no_gpu}"
-    for artefact in described.artefacts if described else ():
+    for standing in known:
+        artefact = standing.artefact
         if not artefact.passed:
             yield artefact.file, f"not good enough: {artefact.reason}"
+        elif not standing.may_serve:
+            yield artefact.file, standing.reason
         elif artefact.target not in (CPU_TARGET, _GPU_TARGET):
             yield artefact.file, f"made for {artefact.target}, which nothing here serves"
         elif artefact.target == _GPU_TARGET and why_no_gpu:

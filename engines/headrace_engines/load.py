@@ -1,9 +1,9 @@
 """Which file of a version folder serves on this machine, and why.
 
 Candidates are tried best first: where there are GPUs a plan that fits them, then ONNX Runtime there; else
-what `headrace build` compressed for the CPU and found good enough, then the model as it was trained. One
-that is damaged, does not match its manifest, or whose rows would change each other's answers gives way to
-the next; a version none of whose artefacts keeps rows apart is served one row at a time. What a person
+what `headrace build` compressed for the CPU and found as good and faster, then the model as it was trained.
+One that is damaged, does not match its manifest, or whose rows would change each other's answers gives way
+to the next; a version none of whose artefacts keeps rows apart is served one row at a time. What a person
 declared about the model is checked against the file, and may name the file. A program (`model.py`) is
 executed only where that is allowed.
 """
@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headrace_engines import independence, manifest, memory, report
+from headrace_engines import independence, manifest, memory, report, standing
 from headrace_engines.candidates import (
-    CPU_TARGET,
     MODEL,
     PLAN,
     Candidate,
@@ -47,6 +46,7 @@ from headrace_engines.opening import Opener
 from headrace_engines.placement import ANYWHERE, Kind, Placement, Places
 from headrace_engines.printable import printable
 from headrace_engines.replacements import Replacements
+from headrace_engines.standing import CPU_TARGET, Standing
 from headrace_engines.steps import StepEngine
 
 if TYPE_CHECKING:
@@ -171,8 +171,9 @@ class _Version:
         self._declaration = opener.declaration
         self._places = places
         self._replacements = replacements
-        self._candidates = _candidates(folder, opener.manifest, opener.declaration, places)
-        self._against = dict(ruled_out(folder, opener.manifest, places.why_no_gpu))
+        known = standing.read(folder, opener.manifest) if opener.manifest else ()
+        self._candidates = _candidates(folder, opener.manifest, known, opener.declaration, places)
+        self._against = dict(ruled_out(folder, opener.manifest, known, places.why_no_gpu))
         self._against |= _unused(opener.manifest, self._candidates, self._against)
         self._refused: dict[str, str] = {}
         self._differences: tuple[Difference, ...] = ()
@@ -356,10 +357,14 @@ def _unused(
 
 
 def _candidates(
-    folder: Path, described: Manifest | None, declaration: Declaration, places: Places
+    folder: Path,
+    described: Manifest | None,
+    known: Sequence[Standing],
+    declaration: Declaration,
+    places: Places,
 ) -> list[Candidate]:
     found = on_gpu(folder, described, declaration) if places.gpus else []
-    return found + (on_cpu(folder, described, declaration) if places.on_cpu else [])
+    return found + (on_cpu(folder, described, known, declaration) if places.on_cpu else [])
 
 
 def _gpu_of(engine: Engine | StepEngine) -> int | None:

@@ -50,10 +50,11 @@ class Recipe:
 class Artefact:
     """One file that can be executed.
 
-    `target` says for what it was made: "cpu" or "tensorrt". `passed` says whether its gates found it good
-    enough to be served, and `reason` why, in one sentence. The file of an artefact that did not
-    pass is not kept; one that could not be made at all has no hash. `max_rows` are the most rows of a
-    batch that it keeps apart, 0 for any number: what is quantised by scales of the moment serves alone.
+    `target` says for what it was made: "cpu" or "tensorrt". `passed` says whether its answers are good
+    enough to be served, and `reason` why, in one sentence; whether it is faster than FP32 is measured (see
+    `standing`). The file of an artefact that did not pass is not kept; one that could not be made at all
+    has no hash. `max_rows` are the most rows of a batch that it keeps apart, 0 for any number: what is
+    quantised by scales of the moment serves alone.
     """
 
     file: str
@@ -73,8 +74,8 @@ class Manifest:
     `data` holds the SHA-256 of each split, by its name; `tools` the version of each library that
     had a part in the bytes. `inputs` and `outputs` leave the batch axis out. `gates` are what the
     artefacts were judged by. `made_up` says that there were no data, and noise took their place, so
-    that likeness to FP32 was judged and no use of the model. The artefacts of each target stand in the
-    order in which they serve, but for the first, which is the model as it was trained and serves last.
+    that likeness to FP32 was judged and no use of the model. The artefacts stand in the order in which
+    they were made, the model as it was trained first.
     `weights` are the SHA-256 of files in which artefacts that are too large for one keep theirs, by name.
     """
 

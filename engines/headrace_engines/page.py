@@ -11,9 +11,10 @@ from typing import Final
 from headrace_engines import charts, manifest, report
 from headrace_engines.errors import ModelFileError
 from headrace_engines.gates import Quality
-from headrace_engines.manifest import Artefact, Manifest, Recipe
+from headrace_engines.manifest import Manifest, Recipe
 from headrace_engines.report import Comparison, Report
 from headrace_engines.spec import ANY, TensorSpec
+from headrace_engines.standing import Standing, standings
 
 FILE_NAME: Final = "report.html"
 
@@ -36,6 +37,7 @@ _ALT: Final = {
     "latency.png": "Microseconds a batch takes against the rows in it, for each recipe and FP32",
     "size.png": "Size of each file in MiB",
 }
+_ARTEFACTS: Final = ("Recipe", "Target", "File", "#Size, MiB", "Gates")
 
 _Cell = str | tuple[str, str]
 """Text, or text with the class of its cell."""
@@ -61,7 +63,9 @@ def render(made: Manifest, measured: Report, pictures: Mapping[str, bytes]) -> s
         f"<h1>{_text(made.source.name)}</h1>",
         *(f'<p class="warning">{_text(warning)}</p>' for warning in measured.warnings),
         "<h2>Artefacts</h2>",
-        _table(("Recipe", "Target", "File", "#Size, MiB", "Gates"), map(_artefact, made.artefacts)),
+        _table(
+            ("Recipe", "Target", "File", "#Size, MiB", "Gates"), map(_artefact, standings(made, measured))
+        ),
         *_judged(measured.comparisons),
         *(_figure(name, pictures[name]) for name in charts.names(pictures)),
         *_timed(measured.comparisons),
@@ -128,8 +132,9 @@ def _timed(comparisons: Sequence[Comparison]) -> list[str]:
     return ["<h2>Speed beside FP32</h2>", _table(columns, rows)] if rows else []
 
 
-def _artefact(made: Artefact) -> tuple[_Cell, ...]:
-    verdict = (f"✓ {made.reason}", "kept") if made.passed else (f"✗ {made.reason}", "refused")
+def _artefact(known: Standing) -> tuple[_Cell, ...]:
+    made = known.artefact
+    verdict = (f"✓ {known.reason}", "kept") if known.may_serve else (f"✗ {known.reason}", "refused")
     size = f"{made.size_bytes / 2**20:.2f}" if made.size_bytes else ""
     return (made.recipe, made.target, made.file, (size, "n"), verdict)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from headrace_engines.documents import Fields, dump
 from headrace_engines.gates import Quality, Speed, speed_ratio
 
 FILE_NAME = "report.json"
 FORMAT_VERSION = 2
+
+_DECIDE_SPEED: Final = ("processor", "cores", "instructions")
+_INSTRUCTIONS: Final = re.compile(r"(sse4|avx|fma|f16c|amx|asimd|sve|sme|i8mm|bf16|fphp)\w*")
+"""How the instructions are called that arithmetic is done with, on x86 and ARM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +105,36 @@ def read(folder: Path) -> Report | None:
 
 def machine() -> dict[str, str]:
     """Describe this machine, for whoever wonders why their figures differ."""
+    told = _told_of_processor()
+    instructions = {word for word in told.get("instructions", "").split() if _INSTRUCTIONS.fullmatch(word)}
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
+        "processor": told.get("processor") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
+        "instructions": " ".join(sorted(instructions)),
         "python": platform.python_version(),
     }
 
 
-def _processor() -> str:
+def machine_key(described: Mapping[str, str]) -> str:
+    """Return the name of what decides speed on a machine that `machine` has described; 64 signs."""
+    facts = {name: described.get(name, "") for name in _DECIDE_SPEED}
+    return hashlib.sha256(dump(facts)).hexdigest()
+
+
+def _told_of_processor() -> dict[str, str]:
+    """Return what Linux tells of the first processor; nothing elsewhere."""
+    names = {"model name": "processor", "flags": "instructions", "Features": "instructions"}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    told: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if known := names.get(name.strip()):
+            told.setdefault(known, value.strip())
+    return told
 
 
 def _comparison(fields: Fields) -> Comparison:

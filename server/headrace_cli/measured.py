@@ -11,23 +11,24 @@ from rich.text import Text
 
 from headrace_cli.console import human_size, table
 from headrace_engines.gates import Quality
-from headrace_engines.manifest import Artefact, Manifest
+from headrace_engines.manifest import Manifest
 from headrace_engines.report import Comparison, Report
+from headrace_engines.standing import Standing
 
 
-def artefact_table(artefacts: Iterable[Artefact]) -> Table:
+def artefact_table(known: Iterable[Standing]) -> Table:
     """Return a row for each artefact: its file, its size, and what its gates said."""
     return table(
         ("Artefact", "File", "Size ", "Target", "Gates"),
         [
             (
-                made.recipe,
-                made.file,
-                human_size(made.size_bytes) if made.size_bytes else "",
-                made.target,
-                _judgement(made),
+                one.artefact.recipe,
+                one.artefact.file,
+                human_size(one.artefact.size_bytes) if one.artefact.size_bytes else "",
+                one.artefact.target,
+                _judgement(one),
             )
-            for made in artefacts
+            for one in known
         ],
     )
 
@@ -105,5 +106,5 @@ def _figures(quality: Quality | None) -> tuple[str, ...]:
     )
 
 
-def _judgement(artefact: Artefact) -> Text:
-    return Text.assemble(("✓ ", "green") if artefact.passed else ("✗ ", "red"), artefact.reason)
+def _judgement(known: Standing) -> Text:
+    return Text.assemble(("✓ ", "green") if known.may_serve else ("✗ ", "red"), known.reason)

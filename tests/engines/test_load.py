@@ -15,9 +15,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from headrace_engines import report
 from headrace_engines.errors import ModelFileError
+from headrace_engines.gates import Speed
 from headrace_engines.load import Loaded, load
 from headrace_engines.manifest import FILE_NAME, FP32, Artefact, Manifest, Recipe
+from headrace_engines.report import Comparison, Report
 from headrace_engines.spec import TensorSpec
 
 FLOAT = np.dtype(np.float32)
@@ -56,6 +59,16 @@ class Version:
             artefacts=(artefact(folder, "model.onnx", FP32), artefact(folder, INT8, "int8-cpu")),
         )
         self.write(self.manifest)
+        self.measure(2.0)
+
+    def measure(self, ratio: float, other: float = 1.1) -> None:
+        """Write a report that finds INT8, and another artefact, so many times as fast as FP32."""
+        found = {"int8-cpu": ratio, "other": other}
+        compared = tuple(
+            Comparison(name, "cpu", times > 1, "", 2, 1, None, {}, (Speed(1, times, 1.0),))
+            for name, times in found.items()
+        )
+        (self.folder / report.FILE_NAME).write_bytes(Report(compared, {}, {}).to_bytes())
 
     def write(self, manifest: Manifest) -> None:
         (self.folder / FILE_NAME).write_bytes(manifest.to_bytes())
@@ -84,7 +97,7 @@ def test_what_passed_its_gates_comes_before_the_original(version):
     with loaded(version.folder) as result:
         assert result.artefact == INT8
         assert result.why == (
-            f"{INT8}: chosen: int8-cpu is good",
+            f"{INT8}: chosen: as good as FP32 and faster",
             f"model.onnx: not needed: {INT8} comes first",
         )
 
@@ -195,15 +208,42 @@ def test_what_was_made_for_one_row_at_a_time_serves_a_model_whose_rows_share_no_
         assert result.engine.spec.max_batch_size == 1
 
 
-def test_the_first_of_the_manifest_serves(version):
-    first = version.folder / "model.other.onnx"
-    shutil.copy(version.folder / INT8, first)
-    fp32, int8 = version.manifest.artefacts
-    other = artefact(version.folder, first.name, "other")
-    version.write(replace(version.manifest, artefacts=(fp32, other, int8)))
+@pytest.mark.parametrize(
+    ("int8", "other", "served"),
+    [
+        (2.0, 4.0, "model.other.onnx"),
+        (4.0, 2.0, INT8),
+        (2.0, 2.1, INT8),
+        (0.9, 1.1, "model.other.onnx"),
+        (0.9, 0.9, "model.onnx"),
+    ],
+)
+def test_the_fastest_serves_and_nothing_that_is_no_faster(version, int8, other, served):
+    shutil.copy(version.folder / INT8, version.folder / "model.other.onnx")
+    further = artefact(version.folder, "model.other.onnx", "other")
+    version.write(replace(version.manifest, artefacts=(*version.manifest.artefacts, further)))
+    version.measure(int8, other)
     with loaded(version.folder) as result:
-        assert result.artefact == first.name
-        assert f"{INT8}: not needed: {first.name} comes first" in result.why
+        assert result.artefact == served
+        told = f"{INT8}: not better: no faster than FP32"
+        assert (told in result.why) == (int8 < 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda file: file.unlink(), "report.json is missing"),
+        (lambda file: file.write_text("{"), "report.json: not JSON"),
+        (lambda file: file.write_bytes(Report((), {}, {}).to_bytes()), "report.json does not tell of it"),
+    ],
+    ids=["missing", "damaged", "silent"],
+)
+def test_without_a_report_nothing_is_known_to_be_faster(version, caplog, damage, told):
+    damage(version.folder / report.FILE_NAME)
+    with caplog.at_level(logging.WARNING), loaded(version.folder) as result:
+        assert result.artefact == "model.onnx"
+        assert f"{INT8}: not known to be faster than FP32: {told}" in " ".join(result.why)
+    assert ("what was made for the CPU is not served" in caplog.text) == ("does not tell" not in told)
 
 
 def test_a_model_without_a_batch_axis_is_served_as_it_is(models, tmp_path):

@@ -10,16 +10,19 @@ import pytest
 from onnx import numpy_helper
 from sklearn.neural_network import MLPClassifier
 
-from headrace_engines import digits, manifest, pipeline, report
+from headrace_engines import digits, manifest, pipeline, report, trial
 from headrace_engines.compress.recipes import chosen
 from headrace_engines.errors import DataError, GateError
+from headrace_engines.gates import Speed
 from headrace_engines.importers.sklearn import convert
 from headrace_engines.judgement import Wish
+from headrace_engines.load import load
 from headrace_engines.manifest import Manifest, Recipe
 from headrace_engines.pipeline import Plan
 from headrace_engines.progress import Stages
 from headrace_engines.report import Report
 from headrace_engines.source import Prepared, Source
+from headrace_engines.standing import standings
 
 _INT8 = Plan(chosen(("int8-cpu",), ("cpu",)))
 
@@ -69,25 +72,30 @@ def _wished(**wishes: object) -> Plan:
     return replace(_INT8, wish=Wish(**wishes))  # type: ignore[arg-type]  # a table of cases
 
 
-def test_an_artefact_that_is_no_faster_is_not_kept(tmp_path: Path, small: Prepared) -> None:
+def test_an_artefact_that_is_no_faster_is_kept_and_not_served(tmp_path: Path, small: Prepared) -> None:
     described, measured, _ = _make(small, tmp_path, replace(_INT8, demanded=frozenset({"int8-cpu"})))
-    fp32, int8 = described.artefacts
-    assert (fp32.file, fp32.passed) == ("model.onnx", True)
-    assert (int8.recipe, int8.passed, int8.reason) == (
+    fp32, int8 = standings(described, measured)
+    assert (fp32.artefact.file, fp32.may_serve) == ("model.onnx", True)
+    assert (int8.artefact.recipe, int8.may_serve, int8.reason) == (
         "int8-cpu",
         False,
         "not better: no faster than FP32",
     )
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".png"} == {
         "manifest.json",
+        "model.int8-cpu.onnx",
         "model.onnx",
         "report.html",
         "report.json",
     }
     (comparison,) = measured.comparisons
+    assert not comparison.passed
     assert comparison.speed_ratio is not None
     assert comparison.speed_ratio < 1.05
     assert "not better: " in comparison.verdict
+    served = load(tmp_path)
+    served.close()
+    assert served.why[1:] == ("model.int8-cpu.onnx: not better: no faster than FP32",)
     assert described.data == {"held_out": "a hash"}
     assert described.source.settings == {"seed": 0, "class": "MLPClassifier"}
 
@@ -215,12 +223,26 @@ def test_a_recipe_for_a_gpu_is_judged_and_not_timed(tmp_path: Path, small: Prepa
     assert (tmp_path / made.file).exists()
 
 
-def test_the_same_again_is_the_same_manifest(tmp_path: Path, small: Prepared) -> None:
-    for name in ("one", "other"):
+def test_the_same_again_is_the_same_manifest_however_fast_the_machine_is(
+    tmp_path: Path, small: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(chosen(("int8-cpu", "int8-cpu-percentile"), ("cpu",)))
+    made = []
+    for name, ratios in (("one", [1.01, 1.01, 2.0]), ("other", [3.0, 1.5])):
         (tmp_path / name).mkdir()
-        _make(small, tmp_path / name)
-    one, other = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "other"))
+        monkeypatch.setattr(trial, "compare_speed", _timed(ratios))
+        described, measured, _ = _make(small, tmp_path / name, plan)
+        order = [one.artefact.recipe for one in standings(described, measured) if one.may_serve]
+        made.append((order, (tmp_path / name / "manifest.json").read_bytes()))
+    (slow, one), (fast, other) = made
+    assert (slow, fast) == (["fp32", "int8-cpu-percentile"], ["fp32", "int8-cpu", "int8-cpu-percentile"])
     assert one == other
+
+
+def _timed(ratios: list[float]) -> Callable[..., tuple[Speed, ...]]:
+    """Return a measurement that finds these ratios, one after the other."""
+    left = iter(ratios)
+    return lambda reference, candidate, rows, sizes: (Speed(sizes[-1], next(left), 1.0),)
 
 
 def test_what_is_of_other_operators_is_no_work_for_tensorrt(tmp_path: Path, small: Prepared) -> None:

@@ -88,5 +88,20 @@ def test_the_speed_ratio_is_over_all_sizes_of_batch() -> None:
 
 
 def test_the_machine_is_described() -> None:
-    assert set(report.machine()) == {"system", "processor", "cores", "python"}
-    assert all(report.machine().values())
+    told = report.machine()
+    assert set(told) == {"system", "processor", "cores", "instructions", "python"}
+    assert all(value for name, value in told.items() if name != "instructions")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        ({"system": "Linux 9", "python": "3.99.0"}, True),
+        ({"processor": "another"}, False),
+        ({"cores": "1000"}, False),
+        ({"instructions": "avx2"}, False),
+    ],
+)
+def test_a_machine_is_another_where_speed_is(changed: dict[str, str], is_same: bool) -> None:
+    here = {**report.machine(), "instructions": "avx2 avx512_vnni"}
+    assert (report.machine_key({**here, **changed}) == report.machine_key(here)) == is_same

@@ -132,9 +132,10 @@ def document(built: BuildResult) -> dict[str, object]:
 def show(built: BuildResult) -> None:
     """Print what was made, how good it is, and where it is."""
     from headrace_cli import measured
+    from headrace_engines.standing import standings
 
     out = console.results()
-    out.print(measured.artefact_table(built.manifest.artefacts))
+    out.print(measured.artefact_table(standings(built.manifest, built.report)))
     measured.show(out, built.manifest, built.report)
     origin = "found in the cache" if built.cached else f"built in {sum(built.report.seconds.values()):.1f} s"
     place = "put into" if built.is_new else "already the newest version:"

@@ -15,12 +15,13 @@ from rich.text import Text
 from headrace_cli import console, measured
 from headrace_cli.failure import CommandError, needs, quiet
 from headrace_cli.specs import batches, dims, tensor_document
-from headrace_engines import manifest, report
+from headrace_engines import manifest, report, standing
 from headrace_engines.candidates import MODEL as FP32_FILE
-from headrace_engines.errors import EngineError, UnsupportedModelError
+from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.manifest import Manifest
 from headrace_engines.report import Report
 from headrace_engines.spec import ModelSpec
+from headrace_engines.standing import Standing
 from headrace_proto.tensors import datatype_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _MOST_ROWS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """Everything that a path tells; manifest and report only for what `headrace build` made."""
+    """Everything that a path tells; manifest, report and artefacts only for what `headrace build` made."""
 
     path: Path
     spec: ModelSpec
@@ -43,6 +44,7 @@ class Inspected:
     network: Network | None = None
     manifest: Manifest | None = None
     report: Report | None = None
+    artefacts: tuple[Standing, ...] = ()
 
 
 @click.command(name="inspect")
@@ -109,6 +111,7 @@ def _inspect_version(folder: Path) -> Inspected:
 
     loaded = load(folder)
     try:
+        described = manifest.read(folder)
         return Inspected(
             folder,
             loaded.engine.spec,
@@ -116,11 +119,20 @@ def _inspect_version(folder: Path) -> Inspected:
             loaded.artefact,
             loaded.why,
             _network(folder / (FP32_FILE if (folder / FP32_FILE).is_file() else loaded.artefact)),
-            manifest.read(folder),
-            report.read(folder),
+            described,
+            _report(folder),
+            standing.read(folder, described) if described else (),
         )
     finally:
         loaded.close()
+
+
+def _report(folder: Path) -> Report | None:
+    """Return what was measured; None where that is missing or damaged, as what is served tells."""
+    try:
+        return report.read(folder)
+    except ModelFileError:
+        return None
 
 
 def _network(path: Path) -> Network | None:
@@ -146,7 +158,6 @@ def _version_folder(path: Path) -> Path:
 
 def _document(inspected: Inspected) -> dict[str, object]:
     spec = inspected.spec
-    made = inspected.manifest.artefacts if inspected.manifest else ()
     compared = inspected.report.comparisons if inspected.report else ()
     return {
         "path": str(inspected.path),
@@ -157,7 +168,10 @@ def _document(inspected: Inspected) -> dict[str, object]:
         "served": inspected.served,
         "why": list(inspected.why),
         "network": _network_document(inspected.network),
-        "artefacts": [asdict(artefact) for artefact in made],
+        "artefacts": [
+            {**asdict(one.artefact), "passed": one.may_serve, "reason": one.reason}
+            for one in inspected.artefacts
+        ],
         "comparisons": [asdict(comparison) for comparison in compared],
         "built": _built_document(inspected),
     }
@@ -208,7 +222,7 @@ def _show(inspected: Inspected) -> None:
     if made := inspected.manifest:
         settings = ", ".join(f"{name} {value}" for name, value in made.source.settings.items())
         out.print(f"made from {made.source.name}: {settings}", soft_wrap=True, markup=False)
-        out.print(measured.artefact_table(made.artefacts))
+        out.print(measured.artefact_table(inspected.artefacts))
         judged = ", ".join(f"{name} {value}" for name, value in made.gates.items())
         out.print(f"gates: {judged}", soft_wrap=True, markup=False)
     if inspected.manifest and inspected.report:

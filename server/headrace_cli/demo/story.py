@@ -22,6 +22,7 @@ from headrace_cli.demo.traffic import Rows, Streamed, alone, stream
 from headrace_cli.failure import needs
 from headrace_cli.registry import instances
 from headrace_engines import folders
+from headrace_engines.standing import standings
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildResult
@@ -90,8 +91,9 @@ def build(stage: Stage, telling: Telling) -> BuildResult:
     with bar() as progress:
         built = run_build(MODEL, MODEL, stage.repository, stage.cache, progress, options)
     origin = "found in the cache" if built.cached else f"built in {time.perf_counter() - began:.1f} s"
-    for made in built.manifest.artefacts:
-        telling.check(made.passed, f"{made.recipe}: {made.reason} ({human_size(made.size_bytes)})")
+    for one in standings(built.manifest, built.report):
+        made = one.artefact
+        telling.check(one.may_serve, f"{made.recipe}: {one.reason} ({human_size(made.size_bytes)})")
     telling.note(f"{origin}: {built.folder}")
     return built
 
