@@ -205,7 +205,7 @@ class _Session:
         took = []
         for _ in range(_EXECUTIONS):
             with self._gpu.load(self._use.generation) as driver:
-                staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0, size))
+                staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0))
                 staging.collect(driver, 0)
             times = staging.times(0)
             took.append(times.compute_ns / 1e6 if times else 0.0)

@@ -1,7 +1,8 @@
 """What engines on a GPU share: two batches in flight, fixed batch sizes, a fresh start in another context.
 
 An engine says what it computes (`Computing`); everything around it stands here. A batch runs at the next
-size that the engine was made ready for: what pads it is computed and not answered.
+size that the engine was made ready for: what pads it is computed and not answered. One that the GPU's memory
+does not suffice for is computed in parts.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, Self, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.device_rows import Placed
 from headrace_engines.engine import DeviceSide, DeviceTimes
-from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError
+from headrace_engines.errors import (
+    DeviceError,
+    EngineError,
+    EngineSpoilt,
+    ExecutionError,
+    MemoryExhausted,
+)
+from headrace_engines.runtime.arrays import check_arrays, in_halves
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import let_go
 from headrace_engines.runtime.staging import Staging
-from headrace_engines.spec import ANY, ModelSpec, TensorSpec
+from headrace_engines.spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -79,6 +86,8 @@ class StagedEngine(ABC):
         self._holdings: Holdings | None = None
         self._staging: Staging | None = None
         self._computing: Computing | None = None
+        self._most_rows = 0
+        """That are executed at once: all, until memory does not suffice for them."""
 
     @abstractmethod
     def _made(self, holdings: Holdings, staging: Staging | None) -> Computing:
@@ -103,21 +112,16 @@ class StagedEngine(ABC):
 
         Those that are `placed` are copied from where they stand on the GPU.
         """
-        size = self._size_for(rows)
-        staging = self._slots_of(self._staging)
-        is_alone = staging.is_idle
-        is_begun = False
-        try:
-            with self._gpu.use(self._generation) as driver:
-                is_begun = True
-                computing = self._live()
-                staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size), placed)
-        except EngineSpoilt as error:
-            let_go(error)
-            raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
-        except EngineError as error:
-            let_go(error)
-            raise
+        if not 0 < rows <= self.spec.max_batch_size:
+            raise ValueError(f"{rows} rows were submitted, expected 1 to {self.spec.max_batch_size}")
+        while True:
+            try:
+                self._submit(slot, rows, placed)
+            except MemoryExhausted as error:
+                if not self._lower(rows, error):
+                    raise
+            else:
+                return
 
     def wait(self, slot: int) -> Arrays:
         """Wait until the slot's rows are there."""
@@ -179,6 +183,43 @@ class StagedEngine(ABC):
         finally:
             self._gpu.close()
 
+    def _submit(self, slot: int, rows: int, placed: Sequence[Placed]) -> None:
+        """Have the rows computed, in parts where they are more than memory suffices for."""
+        staging = self._slots_of(self._staging)
+        is_alone = staging.is_idle
+        is_begun = False
+        try:
+            with self._gpu.use(self._generation) as driver:
+                computing = self._live()
+                if rows > self._most_rows:
+                    staging.settle(driver)  # so that what spoils the context from here on is this batch
+                    is_alone = True
+                is_begun = True
+
+                def enqueue(count: int) -> None:
+                    computing.enqueue(driver, slot, self._size_for(count))
+
+                staging.launch(driver, slot, rows, enqueue, placed, self._most_rows)
+        except EngineSpoilt as error:
+            let_go(error)
+            raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
+        except EngineError as error:
+            let_go(error)
+            raise
+
+    def _lower(self, rows: int, error: MemoryExhausted) -> bool:
+        """Have half as many rows executed at once as memory did not suffice for; tell whether that can be."""
+        failed = self._size_for(min(rows, self._most_rows))
+        smaller = [size for size in self.spec.batch_sizes if size < failed]
+        if not smaller:
+            return False
+        self._most_rows = max((size for size in smaller if 2 * size <= failed), default=smaller[0])
+        _log.warning(
+            "GPU %d: %d rows at once are too many for its memory, and %d are executed from now on: %s",
+            self.gpu, failed, self._most_rows, error,
+        )  # fmt: skip
+        return True
+
     def _begin(self) -> None:
         """Make the engine ready to compute. Raises EngineError."""
         in_usable_context(self._gpu, self._start)
@@ -198,6 +239,7 @@ class StagedEngine(ABC):
             raise
         if sizes:
             self.spec = dataclasses.replace(self.spec, batch_sizes=sizes)
+        self._most_rows = self.spec.max_batch_size
 
     def _finish(self) -> None:
         """Give back what there is, whatever of it fails."""
@@ -232,7 +274,7 @@ class StagedEngine(ABC):
 
     def _run_unstaged(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
         try:
-            return self._live().run(arrays)
+            return in_halves(self.spec, self._live().run, arrays)
         except EngineError as error:
             let_go(error)
             raise
@@ -250,8 +292,7 @@ class StagedEngine(ABC):
         return staging
 
     def _size_for(self, rows: int) -> int:
-        if not 0 < rows <= self.spec.max_batch_size:
-            raise ValueError(f"{rows} rows were submitted, expected 1 to {self.spec.max_batch_size}")
+        """Return the next size that the engine was made ready for."""
         sizes = self.spec.batch_sizes
         return sizes[bisect.bisect_left(sizes, rows)]
 
@@ -273,27 +314,3 @@ def in_usable_context(gpu: Gpu, step: Callable[[int], T]) -> T:
     except EngineSpoilt:
         gpu.renew(generation)
         raise
-
-
-def check_arrays(spec: ModelSpec, arrays: Sequence[NDArray[Any] | None]) -> None:
-    """Raise ExecutionError unless the arrays are what the spec asks for, with one number of rows."""
-    if len(arrays) != len(spec.inputs):
-        raise ExecutionError(f"{len(arrays)} arrays came, expected {len(spec.inputs)}")
-    counts = set()
-    for tensor, array in zip(spec.inputs, arrays, strict=True):
-        if array is None and tensor.is_optional:
-            continue
-        if array is None or array.dtype != tensor.dtype or not _fits(spec, tensor, array):
-            came = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-            dims = [*(["rows"] if spec.has_batch_axis else []), *tensor.dims]
-            raise ExecutionError(f"input {tensor.name!r}: {came} came, expected {tensor.dtype} {dims}")
-        counts.add(len(array) if spec.has_batch_axis else 1)
-    if len(counts) > 1:
-        raise ExecutionError(f"inputs of {' and '.join(map(str, sorted(counts)))} rows came together")
-
-
-def _fits(spec: ModelSpec, tensor: TensorSpec, array: np.ndarray[Any, Any]) -> bool:
-    dims = array.shape[1:] if spec.has_batch_axis else array.shape
-    return array.ndim == len(tensor.dims) + spec.has_batch_axis and all(
-        size == wanted or wanted == ANY for size, wanted in zip(dims, tensor.dims, strict=True)
-    )
