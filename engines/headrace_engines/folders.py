@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headrace_engines import disk_space
 from headrace_engines.errors import FolderError
 
 _PREFIX = ".headrace-"
@@ -44,13 +45,18 @@ def locked(folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure of the system inside the block into a FolderError about the folder asked for."""
+def writing(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn a failure of the system inside the block into a FolderError about the folder asked for.
+
+    `needed_bytes` are what the block writes there, where that is known.
+    """
     try:
         yield
     except BrokenPipeError:
         raise  # of somebody who was told about progress and left
     except OSError as error:
+        if disk_space.is_full(error):
+            raise FolderError(disk_space.complaint(folder, needed_bytes)) from error
         reason = (error.strerror or str(error)).lower()
         raise FolderError(f"{folder} cannot be written: {reason}") from error
 
@@ -74,6 +80,21 @@ def staged(folder: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def copy(source: Path, into: Path) -> None:
+    """Copy a folder with all that it holds; ends with the system's own error at the first file that fails."""
+    into.mkdir()
+    for entry in source.iterdir():
+        if entry.is_dir():
+            copy(entry, into / entry.name)
+        else:
+            shutil.copy2(entry, into / entry.name)
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def sync(folder: Path) -> None:

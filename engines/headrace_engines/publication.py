@@ -6,7 +6,6 @@ from those of the newest version become the next one.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from headrace_engines import folders, store
@@ -19,17 +18,17 @@ def publish(entry: Entry, into: Path, name: str) -> tuple[Path, bool]:
     """Return the version folder that holds the entry's artefacts, and whether it is new.
 
     Nothing is done if the newest version has the same manifest and is whole. Raises ValueError if
-    `name` cannot be the name of a folder, OSError if the repository cannot be written.
+    `name` cannot be the name of a folder, FolderError if the repository cannot be written.
     """
     check_name(name)
-    with folders.locked(into):
+    with folders.writing(into, folders.size_bytes(entry.folder)), folders.locked(into):
         model = into / name
         newest = max(_versions(model), default=0)
         if newest and _holds(model / str(newest), entry):
             return model / str(newest), False
         version = str(newest + 1)
         with folders.staged(into) as staging:
-            shutil.copytree(entry.folder, staging / version)
+            folders.copy(entry.folder, staging / version)
             folders.sync(staging)
             # A model's folder without a version would be a broken model, so both appear together.
             if model.exists():

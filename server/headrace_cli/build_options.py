@@ -102,6 +102,15 @@ _IMPORT: Final = (
     click.option(
         "--opset", type=int, default=17, show_default=True, help="Version of ONNX's operators to write."
     ),
+    click.option(
+        "--import-timeout-secs", type=click.FloatRange(0, min_open=True), default=1800, show_default=True,
+        metavar="SECONDS",
+        help="How long opening the file, converting it, or asking it for answers may take.",
+    ),
+    click.option(
+        "--import-memory-gib", type=click.FloatRange(0, min_open=True), metavar="GIB",
+        help="How much memory that may take. [default: what is available, less an eighth of the machine's]",
+    ),
 )  # fmt: skip
 
 _Command = Callable[..., Any]
@@ -147,11 +156,9 @@ def options_of(
     max_loss: float | None,
     max_batch_size: int,
     trust: bool,
-    factory: str,
-    inputs: Sequence[str],
-    opset: int,
+    **importing: Any,
 ) -> BuildOptions:
-    """Return what the flags say; raises ValueError for one that cannot be read."""
+    """Return what the flags say, `importing` those of `importing_of`; raises ValueError for a wrong one."""
     from headrace_engines.build import BuildOptions
     from headrace_engines.data.options import DataOptions, Pixels
     from headrace_engines.folding import Fold
@@ -160,14 +167,15 @@ def options_of(
 
     if channels_last and not uint8:
         raise ValueError("--channels-last is about a model that takes pixels: it needs --uint8")
-    importing = importing_of(trust=trust, factory=factory, inputs=inputs, opset=opset)
     pixels = Pixels(scale, _numbers("--mean", mean), _numbers("--std", std), resize or 0)
     _check_pixels(pixels, data, is_folded=uint8)
     rows = DataOptions(
         source=data, labels=labels, seed=seed, columns=dict(map(_columns, columns)), pixels=pixels
     )
     return BuildOptions(
-        file=FileOptions(importing, rows, Fold(channels_last) if uint8 else None, trust),
+        file=FileOptions(
+            importing_of(trust=trust, **importing), rows, Fold(channels_last) if uint8 else None, trust
+        ),
         wish=Wish(task or "", metric or "", max_loss),
         recipes=recipes,
         targets=targets,
@@ -175,10 +183,21 @@ def options_of(
     )
 
 
-def importing_of(*, trust: bool, factory: str, inputs: Sequence[str], opset: int) -> ImportOptions:
+def importing_of(
+    *,
+    trust: bool,
+    factory: str,
+    inputs: Sequence[str],
+    opset: int,
+    import_timeout_secs: float,
+    import_memory_gib: float | None,
+) -> ImportOptions:
     """Return what the flags tell of a source's file; raises ValueError for one that cannot be read."""
     from headrace_engines.importers.importer import ImportOptions
+    from headrace_engines.importers.limits import Limits
 
+    if not math.isfinite(import_timeout_secs + (import_memory_gib or 0)):
+        raise ValueError("--import-timeout-secs, --import-memory-gib: expected numbers that are finite")
     told = [_input(text) for text in inputs]
     return ImportOptions(
         factory=factory,
@@ -186,6 +205,9 @@ def importing_of(*, trust: bool, factory: str, inputs: Sequence[str], opset: int
         input_dtypes={name: dtype for name, dtype, _ in told if dtype},
         opset=opset,
         is_trusted=trust,
+        limits=Limits(
+            import_timeout_secs, None if import_memory_gib is None else int(import_memory_gib * 2**30)
+        ),
     )
 
 

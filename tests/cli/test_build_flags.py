@@ -14,6 +14,7 @@ from onnx_models import Models
 from headrace_cli.build_options import options_of
 from headrace_cli.main import cli, run
 from headrace_engines.build import BuildOptions
+from headrace_engines.importers.limits import Limits
 
 
 @pytest.fixture
@@ -97,6 +98,8 @@ def test_a_person_at_a_terminal_is_asked(
         (["--mean", "a,b"], "--mean 'a,b': expected numbers"),
         (["--std", "1,0,1"], "--std 0: pixels become"),
         (["--scale", "0"], "--scale 0: pixels become"),
+        (["--import-timeout-secs", "0"], "0.0 is not in the range"),
+        (["--import-memory-gib", "inf"], "--import-memory-gib: expected numbers that are finite"),
         (["--scale", "nan"], "--scale: expected numbers that are finite"),
         (["--mean", "1,2,3", "--std", "1,2"], "--mean and --std have one number"),
         (["--mean", "1", "--std", "2"], "--mean, --std: there are no pictures for it: --data is no folder"),
@@ -161,4 +164,6 @@ def test_flags_become_options() -> None:
     assert options.file.is_trusted
     assert importing.is_trusted
     assert (options.max_batch_size, options.wish.task) == (16, "regression")
+    limits = _options("--import-timeout-secs", "9", "--import-memory-gib", "1.5").file.importing.limits
+    assert limits == Limits(9.0, 3 << 29)
     assert _options() == BuildOptions()

@@ -107,9 +107,10 @@ def test_whether_a_folder_can_be_written_is_known_without_making_it(tmp_path: Pa
 
 
 def test_a_full_disk_is_told_with_the_folder_that_was_asked_for() -> None:
+    told = r"^models cannot be written: no space left on device: .* bytes free, and 9 bytes are needed$"
     with (
-        pytest.raises(FolderError, match=r"^models cannot be written: no space left on device$"),
-        folders.writing(Path("models")),
+        pytest.raises(FolderError, match=told),
+        folders.writing(Path("models"), needed_bytes=9),
         Path("/dev/full").open("w") as full,
     ):
         full.write("model")

@@ -18,10 +18,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError, UntrustedSource
+from headrace_engines.errors import (
+    EngineError,
+    FolderError,
+    ModelFileError,
+    UnsupportedModelError,
+    UntrustedSource,
+)
 from headrace_engines.importers import sandbox
 from headrace_engines.importers.formats import Format, Kind, detect
 from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.limits import Limits
 from headrace_engines.importers.session import ImportSession, import_session
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -211,6 +218,49 @@ def test_a_process_that_dies_is_told(opening: Sessions, code: str, told: str) ->
     refused = _refusal(opening(code))
     assert type(refused) is ModelFileError
     assert str(refused) == f"model.pkl: opening it ended its process: {told}"
+
+
+def test_a_full_disk_is_not_the_sources_fault(opening: Sessions) -> None:
+    code = (
+        'exec(\'import sys; sys.stderr = open("/dev/full", "w", 1); '
+        'open("/dev/full", "w", 1).write(chr(10))\')'
+    )
+    refused = _refusal(opening(code))
+    assert type(refused) is FolderError
+    assert " cannot be written: no space left on device: the file system at /" in str(refused)
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(opening: Sessions) -> None:
+    code = 'exec(\'import sys; sys.stderr = open("/dev/full", "w", 1); 1 / 0\')'
+    assert str(_refusal(opening(code))).endswith("failed: ZeroDivisionError: division by zero")
+
+
+_ALLOCATING = "import sys; held = b'x' * (300 << 20); sys.stdin.read()"
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "told"),
+    [
+        (
+            "exec('while True: pass')",
+            Limits(seconds=0.1),
+            "it took longer than 0.1 s: if it only is slow, allow more with --import-timeout-secs",
+        ),
+        (
+            "__import__('subprocess').Popen([__import__('sys').executable, '-c', "
+            f"{_ALLOCATING!r}], stdin=-1).wait()",
+            Limits(memory_bytes=256 << 20),
+            "it took more than 0.25 GiB of memory: if the machine has more, allow it with "
+            "--import-memory-gib",
+        ),
+    ],
+)
+def test_a_source_that_takes_without_end_is_given_up(
+    opening: Sessions, code: str, limits: Limits, told: str
+) -> None:
+    refused = _refusal(opening(code, options=ImportOptions(limits=limits)))
+    assert type(refused) is ModelFileError
+    assert str(refused) == f"model.pkl: opening it was given up: {told}"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace_engines import store
+from headrace_engines.errors import FolderError
 from headrace_engines.manifest import Recipe
 from headrace_engines.publication import publish
 from headrace_engines.store import Entry
@@ -87,7 +88,7 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, entry: Entry, name:
 
 def test_a_file_in_the_way_is_left_alone(tmp_path: Path, entry: Entry) -> None:
     (tmp_path / "digits").write_text("mine")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(FolderError, match="not a directory"):
         publish(entry, tmp_path, "digits")
     assert (tmp_path / "digits").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]

@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from headrace_engines import disk_space
 from headrace_engines.compress import graph
 from headrace_engines.compress.steps import Calibration, Numbers, Quantise, QuantiseDynamically
 from headrace_engines.rows import Rows
@@ -101,7 +102,11 @@ def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         source = Path(folder) / "prepared.onnx"
         onnx.save(model, source)
-        yield source, Path(folder) / "quantised.onnx"
+        try:
+            yield source, Path(folder) / "quantised.onnx"
+        except Exception as error:
+            disk_space.check_after(error, source.parent, source.stat().st_size)
+            raise
 
 
 class _CalibrationRows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
+from headrace_engines import disk_space
+from headrace_engines.errors import EngineError, FolderError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers import messages, sandbox
 from headrace_engines.importers.importer import Importer, ImportOptions, WritesPmml, standard_path
 from headrace_engines.importers.missing import missing
@@ -98,14 +101,28 @@ def _serve(questions: IO[bytes], answers: IO[bytes], opened: _Opened) -> None:
         except EngineError as error:
             answer = _failure(type(error).__name__, str(error))
         except ModuleNotFoundError as error:
-            traceback.print_exc()
+            _log()
             answer = _failure(UnsupportedModelError.__name__, str(missing(error)))
         except MemoryError:
             answer = _failure(ModelFileError.__name__, "there is not enough memory for this model")
         except Exception as error:  # whatever a framework says of a file; raised again where it was asked for
-            traceback.print_exc()
-            answer = _failure("", _first_line(error))
+            answer = _no_space(error, question) or _failure("", _first_line(error))
+            _log()
         messages.send(answers, answer)
+
+
+def _log() -> None:
+    """Write the exception that is being handled to the log, which may lie on a disk that is full."""
+    with suppress(OSError):
+        traceback.print_exc()
+
+
+def _no_space(error: Exception, question: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the answer if it was a full disk that is to blame, and not the source; else None."""
+    if not disk_space.is_full(error):
+        return None
+    written = Path(question["into"]).parent if "into" in question else Path(tempfile.gettempdir())
+    return _failure(FolderError.__name__, disk_space.complaint(written))
 
 
 def _failure(kind: str, text: str) -> Mapping[str, Any]:

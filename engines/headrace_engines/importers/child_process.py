@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import headrace_engines
 from headrace_engines.errors import EngineError
 from headrace_engines.importers import messages
+from headrace_engines.importers.limits import Limits, Watch
 from headrace_engines.printable import printable
 
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
@@ -28,6 +29,10 @@ class ChildEnded(EngineError):
     """The process ended instead of answering; the text says how, with the last that it wrote."""
 
 
+class TookTooMuch(ChildEnded):
+    """The process was ended because it went beyond its limits; the text says which, and how to raise it."""
+
+
 class ChildProcess:
     """A module that runs while the context lasts; what it starts in turn is ended with it.
 
@@ -35,7 +40,13 @@ class ChildProcess:
     handed to it. The system ends it with the thread that enters the context.
     """
 
-    def __init__(self, folder: Path, module: str, environment: Mapping[str, str] = _NO_MORE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        module: str,
+        environment: Mapping[str, str] = _NO_MORE,
+        limits: Limits | None = None,
+    ) -> None:
         """`folder` is private to the process and its caller: it holds what is written, and its home."""
         self.folder = folder
         self._log = folder / "log"
@@ -50,6 +61,7 @@ class ChildProcess:
                 env={**_environment(home), **environment},
                 start_new_session=True,
             )
+        self._watch = Watch(self._process.pid, limits, self.kill) if limits else None
 
     def __enter__(self) -> Self:
         return self
@@ -67,14 +79,14 @@ class ChildProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a question; ChildEnded if there is none."""
+        """Return the answer to a question; ChildEnded if there is none, as within the limits."""
         asked = self._process.stdin
         if asked is None:
             raise ValueError("the process was started without pipes")
         try:
             messages.send(asked, question)
         except OSError as error:
-            raise ChildEnded(self._end()) from error
+            raise self._end() from error
         return self.hear()
 
     def hear(self) -> dict[str, Any]:
@@ -83,23 +95,26 @@ class ChildProcess:
         if answered is None:
             raise ValueError("the process was started without pipes")
         try:
-            return messages.receive(answered)
+            with self._watch or nullcontext():
+                return messages.receive(answered)
         except (OSError, EOFError, ValueError) as error:
-            raise ChildEnded(self._end()) from error
+            raise self._end() from error
 
     def log(self) -> str:
         """Return the last lines that the process wrote."""
         lines = [printable(line.strip()) for line in self._log.read_text(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-_LOG_LINES:])
 
-    def _end(self) -> str:
-        """Say how the process ended; one that does not, because it talks nonsense, is ended here."""
+    def _end(self) -> ChildEnded:
+        """Return how the process ended, to be raised; one that does not end talks nonsense."""
+        if self._watch and self._watch.complaint:
+            return TookTooMuch(self._watch.complaint)
         try:
             code = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            return "it did not keep to its way of answering"
+            return ChildEnded("it did not keep to its way of answering")
         last = self.log()
-        return f"{_ending(code)}{f'; the last that it wrote: {last}' if last else ''}"
+        return ChildEnded(f"{_ending(code)}{f'; the last that it wrote: {last}' if last else ''}")
 
 
 def _ending(code: int) -> str:

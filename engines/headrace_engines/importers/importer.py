@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from headrace_engines.documents import Scalar
+from headrace_engines.importers.limits import Limits
 from headrace_engines.rows import Rows
 
 COLUMNS = "columns"
@@ -34,6 +35,7 @@ class ImportOptions:
     input_dtypes: Mapping[str, str] = field(default_factory=dict)
     opset: int = OPSET
     is_trusted: bool = False
+    limits: Limits = Limits()
 
 
 def standard_path(path: Path) -> Path:

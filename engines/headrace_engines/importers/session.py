@@ -20,7 +20,7 @@ from headrace_engines import errors
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, ModelFileError, UntrustedSource
 from headrace_engines.importers import messages, sandbox
-from headrace_engines.importers.child_process import ChildEnded, ChildProcess
+from headrace_engines.importers.child_process import ChildEnded, ChildProcess, TookTooMuch
 from headrace_engines.importers.formats import Format, Kind
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.printable import printable
@@ -45,14 +45,15 @@ def import_session(
     """Open the source; on any way out of the block its process is gone, and its temporary files are.
 
     Raises UntrustedSource if opening can execute code and nobody allowed it, ModelFileError if the
-    source is damaged or its process died of it, UnsupportedModelError if it cannot be converted.
+    source is damaged, or its process died of it or went beyond its limits, FolderError if a disk is full,
+    UnsupportedModelError if it cannot be converted.
     """
     if source_format.runs_code and not is_trusted:
         raise UntrustedSource(_warning(path, source_format))
     with (
         tempfile.TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True) as folder,
         sandbox.closed_to_others(),
-        ChildProcess(Path(folder), _CHILD) as child,
+        ChildProcess(Path(folder), _CHILD, limits=options.limits) as child,
     ):
         session = ImportSession(path, source_format, child)
         session.open(options, is_trusted=is_trusted)
@@ -110,6 +111,8 @@ class ImportSession:
         """Return the child's answer; raises what it raised, as the same class with the same text."""
         try:
             answer = self._child.ask(question)
+        except TookTooMuch as error:
+            raise ModelFileError(f"{self._path.name}: {doing} was given up: {error}") from error
         except ChildEnded as error:
             raise ModelFileError(f"{self._path.name}: {doing} ended its process: {error}") from error
         if "error" not in answer:
