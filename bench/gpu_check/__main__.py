@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.gpu_check import report
+from bench.gpu_check import report, stages
+from bench.gpu_check.budget import Part
 from bench.gpu_check.cases import Case, cases
 from bench.gpu_check.parts import Phase, machine, parts
+from bench.gpu_check.record import Found
 from bench.gpu_check.report import Document
-from bench.gpu_check.runner import Outcome, Part, run_all
+from bench.gpu_check.runner import Outcome, run_all
 from bench.gpu_check.setting import BATCHES, Setting
 
 _GOOD, _FAILED, _MISSING, _INTERRUPTED = 0, 1, 2, 130
@@ -30,10 +32,11 @@ class MissingError(Exception):
 class Check:
     """One run: what was found so far, written down after each part."""
 
-    def __init__(self, setting: Setting, out: Path, before: Sequence[Document] = ()) -> None:
+    def __init__(self, setting: Setting, out: Path, phase: Phase, before: Sequence[Document]) -> None:
         """`before` is what an earlier phase found."""
         self._setting = setting
         self._out = out
+        self._phase = phase
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.found: list[Document] = list(before)
 
@@ -41,13 +44,19 @@ class Check:
         """Run the parts. Raises MissingError as soon as it is known that there is no GPU."""
         try:
             run_all(todo, self._setting, budget_seconds, self._tell)
+        except MissingError as error:
+            self._leave_out(todo, str(error))
+            raise
         finally:
             self.save(is_complete=False)
         self.save(is_complete=True)
 
     def save(self, *, is_complete: bool) -> None:
-        """Write the report as it is."""
+        """Write the report as it is, and what the second phase is to begin with."""
         report.save(report.document(self.found, started=self._started, is_complete=is_complete), self._out)
+        if self._phase is Phase.FIRST:
+            self._setting.work.mkdir(parents=True, exist_ok=True)
+            (self._setting.work / _FIRST).write_text(json.dumps(self.found))
 
     def _tell(self, outcome: Outcome) -> None:
         self.found.append(outcome.document())
@@ -57,6 +66,12 @@ class Check:
         print(f"[{outcome.seconds:5.1f} s] {outcome.part}: {state[:150]}", flush=True)
         if outcome.part == machine().name and not outcome.found.facts.get("gpus"):
             raise MissingError(f"no GPU can be used: {outcome.found.facts.get('why none') or state}")
+
+    def _leave_out(self, todo: Sequence[Part], why: str) -> None:
+        tried = {one["part"] for one in self.found}
+        for part in todo:
+            if part.name not in tried:
+                self.found.append(Outcome(part.name, Found(), 0.0, f"not run: {why}").document())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,15 +93,20 @@ def _checked(given: argparse.Namespace) -> int:
     setting = Setting(given.cases.absolute(), given.work.absolute(), tuple(given.batches), given.seconds)
     tried = _cases(setting.cases)
     before = _before(setting.work / _FIRST) if phase is Phase.SECOND else []
-    todo = [part for part in parts(tried, phase) if given.only in part.name or part == machine()]
+    todo = [part for part in parts(tried, phase) if _is_chosen(part, given.only)]
     if phase is Phase.SECOND and not before:
         todo.insert(0, machine())
-    check = Check(setting, given.out, before)
-    check.run(todo, given.budget_seconds)
-    if phase is Phase.FIRST:
-        (setting.work / _FIRST).write_text(json.dumps(check.found))
-    print((given.out / report.TEXT_NAME).read_text(), flush=True)
+    stages.forget(setting)
+    check = Check(setting, given.out, phase, before)
+    try:
+        check.run(todo, given.budget_seconds)
+    finally:
+        print((given.out / report.TEXT_NAME).read_text(), flush=True)
     return _FAILED if report.problems(check.found) else _GOOD
+
+
+def _is_chosen(part: Part, only: str) -> bool:
+    return part == machine() or any(words in part.name for words in only.split(","))
 
 
 def _cases(repository: Path) -> list[Case]:
@@ -117,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--phase", choices=[*Phase], default=Phase.ALL, help="first: what needs no TensorRT; second: the rest"
     )
-    add("--only", default="", help="parts with this in their names")
+    add("--only", default="", help="parts with one of these in their names, as engine,mlp-large")
     add("--budget-seconds", type=float, default=_BUDGET_SECONDS, help="for all parts together; default: 450")
     add("--batches", type=_integers, default=BATCHES, help="default: 1,2,4 and so on to 256")
     add("--seconds", type=float, default=0.15, help="for each figure; default: 0.15")
@@ -125,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _integers(text: str) -> list[int]:
-    return [int(item) for item in text.split(",")]
+    return sorted({int(item) for item in text.split(",")})
 
 
 if __name__ == "__main__":

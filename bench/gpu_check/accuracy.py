@@ -1,42 +1,32 @@
-"""Compares what two engines answer, row by row."""
+"""Compares what two engines answer, by the measures that a plan is served by."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+import math
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import metrics
-
-_LEAST_AGREEMENT: Final = 0.97
-_LEAST_SQNR_DB: Final = 25.0
+from headrace_engines import metrics, plan_gate
+from headrace_engines.plan_gate import Likeness
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """`top1` is the share of rows with the same class, `sqnr_db` signal to difference, over all rows."""
-
-    top1: float
-    sqnr_db: float
-    worst_row_db: float
-    is_finite: bool
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the two compute the same, as far as their precision allows."""
-        return self.is_finite and (self.top1 >= _LEAST_AGREEMENT or self.sqnr_db >= _LEAST_SQNR_DB)
-
-
-def compare(answers: NDArray[Any], reference: NDArray[Any]) -> Comparison:
+def compare(answers: NDArray[Any], reference: NDArray[Any]) -> Likeness:
     """Compare scores of classes, (rows, classes) each."""
-    if not np.isfinite(answers).all():
-        return Comparison(0.0, 0.0, 0.0, is_finite=False)
-    errors = metrics.row_errors([answers], [reference])
-    return Comparison(
-        top1=float(np.mean(metrics.classes(answers) == metrics.classes(reference))),
-        sqnr_db=metrics.sqnr_db(errors),
-        worst_row_db=metrics.sqnr_db(errors.max(keepdims=True)),
-        is_finite=True,
-    )
+    return plan_gate.likeness([reference], [answers])
+
+
+def is_right(found: Likeness) -> bool:
+    """Whether a plan that answers so would be served."""
+    is_like = found.sqnr_db >= plan_gate.LEAST_SQNR_DB
+    return is_like and found.agreement >= plan_gate.LEAST_AGREEMENT
+
+
+def worst_row_db(answers: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the signal to the difference of the row that differs most."""
+    return metrics.sqnr_db(metrics.row_errors([answers], [reference]).max(keepdims=True))
+
+
+def told(figure: float, digits: int) -> float | None:
+    """Return the figure as tables have it; None for what is no number, which JSON cannot hold."""
+    return round(figure, digits) if math.isfinite(figure) else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from bench.gpu_check import opening
+from bench.gpu_check import opening, stages
 from bench.gpu_check.cases import Case, find
 from bench.gpu_check.record import Record
 from bench.gpu_check.setting import Setting
@@ -31,6 +31,8 @@ _LARGEST: Final = (32, 64, 128, 256)
 _WAITING_BATCHES: Final = 4
 _SECONDS: Final = 8
 """Of a measurement, in those of one figure of the engine: here threads have to come into step."""
+_WARM_UP: Final = 0.25
+"""As much of that again comes first."""
 _MESSAGES: Final = 64
 _DRAIN_SECONDS: Final = 20.0
 
@@ -38,10 +40,11 @@ _DRAIN_SECONDS: Final = 20.0
 def measure(setting: Setting, record: Record, subject: str) -> None:
     """Fill the table CORE with what comes of the case `subject`."""
     case = find(setting, subject)
-    largest = [rows for rows in _LARGEST if rows <= setting.batches[-1]] or [setting.batches[-1]]
+    most = stages.largest(setting, subject)
     with opening.shared(setting) as gpu:
-        for batch in largest:
+        for batch in [rows for rows in _LARGEST if rows <= most] or [most]:
             with record.step(f"batches of {batch}"):
+                setting.check_time((1 + _WARM_UP) * _SECONDS * setting.seconds)
                 engine = opening.plan(case, gpu, batch, setting)
                 rate, cpu_us, mean_batch = through_core(case, engine, batch, _SECONDS * setting.seconds)
                 record.row(
@@ -112,7 +115,7 @@ def through_core(case: Case, engine: Engine, batch: int, seconds: float) -> tupl
     worker = worker_for(model, engine, 0)
     worker.start()
     try:
-        _bring(service, callers, messages, seconds / 4)
+        _bring(service, callers, messages, _WARM_UP * seconds)
         before, begun, cpu = callers.good, time.perf_counter(), time.process_time()
         _bring(service, callers, messages, seconds)
         rows = callers.good - before

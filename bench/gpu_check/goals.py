@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.gpu_check.record import Row
-from bench.gpu_check.titles import ANSWERS, CORE, ENGINE, SERVER
+from bench.gpu_check.titles import ANSWERS, CORE, ENGINE, GRAPHS, SERVER
 
 _SERVED: Final = 0.9
 """What the server is to answer, of what the engine does alone at its best batch."""
@@ -20,13 +20,15 @@ def summary(parts: Sequence[dict[str, Any]]) -> list[str]:
     facts = {name: value for part in parts for name, value in part["facts"].items()}
     rows: dict[str, list[Row]] = {
         title: [row for part in parts for row in part["tables"].get(title, ())]
-        for title in (ANSWERS, ENGINE, CORE, SERVER)
+        for title in (ANSWERS, ENGINE, CORE, SERVER, GRAPHS)
     }
     lines = [*_machine(facts), *_answers(parts, rows[ANSWERS]), *_precisions(rows[ENGINE])]
     for model in dict.fromkeys(row["model"] for row in rows[SERVER]):
         lines.extend(_served(str(model), rows))
     for model in dict.fromkeys(row["model"] for row in rows[CORE]):
         lines.extend(_assembled(str(model), rows))
+    graphs = dict.fromkeys(row["model"] for row in rows[GRAPHS])
+    lines += [_saved(str(model), [row for row in rows[GRAPHS] if row["model"] == model]) for model in graphs]
     return lines
 
 
@@ -40,13 +42,36 @@ def _machine(facts: dict[str, Any]) -> list[str]:
 
 
 def _answers(parts: Sequence[dict[str, Any]], rows: Sequence[Row]) -> list[str]:
-    tried = sum(part["part"].startswith("engine ") for part in parts)
-    if not tried:
+    judged = [part for part in parts if part["part"].startswith("answers ")]
+    if not any(part["seconds"] or part["tables"] for part in judged):
         return ["plans: none was tried"]
-    wrong = [str(row["model"]) for row in rows if not row["right"]]
+    tried = [part["part"].partition(" ")[2] for part in judged]
+    own = [row for row in rows if row["model"] in tried]
+    wrong = list(dict.fromkeys(str(row["model"]) for row in own if not row["right"]))
     told = f"; WRONG: {', '.join(wrong)}" if wrong else ""
-    right = len(rows) - len(wrong)
-    return [f"plans: {right} of {tried} load and answer as ONNX Runtime does{told}"]
+    right = len({row["model"] for row in own}) - len(wrong)
+    lines = [f"plans: {right} of {len(tried)} load and answer as ONNX Runtime does{told}"]
+    without = list(dict.fromkeys(str(row["model"]) for row in own if not _is_captured(row)))
+    captured = len({row["model"] for row in own}) - len(without)
+    told = f"; NOT, OR IN PART: {', '.join(without)}" if without else ""
+    return [*lines, f"CUDA graphs: {captured} of {len(tried)} plans are captured in all batch sizes{told}"]
+
+
+def _is_captured(row: Row) -> bool:
+    captured, _, sizes = str(row["graphs"]).partition(" of ")
+    return captured == sizes
+
+
+def _saved(model: str, rows: Sequence[Row]) -> str:
+    """Say how many sizes were captured, and what that saves where both were measured."""
+    on, off = ({row["rows"]: row for row in rows if row["graphs"] == state} for state in ("on", "off"))
+    captured = sum(bool(row["captured"]) for row in on.values())
+    told = f"{model}: graphs of {captured} of {len(on)} batch sizes"
+    both = [size for size in on if size in off]
+    if not both:
+        return told
+    shares = [f"{float(on[size]['ms'] or 0) / float(off[size]['ms'] or 1):.2f} at {size}" for size in both]
+    return f"{told}; the time of a batch with them, of that without: {', '.join(shares)}"
 
 
 def _precisions(rows: Sequence[Row]) -> list[str]:
@@ -69,7 +94,9 @@ def _served(model: str, rows: dict[str, list[Row]]) -> list[str]:
     goal = _verdict(share >= _SERVED, f"{_SERVED:g}")
     lines = [f"{told}, {share:.2f} of the engine alone ({alone:,.0f}): {goal}"]
     if isinstance(busy, int | float):
-        lines.append(f"{model}: the GPU is busy {busy:.0f} % of it: {_verdict(busy > _BUSY_PERCENT, '90 %')}")
+        by = f"{best['NVML samples']} samples of NVML" if best["NVML samples"] else "CUDA's events"
+        goal = _verdict(busy > _BUSY_PERCENT, "90 %")
+        lines.append(f"{model}: the GPU is busy {busy:.0f} % of it, by {by}: {goal}")
     return lines
 
 

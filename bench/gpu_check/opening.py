@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from bench.gpu_check.cases import Case, described
 from bench.gpu_check.setting import Setting
@@ -24,18 +24,30 @@ LIBRARIES: Final = {"pycuda": "pycuda_driver", "cuda-python": "cuda_python_drive
 """The modules through which the driver can be reached, by the names of what is installed for them."""
 
 
-class WithoutGraphs:
-    """A driver that captures nothing, so that engines execute kernel by kernel. Somebody else retains it."""
+class Observed:
+    """A driver that counts the graphs it launches, and captures none where they are left out.
 
-    def __init__(self, driver: Driver) -> None:
+    Somebody else retains it.
+    """
+
+    def __init__(self, driver: Driver, *, captures: bool) -> None:
         self._driver = driver
+        self._captures = captures
+        self.launched = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
 
-    def begin_capture(self, stream: Stream) -> NoReturn:
-        """Refuse, as a driver does that is too old."""
-        raise CudaError("begin_capture", "CUDA_ERROR_NOT_SUPPORTED", Fault.CALL, "graphs are left out")
+    def begin_capture(self, stream: Stream) -> None:
+        """Refuse where graphs are left out, as a driver does that is too old."""
+        if not self._captures:
+            raise CudaError("begin_capture", "CUDA_ERROR_NOT_SUPPORTED", Fault.CALL, "graphs are left out")
+        self._driver.begin_capture(stream)
+
+    def launch(self, graph: Any, stream: Stream) -> None:
+        """Count it."""
+        self.launched += 1
+        self._driver.launch(graph, stream)
 
     def release(self) -> None:
         """Leave the context to whom it belongs."""
@@ -49,13 +61,14 @@ def shared(setting: Setting) -> Iterator[Gpu]:
 
 
 @contextlib.contextmanager
-def without_graphs(setting: Setting) -> Iterator[Gpu]:
-    """Open the GPU through a driver that captures nothing."""
+def observed(setting: Setting, *, captures: bool = True) -> Iterator[tuple[Gpu, Observed]]:
+    """Open the GPU through a driver that tells how often a graph was launched."""
     with shared(setting) as gpu:
         with gpu.use(gpu.generation) as driver:
-            bare: Any = WithoutGraphs(driver)
-        with contextlib.closing(Gpu(bare, pools.current())) as same:
-            yield same
+            watched = Observed(driver, captures=captures)
+        same: Any = watched
+        with contextlib.closing(Gpu(same, pools.current())) as observed_gpu:
+            yield observed_gpu, watched
 
 
 @contextlib.contextmanager

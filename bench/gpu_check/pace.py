@@ -13,6 +13,8 @@ from headrace_engines.engine import DeviceTimes, Engine
 _ROUNDS: Final = 3
 _FEWEST: Final = 3
 _MOST: Final = 2000
+_SHARED: Final = 15
+"""Batches whose parts are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,13 @@ class Shares:
 def batch_seconds(engine: Engine, rows: int, in_flight: int, seconds: float) -> float:
     """Return the seconds from one batch to the next, with so many in flight; the inputs stay as they are.
 
-    The median of three rounds, which take about `seconds` together and follow a warm-up.
+    The median of three rounds, which take about `seconds` together and follow a warm-up; of batches that
+    take longer, the mean of a few.
     """
     turn_over(engine, rows, in_flight, in_flight + 1)
-    begun = time.perf_counter()
-    turn_over(engine, rows, in_flight, _FEWEST)
-    once = (time.perf_counter() - begun) / _FEWEST
+    once = timed(lambda: turn_over(engine, rows, in_flight, _FEWEST)) / _FEWEST
+    if once * _FEWEST >= seconds:
+        return once
     count = min(_MOST, max(_FEWEST, round(seconds / _ROUNDS / max(once, 1e-7))))
     return statistics.median(
         timed(lambda: turn_over(engine, rows, in_flight, count)) / count for _ in range(_ROUNDS)
@@ -62,10 +65,14 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def shares(engine: Engine, rows: int, batches: int) -> Shares | None:
-    """Return the medians over so many batches, one at a time; None where the engine does not tell."""
+def shares(engine: Engine, rows: int, seconds: float) -> Shares | None:
+    """Return the medians over some batches, one at a time; None where the engine does not tell.
+
+    Of batches that take so long that they do not end in `seconds`, over fewer.
+    """
     told: list[DeviceTimes] = []
-    for _ in range(batches):
+    end = time.perf_counter() + seconds
+    while len(told) < _FEWEST or (len(told) < _SHARED and time.perf_counter() < end):
         turn_over(engine, rows, 1, 1)
         if engine.device is None or (times := engine.device.times(0)) is None:
             return None

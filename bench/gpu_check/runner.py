@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.gpu_check import record
+from bench.gpu_check.budget import Budget, Part
 from bench.gpu_check.record import Found
 from bench.gpu_check.setting import Setting
 from bench.load import ROOT
@@ -20,20 +22,7 @@ from bench.load import ROOT
 _LEAST_SECONDS: Final = 3.0
 """A part that has less than this left is not begun."""
 _KILL_SECONDS: Final = 5.0
-_AFTER_HANGS: Final = 2
-_HURRIED_SECONDS: Final = 20.0
-"""What each part has after so many have hung: the rest of the table is worth more than one row of it."""
 _LOG_BYTES: Final = 3000
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One process: the module whose `measure` it calls, for which subject, and how long it may take."""
-
-    name: str
-    module: str
-    limit_seconds: float
-    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +55,31 @@ class Outcome:
 
 
 def run_all(
-    parts: Iterable[Part], setting: Setting, budget_seconds: float, tell: Callable[[Outcome], None]
+    parts: Sequence[Part], setting: Setting, budget_seconds: float, tell: Callable[[Outcome], None]
 ) -> None:
-    """Run one part after the other and tell of each; what the budget leaves no time for is skipped."""
-    begun, hung = time.monotonic(), 0
-    for part in parts:
-        left = budget_seconds - (time.monotonic() - begun)
-        limit = min(part.limit_seconds, left, _HURRIED_SECONDS if hung >= _AFTER_HANGS else left)
+    """Run one part after the other and tell of each.
+
+    What its kind's time does not hold is tried in the end, in what the others have left.
+    """
+    ends_at = time.monotonic() + budget_seconds
+    put_off = _run_in_turn(parts, setting, ends_at, tell)
+    for part in _run_in_turn(put_off, setting, ends_at, tell):
+        tell(Outcome(part.name, Found(), 0.0, "skipped: no time was left"))
+
+
+def _run_in_turn(
+    parts: Sequence[Part], setting: Setting, ends_at: float, tell: Callable[[Outcome], None]
+) -> list[Part]:
+    """Run what there is time for, and return the rest."""
+    budget = Budget(parts, ends_at - time.monotonic())
+    rest = []
+    for number, part in enumerate(parts, 1):
+        limit = budget.limit(part, parts[number:], ends_at - time.monotonic())
         if limit < _LEAST_SECONDS:
-            tell(Outcome(part.name, Found(), 0.0, "skipped: no time was left"))
-            continue
-        outcome = run(part, setting, limit)
-        hung += outcome.fate.startswith("over")
-        tell(outcome)
+            rest.append(part)
+        else:
+            tell(run(part, setting, limit))
+    return rest
 
 
 def run(part: Part, setting: Setting, limit_seconds: float) -> Outcome:
@@ -87,10 +88,11 @@ def run(part: Part, setting: Setting, limit_seconds: float) -> Outcome:
     written = setting.work / f"{part.name.replace(' ', '-').replace('/', '-')}.jsonl"
     log = written.with_suffix(".log")
     written.unlink(missing_ok=True)
-    command = [*setting.python, "-m", "bench.gpu_check.child", "--module", part.module]
-    command += ["--subject", part.subject, "--setting", setting.to_json(), "--record", str(written)]
-    command += ["--limit-seconds", str(limit_seconds), "--parent", str(os.getpid())]
     begun = time.monotonic()
+    timed = dataclasses.replace(setting, ends_at=begun + limit_seconds)
+    command = [*setting.python, "-m", "bench.gpu_check.child", "--module", part.module]
+    command += ["--subject", part.subject, "--setting", timed.to_json(), "--record", str(written)]
+    command += ["--limit-seconds", str(limit_seconds), "--parent", str(os.getpid())]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

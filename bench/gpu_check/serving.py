@@ -30,7 +30,9 @@ from headrace_proto.names import TRITON_SERVICE
 from headrace_proto.v1 import inference_pb2 as pb
 
 _START_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 15.0
+_START_SHARE: Final = 0.5
+"""Of the part's time: a server that starts later has none left to be measured in."""
+_STOP_SECONDS: Final = 8.0
 _GRACE_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 20.0
 MESSAGES: Final = "messages"
@@ -58,8 +60,6 @@ class Served:
     p50_ms: float
     p99_ms: float
     mean_batch: float
-    compute_share: float
-    """How much of the time some batch was being computed, by the model's own statistics."""
     server_cores: float
     failed: int
 
@@ -99,25 +99,30 @@ class Server:
 
 
 @contextlib.contextmanager
-def start(case: Case, setting: Setting) -> Iterator[Server]:
-    """Serve a case alone, and stop in the end. Raises ServingError with what the server said."""
+def start(case: Case, largest: int, setting: Setting) -> Iterator[Server]:
+    """Serve a case alone in batches of at most `largest`, and stop in the end.
+
+    Raises ServingError with what the server said if it does not start, or not soon enough.
+    """
     work, caches = setting.work / "serving", setting.caches
     work.mkdir(parents=True, exist_ok=True)
     repository = _repository(case, work / "repository")
     command = [*setting.python, "-m", "headrace_cli", "serve", "--model-repository", str(repository)]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--max-batch-size", str(setting.batches[-1])]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--max-batch-size", str(largest)]
     command += ["--allow-client-shm", "--max-queue-size", "65536", "--cache", str(caches)]
     log = work / "server.log"
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     # A server that says nothing is ended, so that its last line comes.
-    watch = threading.Timer(_START_SECONDS, process.kill)
+    patience = min(_START_SECONDS, _START_SHARE * setting.left_seconds)
+    watch = threading.Timer(patience, process.kill)
     watch.start()
     try:
         line = process.stdout.readline() if process.stdout else ""
         watch.cancel()
         if not line:
-            raise ServingError(f"the server did not start: {log.read_text(errors='replace')[-600:]}")
+            said = log.read_text(errors="replace")[-600:]
+            raise ServingError(f"the server did not start in {patience:.0f} s: {said}")
         yield Server(case, int(json.loads(line)["grpc"].rpartition(":")[2]), process, work, setting)
     finally:
         watch.cancel()
@@ -157,29 +162,29 @@ def put_under(server: Server, load: Load, seconds: float) -> Served:
         command += ["--body", body, "--reply-bytes", reply_bytes, "--in-flight", each]
         command += ["--connections", connections(each), "--seconds", seconds]
         before, cpu_before = server.statistics(), processes.cpu_seconds(server.process.pid)
-        results = _generated([str(word) for word in command], load.processes, seconds)
+        results = _generated([str(word) for word in command], load.processes, seconds, server.setting)
         after, cpu_after = server.statistics(), processes.cpu_seconds(server.process.pid)
     elapsed = max(one["seconds"] for one in results)
-    rows, executions, computed_ns = (now - then for now, then in zip(after, before, strict=True))
+    rows, executions, _ = (now - then for now, then in zip(after, before, strict=True))
     return Served(
         rows_per_second=load.rows * sum(one["replies"] / one["seconds"] for one in results),
         p50_ms=max(one["p50_ms"] for one in results),
         p99_ms=max(one["p99_ms"] for one in results),
         mean_batch=rows / max(executions, 1),
-        compute_share=computed_ns / 1e9 / elapsed,
         server_cores=(cpu_after - cpu_before) / elapsed,
         failed=sum(one["failed"] for one in results),
     )
 
 
-def _generated(command: list[str], count: int, seconds: float) -> list[dict[str, Any]]:
+def _generated(command: list[str], count: int, seconds: float, setting: Setting) -> list[dict[str, Any]]:
     """Run so many generators at once, and return what they found."""
+    patience = min(seconds + _GRACE_SECONDS, max(seconds, setting.left_seconds - _STOP_SECONDS))
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(count)
     ]
     try:
-        said = [process.communicate(timeout=seconds + _GRACE_SECONDS)[0] for process in running]
+        said = [process.communicate(timeout=patience)[0] for process in running]
     except subprocess.TimeoutExpired as error:
         raise ServingError(f"a generator did not end: {error}") from error
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 ANSWERS: Final = "answers, against ONNX Runtime on the CPU"
+OPENING: Final = "opening"
 ENGINE: Final = "engine"
 CORE: Final = "core without transport"
 SERVER: Final = "server"
+GRAPHS: Final = "graphs"

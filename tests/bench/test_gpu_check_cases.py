@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +98,8 @@ def server(repository, tmp_path_factory):
     program += "runpy.run_module('headrace_cli', run_name='__main__')"
     case = next(iter(cases(repository)))
     python = (sys.executable, "-c", program)
-    with start(case, Setting(repository, tmp_path_factory.mktemp("work"), (64,), python=python)) as running:
+    setting = Setting(repository, tmp_path_factory.mktemp("work"), python=python)
+    with start(case, 64, setting) as running:
         yield running
 
 
@@ -107,7 +110,7 @@ def test_a_load_on_a_server_is_answered_in_batches(way, rows, server):
     assert served.rows_per_second > 0
     assert 0 < served.p50_ms <= served.p99_ms
     assert rows <= served.mean_batch <= 64
-    assert 0 < served.compute_share < 1
+    assert served.server_cores > 0
     assert server.platform() == "onnxruntime_onnx"
 
 
@@ -130,11 +133,16 @@ def test_messages_of_any_size_are_sent_too(server, tmp_path):
     assert [result["replies"] > 0 for result in results] == [True, False]
 
 
-def test_a_server_that_does_not_start_is_told(repository, tmp_path):
+@pytest.mark.parametrize(
+    ("program", "left_seconds", "said"),
+    [
+        ("import sys; sys.exit('no such thing')", math.inf, r"did not start in 60 s: no such thing"),
+        ("import threading; threading.Event().wait()", 2.0, r"did not start in 1 s"),
+    ],
+)
+def test_a_server_that_does_not_start_leaves_time_to_tell(program, left_seconds, said, repository, tmp_path):
     case = next(iter(cases(repository)))
-    program = "import sys; sys.exit('no such thing')"
-    with (
-        pytest.raises(serving.ServingError, match="no such thing"),
-        start(case, Setting(repository, tmp_path, python=(sys.executable, "-c", program))),
-    ):
+    ends_at = time.monotonic() + left_seconds
+    setting = Setting(repository, tmp_path, python=(sys.executable, "-c", program), ends_at=ends_at)
+    with pytest.raises(serving.ServingError, match=said), start(case, 64, setting):
         pass
