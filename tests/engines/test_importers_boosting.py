@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from classical_models import FEATURES, ROWS, THREE, TWO, VALUES, assert_faithful
 from numpy.typing import NDArray
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from headrace_engines.errors import InputError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers.boosting import open_source
-from headrace_engines.importers.importer import ImportOptions
+from headrace_engines.importers.importer import Importer, ImportOptions
+from headrace_engines.importers.sklearn import SklearnImporter
 
 xgboost = pytest.importorskip("xgboost", reason="needs the extra `boost`")
 lightgbm = pytest.importorskip("lightgbm", reason="needs the extra `boost`")
@@ -265,3 +268,42 @@ def test_features_that_somebody_named_are_told(suffix: str, tmp_path: Path) -> N
             assert "columns" not in facts
         else:
             assert [name.replace("_", " ") for name in json.loads(str(facts["columns"]))] == told
+
+
+_CATEGORIES = np.column_stack([np.arange(len(ROWS)) % 6, ROWS[:, 1:]]).astype(np.float32)
+_BROKEN = [0.5, 1.5, 2.7, 4.999, 5.5, -0.5, -0.999, -1, -1.5, np.nan, 6, 99, 1e9]
+_ASKED = np.column_stack([_BROKEN, np.zeros((len(_BROKEN), FEATURES - 1))]).astype(np.float32)
+
+
+def _with_categories(library: str) -> tuple[Any, dict[str, Any]]:
+    if library == "lightgbm":
+        return lightgbm.LGBMRegressor(n_estimators=6, **_QUIET), {"categorical_feature": [0]}
+    kinds = ["c", *"q" * (FEATURES - 1)]
+    told = {"enable_categorical": True, "feature_types": kinds, "max_cat_to_onehot": 1}
+    return xgboost.XGBRegressor(n_estimators=6, n_jobs=1, **told), {}
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_a_number_between_categories_is_the_one_that_the_library_cuts_it_to(
+    library: str, in_pipeline: bool, tmp_path: Path
+) -> None:
+    model, told = _with_categories(library)
+    values = (_CATEGORIES[:, 0] % 2) * 3 + (_CATEGORIES[:, 0] == 0) * 5.0
+    importer: Importer
+    if in_pipeline:
+        name = type(model).__name__.lower()
+        told = {f"{name}__{key}": value for key, value in told.items()}
+        pipeline = make_pipeline(FunctionTransformer(), model).fit(_CATEGORIES, values, **told)
+        importer = SklearnImporter(pipeline, ImportOptions(), "")
+    else:
+        importer = open_source(
+            _stored(model.fit(_CATEGORIES, values, **told), tmp_path / "m.joblib"), _TRUSTED
+        )
+    assert_faithful(importer, tmp_path, {"input": np.concatenate([_ASKED, _CATEGORIES])})
+
+
+@pytest.mark.parametrize("suffix", [".json", ".joblib"])
+def test_what_ranks_is_read(suffix: str, tmp_path: Path) -> None:
+    model = xgboost.XGBRanker(n_estimators=4, n_jobs=1).fit(ROWS, TWO, qid=np.arange(len(ROWS)) // 10)
+    assert_faithful(open_source(_stored(model, tmp_path / f"m{suffix}"), _TRUSTED), tmp_path, {"input": ROWS})

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from classical_models import assert_faithful
+from ml_models import answers
 from numpy.typing import NDArray
 from pmml_documents import document, regression, split, tree, written
 
@@ -105,3 +107,29 @@ def test_a_field_that_is_always_the_same_is_so_for_infinite_values_too(tmp_path:
     text = text.replace("<Node", f"<LocalTransformations>{field}</LocalTransformations><Node", 1)
     (found,) = _answered(text, tmp_path, [1, 2, np.inf])
     assert found[:, 0].tolist() == [1, 1, 1]
+
+
+def test_a_field_that_a_sum_does_not_name_leaves_it_alone(tmp_path: Path) -> None:
+    rows = {"input": np.array([[1, np.inf], [2, -1e30], [3, 4]], np.float32)}
+    importer = _opened(document(regression(_TABLE)), tmp_path)
+    assert_faithful(importer, tmp_path, rows)
+    np.testing.assert_array_equal(importer.answers(rows)[0][:, 0], [3, 5, 7])
+
+
+def test_a_class_whose_sum_does_not_name_a_field_leaves_it_alone(tmp_path: Path) -> None:
+    tables = "".join(
+        f'<RegressionTable intercept="{start}" targetCategory="{name}">{terms}</RegressionTable>'
+        for name, start, terms in (
+            ("p", 1, '<NumericPredictor name="b" coefficient="2"/>'),
+            ("q", 2, '<NumericPredictor name="a" coefficient="3"/>'),
+            ("r", 3, ""),
+            ("s", 4, ""),
+        )
+    )
+    model = regression(tables, functionName="classification", normalizationMethod="none")
+    importer = _opened(document(model, classes=("s", "r", "q", "p")), tmp_path)
+    rows = {"input": np.array([[1, np.inf], [2, 5]], np.float32)}
+    importer.convert(tmp_path / "model.onnx")
+    (found,) = answers(onnx.load(tmp_path / "model.onnx"), rows["input"])
+    np.testing.assert_array_equal(found, [[-np.inf, 3, 5, np.inf], [1 - 8 - 11 - 3, 3, 8, 11]])
+    np.testing.assert_array_equal(found, importer.answers(rows)[0])

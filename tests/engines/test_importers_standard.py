@@ -41,6 +41,9 @@ def _linear(targets: int, labels: list[int], transform: str) -> onnx.ModelProto:
     )
 
 
+_OF_SEVERAL = ("SOFTMAX", "SOFTMAX_ZERO", "PROBIT")
+"""What ONNX Runtime makes of one score of two classes by rules of its own."""
+
 _CASES: dict[str, tuple[onnx.ModelProto, np.ndarray[Any, Any]]] = {
     "scaler": (ml_model("Scaler", _X, _out(FLOAT, 4), offset=[1.0, 0, 2, 3], scale=[1.0, 2, 3, 4]), _ROWS),
     "scaler of integers": (
@@ -209,8 +212,15 @@ def test_a_list_of_dictionaries_becomes_a_matrix() -> None:
             ml_model("Binarizer", {"x": (DOUBLE, ["n", 4])}, _out(DOUBLE, 4)),
             ("ai.onnx.ml.Binarizer",),
         ),
+        (
+            ml_model(
+                "LinearRegressor", _X, _out(FLOAT, 1), coefficients=_WEIGHTS[:4], post_transform="LOGISTIC"
+            ),
+            ("ai.onnx.ml.LinearRegressor",),
+        ),
+        *((_linear(1, [3, 7], transform), ("ai.onnx.ml.LinearClassifier",)) for transform in _OF_SEVERAL),
     ],
-    ids=["text", "text for labels", "probit", "FP64"],
+    ids=["text", "text for labels", "probit", "FP64", "one target", *_OF_SEVERAL],
 )
 def test_what_has_no_rewrite_is_named_and_kept(model: onnx.ModelProto, left: tuple[str, ...]) -> None:
     standard = standardise(model)

@@ -184,3 +184,60 @@ def test_trees_that_ask_for_membership_or_lead_in_circles_stay() -> None:
     attributes["nodes_truenodeids"][0] = 0
     model = helper.make_model(_regressor(attributes, 1).graph, opset_imports=[helper.make_opsetid("", 17)])
     assert standardise(model).left == ("ai.onnx.ml.TreeEnsembleRegressor",)
+
+
+def _stump(side: str, mode: str, bound: float, ids: list[int]) -> dict[str, Any]:
+    """A tree of one question, whose leaves speak of these targets."""
+    return {
+        "nodes_treeids": [0, 0, 0],
+        "nodes_nodeids": [0, 1, 2],
+        "nodes_featureids": [0, 0, 0],
+        "nodes_modes": [mode, "LEAF", "LEAF"],
+        "nodes_values": [bound, 0.0, 0.0],
+        "nodes_truenodeids": [1, 0, 0],
+        "nodes_falsenodeids": [2, 0, 0],
+        "nodes_missing_value_tracks_true": [1, 0, 0],
+        f"{side}_treeids": [0, 0],
+        f"{side}_nodeids": [1, 2],
+        f"{side}_ids": ids,
+        f"{side}_weights": [1.0, 2.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "bound"),
+    [
+        *((mode, float("nan")) for mode in _MODES),
+        ("BRANCH_EQ", float("inf")),
+        ("BRANCH_NEQ", float("inf")),
+        ("BRANCH_EQ", 1e-40),
+        ("BRANCH_LT", float("-inf")),
+        ("BRANCH_GTE", float("-inf")),
+    ],
+)
+def test_a_bound_that_no_comparison_of_two_tells_stays(mode: str, bound: float) -> None:
+    model = _regressor(_stump("target", mode, bound, [0, 0]), 1)
+    assert standardise(model).left == ("ai.onnx.ml.TreeEnsembleRegressor",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "bound"),
+    [
+        ("BRANCH_LEQ", float("inf")),
+        ("BRANCH_LEQ", float("-inf")),
+        ("BRANCH_GT", float("inf")),
+        ("BRANCH_EQ", float("-inf")),
+        ("BRANCH_LT", float("inf")),
+    ],
+)
+def test_what_is_infinite_is_compared_with_infinity(mode: str, bound: float) -> None:
+    rows = np.zeros((5, FEATURES), np.float32)
+    rows[:, 0] = [-np.inf, np.inf, np.nan, 0, 3e38]
+    _assert_gathers(_regressor(_stump("target", mode, bound, [0, 0]), 1), rows)
+
+
+def test_rows_that_no_leaf_scores_are_left_to_the_runtime() -> None:
+    one_each = _classifier(_stump("class", "BRANCH_LEQ", 0.5, [0, 1]), [3, 7])
+    assert standardise(one_each).left == ("ai.onnx.ml.TreeEnsembleClassifier",)
+    based = _regressor(_stump("target", "BRANCH_LEQ", 0.5, [0, 1]), 2, base_values=[1.0, 2.0])
+    assert standardise(based).left == ("ai.onnx.ml.TreeEnsembleRegressor",)

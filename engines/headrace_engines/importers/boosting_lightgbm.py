@@ -15,6 +15,7 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers.boosting_categories import make_whole
 from headrace_engines.importers.boosting_xgboost import EXPORTER_OPSET
 from headrace_engines.importers.sklearn_histogram import rounded_down
 
@@ -70,6 +71,7 @@ class LightgbmBooster:
             target_opset=EXPORTER_OPSET,
             zipmap=False,
         )
+        make_whole(model.graph.node, model.graph.initializer, self.features, towards_zero=True)
         return model
 
     def answer(self, rows: NDArray[np.float32]) -> NDArray[Any]:
@@ -146,6 +148,7 @@ def register() -> None:
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
         estimator = operator.raw_operator
+        before = len(container.nodes)
         operator.raw_operator = SimpleNamespace(
             booster_=exportable(estimator.booster_),
             boosting_type="gbdt",
@@ -155,6 +158,13 @@ def register() -> None:
             converter(scope, operator, container)
         finally:
             operator.raw_operator = estimator
+        make_whole(
+            container.nodes,
+            container.initializers,
+            estimator.n_features_in_,
+            towards_zero=True,
+            start=before,
+        )
 
     options = {"nocl": [True, False], "zipmap": [True, False, "columns"], "raw_scores": [True, False]}
     classifier = calculate_linear_classifier_output_shapes, convert

@@ -15,6 +15,7 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers.boosting_categories import make_whole
 
 EXPORTER_OPSET: Final = 15
 """The newest that the exporter writes; what it writes means the same in those that came after."""
@@ -90,6 +91,9 @@ class XgboostBooster:
         """Return the exporter's model of an estimator with these trees."""
         plain = self._booster.copy()
         plain.feature_names = None  # the exporter knows features by their numbers
+        plain.set_attr(
+            scikit_learn=None
+        )  # of which kind the estimator was: a ranker predicts as regressors do
         estimator = xgboost.XGBRegressor() if self.classes is None else xgboost.XGBClassifier()
         estimator.load_model(plain.save_raw("ubj"))
         model: onnx.ModelProto = convert_xgboost(
@@ -97,6 +101,7 @@ class XgboostBooster:
             initial_types=[("input", FloatTensorType([None, self.features]))],
             target_opset=EXPORTER_OPSET,
         )
+        make_whole(model.graph.node, model.graph.initializer, self.features, towards_zero=False)
         return model
 
     def answer(self, rows: NDArray[np.float32]) -> NDArray[Any]:
@@ -123,6 +128,12 @@ def register() -> None:
         calculate_linear_regressor_output_shapes,
     )
 
+    def convert(scope: Any, operator: Any, container: Any) -> None:
+        before = len(container.nodes)
+        converter(scope, operator, container)
+        features = operator.raw_operator.n_features_in_
+        make_whole(container.nodes, container.initializers, features, towards_zero=False, start=before)
+
     options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
     for estimator, shapes, known in (
         (xgboost.XGBClassifier, calculate_linear_classifier_output_shapes, options),
@@ -130,6 +141,4 @@ def register() -> None:
         (xgboost.XGBRegressor, calculate_linear_regressor_output_shapes, None),
         (xgboost.XGBRFRegressor, calculate_linear_regressor_output_shapes, None),
     ):
-        update_registered_converter(
-            estimator, f"XGBoost{estimator.__name__}", shapes, converter, options=known
-        )
+        update_registered_converter(estimator, f"XGBoost{estimator.__name__}", shapes, convert, options=known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,6 +24,7 @@ from headrace_engines.importers.pmml_document import (
     Model,
     Network,
     Regression,
+    Table,
     Term,
     Tree,
 )
@@ -159,12 +161,7 @@ class _Writer:
             column = self._column(matrix, matrix.columns[power[0]])
             value = self._graph.add("Pow", column, np.float32(power[1]))
             matrix = self._with(matrix, _named(*power), value)
-        weights = np.zeros((self._width(matrix), len(regression.tables)))
-        for place, table in enumerate(regression.tables):
-            for term in table.terms:
-                weights[matrix.columns[_field(term)], place] += term.coefficient
-        intercepts = np.array([table.intercept for table in regression.tables], np.float32)
-        scores = self._graph.add("Gemm", matrix.tensor, weights.astype(np.float32), intercepts)
+        scores = self._scores(regression.tables, matrix)
         if not classes:
             return _Result(self._of_number(regression.normalization, scores))
         shares = self._of_classes(regression.normalization, scores, len(regression.tables))
@@ -172,6 +169,34 @@ class _Writer:
         if (order == np.arange(len(order))).all():
             return _Result(shares)
         return _Result(self._graph.columns(shares, order.astype(np.int64)))
+
+    def _scores(self, tables: Sequence[Table], matrix: _Matrix) -> str:
+        """Write the sums [rows, tables], each of its own fields alone: zero times infinity is not zero."""
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for place, table in enumerate(tables):
+            named = sorted({matrix.columns[_field(term)] for term in table.terms})
+            alike.setdefault(tuple(named), []).append(place)
+        parts = [
+            self._sums([tables[place] for place in places], used, matrix) for used, places in alike.items()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        order = [place for places in alike.values() for place in places]
+        return self._graph.columns(self._graph.add("Concat", *parts, axis=1), np.argsort(order))
+
+    def _sums(self, tables: Sequence[Table], used: tuple[int, ...], matrix: _Matrix) -> str:
+        """Write the sums [rows, tables] of tables that name the fields in the same columns."""
+        intercepts = np.array([table.intercept for table in tables], np.float32)
+        if not used:
+            rows = self._graph.add("Shape", self._column(matrix, 0))
+            return self._graph.add("Expand", intercepts[None], rows)
+        weights = np.zeros((len(used), len(tables)))
+        for place, table in enumerate(tables):
+            for term in table.terms:
+                weights[used.index(matrix.columns[_field(term)]), place] += term.coefficient
+        is_whole = used == tuple(range(self._width(matrix)))
+        given = matrix.tensor if is_whole else self._graph.columns(matrix.tensor, np.array(used))
+        return self._graph.add("Gemm", given, weights.astype(np.float32), intercepts)
 
     def _network(self, network: Network, matrix: _Matrix) -> _Result:
         graph = self._graph

@@ -127,6 +127,7 @@ def places(operator: Operator, trees: NDArray[np.int64], nodes: NDArray[np.int64
 
 def forest(nodes: Nodes, values: NDArray[np.float32]) -> Forest:
     """Return the trees with their decisions in one form; `values` [nodes, targets] are the leaves'."""
+    _check_bounds(nodes)
     nodes, values = _with_missing_apart(nodes, values)
     is_leaf = nodes.kind == LEAF
     is_equality = (nodes.kind == _EQ) | (nodes.kind == _NEQ)
@@ -190,6 +191,17 @@ def _with_missing_apart(nodes: Nodes, values: NDArray[np.float32]) -> tuple[Node
         ),
         np.concatenate([values, values[special]]),
     )
+
+
+def _check_bounds(nodes: Nodes) -> None:
+    """Raise Unsuited for bounds that `low <= x < high` does not tell: nothing lies above infinity."""
+    bounds, kind = nodes.threshold, nodes.kind
+    is_equality = (kind == _EQ) | (kind == _NEQ)
+    is_subnormal = (np.abs(bounds) < _SMALLEST) & (bounds != 0)
+    untold = np.isnan(bounds) | (is_equality & (np.isposinf(bounds) | is_subnormal))
+    untold |= np.isin(kind, (_LT, _GTE)) & np.isneginf(bounds)
+    if (untold & (kind != LEAF)).any():
+        raise Unsuited("a bound that is NaN, or infinite where that is asked for")
 
 
 def _above(thresholds: NDArray[Any]) -> NDArray[np.float32]:

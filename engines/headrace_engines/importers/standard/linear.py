@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_engines.importers.standard.graph import Graph, Operator
+from headrace_engines.importers.standard.graph import Graph, Operator, Unsuited
 from headrace_engines.importers.standard.scores import (
     best_label,
     both_classes,
@@ -15,11 +15,11 @@ from headrace_engines.importers.standard.scores import (
 def regressor(graph: Graph, operator: Operator) -> None:
     """LinearRegressor: [rows, features] to [rows, targets]."""
     targets = int(operator.attributes.get("targets", 1))
+    transform = operator.text("post_transform", "NONE")
+    if targets == 1 and transform != "NONE":  # ONNX Runtime leaves one target as it is, whatever the standard
+        raise Unsuited(f"post_transform {transform} of one target")
     scores = _gemm(graph, operator, targets)
-    graph.give(
-        transformed(graph, scores, operator.text("post_transform", "NONE")),
-        operator.outputs[0],
-    )
+    graph.give(transformed(graph, scores, transform), operator.outputs[0])
 
 
 def classifier(graph: Graph, operator: Operator) -> None:
@@ -29,6 +29,8 @@ def classifier(graph: Graph, operator: Operator) -> None:
     scores = _gemm(graph, operator, targets)
     transform = operator.text("post_transform", "NONE")
     if targets == 1 and len(labels) == 2:
+        if transform not in ("NONE", "LOGISTIC"):
+            raise Unsuited(f"post_transform {transform} of one score")
         label = label_above(graph, scores, 0, labels)
         scores = both_classes(graph, scores, transform, are_shares=True)
     else:

@@ -28,7 +28,10 @@ def regressor(graph: Graph, operator: Operator) -> None:
     targets = int(operator.attributes.get("n_targets", 1))
     trees = forest(listed(operator), _values(operator, "target", targets))
     scores = _aggregated(graph, operator, trees, operator.text("aggregate_function", "SUM"))
-    scores = _with_base(graph, scores, numbers(operator, "base_values"))
+    base = numbers(operator, "base_values")
+    if base.any():
+        _check_all_scored(operator, "target", targets)
+    scores = _with_base(graph, scores, base)
     graph.give(transformed(graph, scores, operator.text("post_transform", "NONE")), operator.outputs[0])
 
 
@@ -42,6 +45,8 @@ def classifier(graph: Graph, operator: Operator) -> None:
     if len(labels) == 2 and len(scored) == 1:
         label, scores = _binary(graph, operator, trees, base, labels)
     else:
+        if len(labels) == 2 or base.any():
+            _check_all_scored(operator, "class", len(labels))
         raw = walk.summed(graph, _features(graph, operator), trees)
         scores = _with_base(graph, raw, base)
         # Of two classes that are both scored, the second wins by being above zero.
@@ -53,6 +58,23 @@ def classifier(graph: Graph, operator: Operator) -> None:
         scores = transformed(graph, scores, transform)
     graph.give(label, operator.outputs[0])
     graph.give(scores, operator.outputs[1] if len(operator.outputs) > 1 else "")
+
+
+def _check_all_scored(operator: Operator, side: str, targets: int) -> None:
+    """Raise Unsuited unless each row is given a score for each target, by a tree whose leaves all have one.
+
+    What no leaf speaks of has no base value in ONNX Runtime either, and of two classes takes the other's.
+    """
+    ids = operator.integers(f"{side}_ids")
+    where = places(operator, operator.integers(f"{side}_treeids"), operator.integers(f"{side}_nodeids"))
+    kinds = np.asarray(operator.attributes["nodes_modes"])
+    _, tree = np.unique(operator.integers("nodes_treeids"), return_inverse=True)
+    leaves = np.bincount(tree[kinds == "LEAF"], minlength=tree.max(initial=0) + 1)
+    spoken = np.unique(np.stack([where, ids]), axis=1)
+    counts = np.zeros((len(leaves), targets), np.int64)
+    np.add.at(counts, (tree[spoken[0]], spoken[1]), 1)
+    if not (counts == leaves[:, None]).any(axis=0).all():
+        raise Unsuited("rows that are given no score for a target")
 
 
 def _binary(
