@@ -1,4 +1,4 @@
-"""Categories of boosted trees: the libraries cut off what a number has behind its point; trees in ONNX do not.
+"""Categories of boosted trees: the libraries cut off what is behind a point, and trees in ONNX do not.
 
 A decision by categories is written as questions for equality, so that what these ask is made whole before:
 LightGBM cuts towards zero, XGBoost takes what is below zero for no category at all.
