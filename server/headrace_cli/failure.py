@@ -17,6 +17,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong, or asks for what this installation does not support."""
     INTERRUPTED = 130
+    TERMINATED = 143
+    """Stopped by SIGTERM."""
 
 
 class CommandError(Exception):

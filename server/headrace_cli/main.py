@@ -33,6 +33,7 @@ Exit codes:
   1    the work failed, or a check did not hold
   2    the command line is wrong, or this installation does not support it
   130  interrupted
+  143  stopped by SIGTERM
 """
 
 

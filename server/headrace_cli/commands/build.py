@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from headrace_cli import console
 from headrace_cli.build_options import build_options, data_options, import_options, options_of, trusting
 from headrace_cli.cache import cache_option
 from headrace_cli.failure import CommandError, ExitCode, failing, needs
+from headrace_cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from headrace_engines.build import BuildOptions, BuildResult
@@ -52,9 +53,11 @@ def command(source: str, name: str | None, into: Path, cache: Path, as_json: boo
       headrace build model.joblib --data rows.npz --labels y --into models
       headrace build model.onnx --recipe int8-cpu --max-loss 0.02
     """
-    with needs("cpu,build"), failing(ValueError, exit_code=ExitCode.USAGE):
-        options = options_of(**given)
-    built = _built(source, _name(source) if name is None else name, into, cache, options)
+    name = _name(source) if name is None else name
+    with stoppable(_whether_written(into, name)):
+        with needs("cpu,build"), failing(ValueError, exit_code=ExitCode.USAGE):
+            options = options_of(**given)
+        built = _built(source, name, into, cache, options)
     if as_json:
         click.echo(json.dumps(document(built), indent=2))
     else:
@@ -63,6 +66,16 @@ def command(source: str, name: str | None, into: Path, cache: Path, as_json: boo
 
 def _name(source: str) -> str:
     return Path(source).stem or source
+
+
+def _whether_written(into: Path, name: str) -> Callable[[], str]:
+    """Return a function that says whether the model has got a version since."""
+
+    def versions() -> set[Path]:
+        return set((into / name).glob("*"))
+
+    before = versions()
+    return lambda: f"{'nothing' if versions() == before else 'a whole version'} was written into {into}"
 
 
 def _built(source: str, name: str, into: Path, cache: Path, options: BuildOptions) -> BuildResult:

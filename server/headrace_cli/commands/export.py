@@ -12,6 +12,7 @@ import click
 from headrace_cli import console
 from headrace_cli.build_options import import_options, importing_of
 from headrace_cli.failure import CommandError, ExitCode, failing, needs
+from headrace_cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from headrace_engines.importers.importer import ImportOptions
@@ -34,9 +35,10 @@ def command(source: Path, to: Path, **given: Any) -> None:
       headrace export classifier.keras classifier.onnx
       headrace export models/digits digits.onnx
     """
-    with needs("build"), failing(ValueError, exit_code=ExitCode.USAGE):
-        options = importing_of(**given)
-    written = _exported(source, to, options)
+    with stoppable(lambda: f"{to if to.exists() else 'nothing'} was written"):
+        with needs("build"), failing(ValueError, exit_code=ExitCode.USAGE):
+            options = importing_of(**given)
+        written = _exported(source, to, options)
     console.results().print(f"written: {', '.join(map(str, written))}", soft_wrap=True, markup=False)
 
 
