@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -45,7 +45,7 @@ class Quality:
     `loss` is how much the candidate lost, negative if it gained, in the unit of the metric; of an error
     (RMSE), in standard deviations of the labels. `low` and `high` bound it with 95 % confidence. `limit`
     is the largest loss that is accepted, and the interval may reach `CREDIBLE_FACTOR` times as far.
-    `output` names the output that was judged.
+    `output` names the output that was judged, with the column of it, counted from 0, that lost most.
     """
 
     metric: str
@@ -91,23 +91,35 @@ def compare(
     labels: NDArray[Any] | None = None,
     limit: float = MAX_LOSS,
     output: str = "",
+    threshold: float = metrics.PROBABILITY_THRESHOLD,
 ) -> Quality:
-    """Compare the answers of two models to the same rows by a metric.
+    """Compare the answers of two models to the same rows by a metric, in the column where most was lost.
 
-    Without `labels` the reference's answers are the truth. Raises ValueError without any row, or for
-    answers of different length.
+    Without `labels` the reference's answers are the truth. One score of a row names class 1 above
+    `threshold`. Raises ValueError without any row, for answers of different length, or for labels that leave
+    the metric undefined.
     """
     if len(reference) == 0 or len(candidate) != len(reference):
         raise ValueError(
             f"expected as many answers of both, at least one, got {len(reference)} and {len(candidate)}"
         )
     truth = reference if labels is None else labels
-    right = [metrics.hits(metric, answers, truth) for answers in (reference, candidate)]
+    right = [metrics.hits(metric, answers, truth, threshold) for answers in (reference, candidate)]
     if right[0] is not None and right[1] is not None:
-        quality = _compare_shares(metric, right[0], right[1], limit)
-    else:
-        quality = _compare_scores(metric, reference, candidate, truth, limit)
-    return replace(quality, output=output)
+        return replace(_compare_shares(metric, right[0], right[1], limit), output=output)
+    scorers = [metrics.scorer(metric, answers, truth, threshold) for answers in (reference, candidate)]
+    scale = -_deviations(truth) if metric == metrics.RMSE else np.ones(1)
+    parts = _compare_scores(metric, scorers, len(reference), scale, limit)
+    names = [metrics.part_name(metric, reference, part) for part in range(len(parts))]
+    return worst(
+        replace(quality, output=", ".join(filter(None, (output, name))))
+        for quality, name in zip(parts, names, strict=True)
+    )
+
+
+def worst(qualities: Iterable[Quality]) -> Quality:
+    """Return the one that speaks most against the candidate: one that did not pass, if there is any."""
+    return max(qualities, key=lambda quality: (not quality.passed, quality.high))
 
 
 def _compare_shares(
@@ -140,47 +152,56 @@ def _compare_shares(
 
 
 def _compare_scores(
-    metric: str, reference: NDArray[Any], candidate: NDArray[Any], truth: NDArray[Any], limit: float
-) -> Quality:
-    """Compare by a metric that is no share of rows: the interval is that of a paired bootstrap.
+    metric: str, scorers: Sequence[metrics.Scorer], rows: int, scale: NDArray[np.float64], limit: float
+) -> list[Quality]:
+    """Compare each part of a metric that is no share of rows: the interval is that of a paired bootstrap.
 
     A draw repeats rows, so it cannot show what no row shows: where nothing differs, the interval reaches
-    as far as a difference could be frequent and yet have been missed.
+    as far as a difference could be frequent and yet have been missed. All parts have to pass, so that the
+    confidence in each of them is that in all.
     """
-    rows = len(reference)
-    scorers = [metrics.scorer(metric, answers, truth) for answers in (reference, candidate)]
-    values = [metrics.plain(score, rows) for score in scorers]
-    scale = -float(np.std(truth) or 1.0) if metric == metrics.RMSE else 1.0
+    reference, candidate = (metrics.plain(score, rows) for score in scorers)
     random = np.random.default_rng(_SEED)
     at_once = max(1, _DRAWS_AT_ONCE_ELEMENTS // rows)
-    losses: list[NDArray[np.float64]] = []
+    drawn: list[NDArray[np.float64]] = []
     for start in range(0, _DRAWS, at_once):
         draws = min(at_once, _DRAWS - start)
         weights = random.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
-        losses.append((scorers[0](weights) - scorers[1](weights)) / scale)
-    loss = (values[0] - values[1]) / scale
-    low, high = np.quantile(np.concatenate(losses), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        drawn.append((scorers[0](weights) - scorers[1](weights)) / scale)
+    losses = (reference - candidate) / scale
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(np.concatenate(drawn), tails, axis=0)
     missed = min(_UNSEEN / rows, 1.0)
-    return Quality(
-        metric=metric,
-        output="",
-        rows=rows,
-        reference=values[0],
-        candidate=values[1],
-        loss=loss,
-        low=float(min(low, loss)),
-        high=float(max(high, loss, missed)),
-        limit=limit,
-    )
+    return [
+        Quality(
+            metric=metric,
+            output="",
+            rows=rows,
+            reference=float(reference[part]),
+            candidate=float(candidate[part]),
+            loss=float(loss),
+            low=float(min(low[part], loss)),
+            high=float(max(high[part], loss, missed)),
+            limit=limit,
+        )
+        for part, loss in enumerate(losses)
+    ]
+
+
+def _deviations(truth: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the standard deviation of each column of labels; 1 of one that does not vary."""
+    deviations = np.std(np.asarray(truth, np.float64).reshape(len(truth), -1), axis=0)
+    return np.where(deviations > 0, deviations, 1.0)
 
 
 def check_quality(name: str, quality: Quality) -> None:
     """Raise GateError if the candidate lost too much, or too few rows were seen to rule that out."""
     if quality.passed:
         return
+    where = f" in {quality.output}" if quality.output else ""
     told = (
         f"{name}: {quality.metric} {quality.candidate:.4f}, FP32 {quality.reference:.4f}, on {quality.rows} "
-        f"held-out rows; loss {_points(quality.loss)} points, 95 % interval "
+        f"held-out rows; loss {_points(quality.loss)} points{where}, 95 % interval "
         f"{_points(quality.low)} to {_points(quality.high)}"
     )
     if quality.loss > quality.limit:

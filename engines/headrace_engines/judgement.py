@@ -3,7 +3,8 @@
 Where labels are given, that is the metric of their task. Without them the artefacts can only be
 compared with the model in FP32: by the class that both name, where the output tells classes, else by how
 much of the variance of the FP32 answers is kept. On made-up rows a class says nothing, since noise lies
-near no model's data, so that there only the latter is asked.
+near no model's data, so that there only the latter is asked. Where FP32 answers every row alike, nothing can
+be judged by them, which is told.
 """
 
 from __future__ import annotations
@@ -15,20 +16,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import class_labels, gates, guessing, metrics
+from headrace_engines import class_labels, gates, guessing, metrics, outputs, tasks
 from headrace_engines.data import missing
 from headrace_engines.errors import DataError, GateError
 from headrace_engines.gates import Quality
-from headrace_engines.metrics import ACCURACY, AGREEMENT, F1, FIDELITY, RMSE
+from headrace_engines.metrics import AGREEMENT, FIDELITY
+from headrace_engines.outputs import Answers as Answers
+from headrace_engines.tasks import REGRESSION, TASKS
 
-CLASSIFICATION: Final = "classification"
-REGRESSION: Final = "regression"
-TASKS: Final = (CLASSIFICATION, REGRESSION)
-
-Answers = Sequence[NDArray[Any]]
-"""One array per output of the model; axis 0 counts rows."""
-
-_SUM_TOLERANCE: Final = 1e-3
+_CHOOSING_SHARE: Final = 3
+"""One row in so many is for choosing among artefacts, where there are several to choose from."""
+_SEED: Final = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,9 @@ class Wish:
 class Judgement:
     """The outputs that are judged, by index and name, the metric, and the labels as that needs them.
 
-    `rows` tells which of the held-out rows count, None that all do; `notes` what a person should know.
+    `rows` tells which of the held-out rows count, None that all do; `notes` what a person should know. One
+    score of a row names class 1 above `threshold`, None where no output has such. `tells` is False where FP32
+    answers all rows alike: then an artefact that does so, too, passes, and nothing was told of any.
     """
 
     metric: str
@@ -62,20 +62,26 @@ class Judgement:
     max_loss: float
     rows: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    threshold: float | None = None
+    tells: bool = True
 
     def seen(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return those rows of an output that count."""
         return array if self.rows is None else array[self.rows]
 
+    def classes(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the class that each row of an output is answered with."""
+        return metrics.classes(array, self._threshold)
+
     def compare(self, reference: Answers, candidate: Answers) -> Quality:
-        """Compare two models' answers to the same rows, on the output where most was lost.
+        """Compare two models' answers to the same rows, on the output and column that speaks most against it.
 
         Raises GateError if the candidate's are no numbers where the reference's are.
         """
         for index, name in self.outputs:
             if reference[index].dtype.kind == "f" and not _as_finite(candidate[index], reference[index]):
                 raise GateError(f"its answers in {name!r} are not numbers where those of FP32 are")
-        compared = [
+        return gates.worst(
             gates.compare(
                 self.metric,
                 self.seen(reference[index]),
@@ -83,10 +89,39 @@ class Judgement:
                 self.labels,
                 self.max_loss,
                 name,
+                self._threshold,
             )
             for index, name in self.outputs
-        ]
-        return max(compared, key=lambda quality: quality.high)
+        )
+
+    def divided(self, count: int) -> tuple[Judgement, Judgement] | None:
+        """Return one judgement to choose an artefact by and one to judge the chosen, with no row in common.
+
+        What was chosen for some rows looks better on these than it is. `count` is that of all rows. None
+        where the rows are too few, or of labels that leave a part without a second class.
+        """
+        kept = np.arange(count) if self.rows is None else np.flatnonzero(self.rows)
+        order = np.random.default_rng(_SEED).permutation(len(kept))
+        if self.labels is not None and self.metric not in metrics.REGRESSING:
+            # Each class is divided by itself, so that a rare one is in both parts.
+            order = order[np.argsort(self.labels[order].astype(str), kind="stable")]
+        chooses = np.zeros(len(kept), bool)
+        chooses[order[_CHOOSING_SHARE - 1 :: _CHOOSING_SHARE]] = True
+        if not chooses.any():
+            return None
+        parts = self._part(count, kept, chooses), self._part(count, kept, ~chooses)
+        if self.metric == metrics.AUC and any(part.labels is None or _is_one(part.labels) for part in parts):
+            return None
+        return parts
+
+    def _part(self, count: int, kept: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Judgement:
+        rows = np.zeros(count, bool)
+        rows[kept[chosen]] = True
+        return replace(self, rows=rows, labels=None if self.labels is None else self.labels[chosen])
+
+    @property
+    def _threshold(self) -> float:
+        return metrics.PROBABILITY_THRESHOLD if self.threshold is None else self.threshold
 
 
 def judgement(
@@ -107,34 +142,35 @@ def judgement(
     metric.
     """
     max_loss = gates.MAX_LOSS if wish.max_loss is None else wish.max_loss
-    if labels is not None and REGRESSION not in (wish.task, _task_of(wish.metric)):
-        widths = [_width(answers[index]) for index in _floats(answers)]
+    if labels is not None and REGRESSION not in (wish.task, tasks.of_metric(wish.metric)):
+        widths = [outputs.width(answers[index]) for index in outputs.floats(answers)]
         labels = class_labels.from_one_hot(labels, widths, classes)
-    metric = wish.metric or _metric(answers, labels, wish.task, made_up=made_up)
+    metric = wish.metric or tasks.metric(answers, labels, wish.task, made_up=made_up)
     if not metrics.needs_labels(metric):
-        chosen = _floats(answers) if metric == FIDELITY else [_class_output(answers, metric)]
-        outputs = tuple((index, names[index]) for index in chosen)
-        return _of_answered(Judgement(metric, outputs, None, max_loss), answers, places)
+        judged = Judgement(metric, _compared(metric, names, answers), None, max_loss)
+        return _told_apart(_of_answered(judged, answers, places), names, answers, places)
     if labels is None:
         raise DataError(f"metric {metric!r} needs labels, and none were given")
-    classifies = metric not in metrics.REGRESSING
-    index = _class_output(answers, metric, labels) if classifies else _value_output(answers, labels)
-    outputs = ((index, names[index]),)
-    if classifies:
+    if metric in metrics.REGRESSING:
+        index = tasks.value_output(answers, labels)
+        fitted = _values(labels, answers[index], names[index])
+    else:
+        index = tasks.class_output(answers, metric, labels)
         _check_places(metric, answers[index])
         fitted = class_labels.fitted(labels, answers[index], names[index], classes, places)
-    else:
-        fitted = _values(labels, answers[index], names[index])
-    return _trusted(_of_answered(Judgement(metric, outputs, fitted, max_loss), answers, places), answers)
+    judged = _of_answered(Judgement(metric, ((index, names[index]),), fitted, max_loss), answers, places)
+    return _told_apart(_trusted(judged, answers), names, answers, places)
 
 
-def _task_of(metric: str) -> str:
-    return REGRESSION if metric in metrics.REGRESSING else ""
+def _compared(metric: str, names: Sequence[str], answers: Answers) -> tuple[tuple[int, str], ...]:
+    """Return the outputs of which likeness to FP32 is asked."""
+    chosen = outputs.floats(answers) if metric == FIDELITY else [tasks.class_output(answers, metric)]
+    return tuple((index, names[index]) for index in chosen)
 
 
 def _check_places(metric: str, answers: NDArray[Any]) -> None:
     """Raise DataError for a top-K that every answer has."""
-    count = max(_width(answers), 2)
+    count = max(outputs.width(answers), 2)
     if metrics.top_k(metric) >= count:
         raise DataError(
             f"metric {metric!r} finds every label among {count} classes: K may be {count - 1} at most"
@@ -148,7 +184,7 @@ def _of_answered(judged: Judgement, answers: Answers, places: tuple[str, ...]) -
     )
     without = np.flatnonzero(~answered)
     if not without.size:
-        return judged
+        return _with_threshold(judged, answers)
     place = missing.row(places, int(without[0]))
     if without.size == len(answered):
         raise DataError(
@@ -160,7 +196,7 @@ def _of_answered(judged: Judgement, answers: Answers, places: tuple[str, ...]) -
         f"with NaN or infinity: the first is {place}"
     )
     labels = None if judged.labels is None else judged.labels[answered]
-    return replace(judged, labels=labels, rows=answered, notes=(note,))
+    return _with_threshold(replace(judged, labels=labels, rows=answered, notes=(note,)), answers)
 
 
 def _is_answered(array: NDArray[Any], metric: str) -> NDArray[np.bool_]:
@@ -172,12 +208,33 @@ def _is_answered(array: NDArray[Any], metric: str) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(flat).any(axis=1) & ~np.isnan(flat).any(axis=1))
 
 
+def _with_threshold(judged: Judgement, answers: Answers) -> Judgement:
+    """Return the same with the score above which class 1 is named, where an output is one score.
+
+    FP32 decides for all artefacts: scores that leave 0 to 1 are logits, others probabilities.
+    """
+    index, name = judged.outputs[0]
+    array = judged.seen(answers[index])
+    names_classes = judged.metric in (AGREEMENT, metrics.ACCURACY, metrics.F1) or metrics.top_k(judged.metric)
+    if not names_classes or array.dtype.kind != "f" or outputs.width(array) != 1:
+        return judged
+    if outputs.are_shares(array):
+        return replace(judged, threshold=metrics.PROBABILITY_THRESHOLD)
+    note = (
+        f"output {name!r} was taken for a logit, since its values leave 0 to 1: above "
+        f"{metrics.LOGIT_THRESHOLD:g} it names class 1"
+    )
+    return replace(judged, threshold=metrics.LOGIT_THRESHOLD, notes=(*judged.notes, note))
+
+
 def _trusted(judged: Judgement, answers: Answers) -> Judgement:
     """Return the same, or a judgement by likeness to FP32 where the labels show no model to be good."""
     if judged.labels is None:
         return judged
     index, _ = judged.outputs[0]
-    shown = guessing.no_better(judged.metric, judged.seen(answers[index]), judged.labels)
+    array = judged.seen(answers[index])
+    told = array if judged.threshold is None else judged.classes(array)
+    shown = guessing.no_better(judged.metric, told, judged.labels)
     if not shown:
         return judged
     metric = FIDELITY if judged.metric in (*metrics.REGRESSING, metrics.AUC) else AGREEMENT
@@ -189,84 +246,46 @@ def _trusted(judged: Judgement, answers: Answers) -> Judgement:
     return replace(judged, metric=metric, labels=None, notes=(*judged.notes, note))
 
 
-def _as_finite(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:
-    return bool(np.all(np.isfinite(candidate) | ~np.isfinite(reference)))
+def _told_apart(
+    judged: Judgement, names: Sequence[str], answers: Answers, places: tuple[str, ...]
+) -> Judgement:
+    """Return the same, or one by values where FP32 names one class for all rows, which any artefact may do.
+
+    Where it answers all rows alike, nothing tells artefacts apart, and the judgement says so.
+    """
+    if judged.labels is not None or _differ(judged, answers):
+        return judged
+    values = _compared(FIDELITY, names, answers)
+    if judged.metric == AGREEMENT and values:
+        other = _of_answered(Judgement(FIDELITY, values, None, judged.max_loss), answers, places)
+        if _differ(other, answers):
+            note = (
+                f"FP32 names one class in {judged.outputs[0][1]!r} for all rows, as a ruined artefact might: "
+                f"artefacts were judged by {FIDELITY} instead"
+            )
+            return replace(other, notes=tuple(dict.fromkeys((*judged.notes, *other.notes, note))))
+    told = ", ".join(repr(name) for _, name in judged.outputs)
+    note = (
+        f"quality could not be judged, since the answers of FP32 in {told} are the same for every row: give "
+        "rows with --data that the model tells apart, prepared as it was trained"
+    )
+    return replace(judged, notes=(*judged.notes, note), tells=False)
 
 
-def _metric(answers: Answers, labels: NDArray[Any] | None, task: str, *, made_up: bool) -> str:
-    """Return the metric that suits the task, which the labels and the outputs tell where nobody does."""
-    floats = _floats(answers)
-    if labels is None:
-        classifies = task == CLASSIFICATION or (not task and not made_up and _tells_classes(answers))
-        return AGREEMENT if classifies or not floats else FIDELITY
-    if task:
-        return ACCURACY if task == CLASSIFICATION else RMSE
-    if not floats or labels.dtype.kind in "OUSb":
-        return ACCURACY
-    if labels.ndim > 1 and labels.shape[1] > 1:
-        return RMSE
-    if np.any(labels != np.round(labels)):
-        return RMSE
-    widest = max(_width(answers[index]) for index in floats)
-    if widest > 1:
-        return ACCURACY
-    is_binary = set(np.unique(labels)) <= {0, 1} and any(_is_share(answers[index]) for index in floats)
-    return ACCURACY if is_binary else RMSE
-
-
-def _floats(answers: Answers) -> list[int]:
-    return [index for index, array in enumerate(answers) if array.dtype.kind == "f" and array.size]
-
-
-def _width(array: NDArray[Any]) -> int:
-    """Return the values of a row, 0 where a row is no vector."""
-    if array.ndim == 1:
-        return 1
-    return int(array.shape[1]) if array.ndim == 2 else 0
-
-
-def _is_share(array: NDArray[Any]) -> bool:
-    return bool(np.all((array >= 0) & (array <= 1)))
-
-
-def _tells_classes(answers: Answers) -> bool:
-    """Whether an output is classes, or probabilities of several."""
+def _differ(judged: Judgement, answers: Answers) -> bool:
+    """Whether FP32 answers rows differently in what is judged."""
+    seen = [judged.seen(answers[index]) for index, _ in judged.outputs]
     return any(
-        (array.dtype.kind in "iuOUS" and _width(array) == 1)
-        or (
-            array.dtype.kind == "f"
-            and _width(array) > 1
-            and _is_share(array)
-            and np.allclose(array.sum(axis=1), 1, atol=_SUM_TOLERANCE)
-        )
-        for array in answers
+        outputs.differ(judged.classes(array) if judged.metric == AGREEMENT else array) for array in seen
     )
 
 
-def _class_output(answers: Answers, metric: str, labels: NDArray[Any] | None = None) -> int:
-    """Return the output that tells classes: the class itself where that is asked, else scores of classes."""
-    told = [
-        index
-        for index, array in enumerate(answers)
-        if array.dtype.kind in "iuOUS"
-        and _width(array) == 1
-        and (labels is None or class_labels.are_text(labels) == class_labels.are_text(array))
-    ]
-    scores = sorted(_floats(answers), key=lambda index: _width(answers[index]) < 2)
-    found = told if metric in (ACCURACY, F1, AGREEMENT) else []
-    found += [index for index in scores if _width(answers[index]) > 0]
-    if not found:
-        raise DataError(f"no output tells classes in the way that metric {metric!r} needs")
-    return found[0]
+def _is_one(labels: NDArray[Any]) -> bool:
+    return len(np.unique(labels)) < 2
 
 
-def _value_output(answers: Answers, labels: NDArray[Any]) -> int:
-    wide = labels.shape[1] if labels.ndim > 1 else 1
-    for index in _floats(answers):
-        if _width(answers[index]) == wide:
-            return index
-    found = ", ".join(str(list(array.shape[1:])) for array in answers)
-    raise DataError(f"the labels have {wide} value(s) a row, and the model's outputs are {found}")
+def _as_finite(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:
+    return bool(np.all(np.isfinite(candidate) | ~np.isfinite(reference)))
 
 
 def _values(labels: NDArray[Any], answers: NDArray[Any], name: str) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 
@@ -97,6 +98,58 @@ def test_the_refusal_carries_the_figures() -> None:
         "model.int8-cpu.onnx: accuracy 0.8609, FP32 1.0000, on 719 held-out rows; "
         "loss 13.91 points, 95 % interval 11.32 to 16.42; the loss may be 1.00 at most"
     )
+
+
+_RANDOM = np.random.default_rng(0)
+_TARGETS = np.column_stack([_RANDOM.normal(0, 1e6, 400), _RANDOM.normal(5, 1e-3, 400)])
+
+
+@pytest.mark.parametrize("metric", ["rmse", "r2", "fidelity"])
+def test_a_dead_column_beside_a_large_one_is_refused_by_its_name(metric: str) -> None:
+    labels = None if metric == "fidelity" else _TARGETS
+    dead = _TARGETS.copy()
+    dead[:, 1] = _TARGETS[:, 1].mean()
+    quality = gates.compare(metric, _TARGETS, dead, labels, output="y")
+    assert quality.output == "y, column 1"
+    assert quality.loss == pytest.approx(1.0)
+    with pytest.raises(GateError, match=r"loss 100.00 points in y, column 1, 95 % interval"):
+        gates.check_quality("model.onnx", quality)
+    assert gates.compare(metric, _TARGETS, _TARGETS, labels).passed
+
+
+def test_the_loss_of_rmse_is_in_standard_deviations_of_the_column() -> None:
+    worse = _TARGETS + np.array([0.5 * _TARGETS[:, 0].std(), 0])
+    quality = gates.compare("rmse", _TARGETS, worse, _TARGETS, limit=0.9, output="y")
+    assert quality.output == "y, column 0"
+    assert quality.loss == pytest.approx(0.5)
+    assert quality.low == pytest.approx(quality.high) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("metric", ["fidelity", "rmse", "auc"])
+@pytest.mark.parametrize(("rows", "passes"), [(140, False), (160, True)])
+def test_what_no_row_shows_may_have_been_missed(metric: str, rows: int, passes: bool) -> None:
+    answers = _TARGETS[:rows, :1]
+    labels = {"fidelity": None, "rmse": answers, "auc": (answers[:, 0] > 0).astype(int)}[metric]
+    quality = gates.compare(metric, answers, answers, labels)
+    assert (quality.loss, quality.low, quality.high) == (0, 0, pytest.approx(3 / rows))
+    assert quality.passed == passes
+
+
+def test_the_interval_holds_the_loss_that_was_measured() -> None:
+    # Of classes with one row each, a draw lacks every third: its mean over them is nearer to chance.
+    right, labels = np.eye(40), np.arange(40)
+    lost, gained = (gates.compare("auc", *pair, labels) for pair in ((right, -right), (-right, right)))
+    assert (lost.loss, lost.high) == (1, 1)
+    assert (gained.loss, gained.low) == (-1, -1)
+
+
+def test_what_did_not_pass_speaks_most_against_a_candidate() -> None:
+    lost = replace(_paired(719, 12, 0), output="lost")
+    unsure = replace(_paired(719, 40, 36), output="unsure", limit=0.02)
+    assert lost.high < unsure.high
+    assert (lost.passed, unsure.passed) == (False, True)
+    assert gates.worst([unsure, lost]).output == "lost"
+    assert gates.worst([_paired(719, 0, 0), unsure]).output == "unsure"
 
 
 @pytest.mark.parametrize("rows", [(0, 0), (3, 4)])

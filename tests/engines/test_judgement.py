@@ -66,7 +66,7 @@ def test_the_metric_is_that_of_the_task(
     quality = judged.compare(answers, answers)
     assert quality.loss == 0
     assert quality.passed
-    assert quality.output == output
+    assert quality.output.partition(", ")[0] == output
 
 
 def test_noise_lies_near_no_model_and_tells_no_class() -> None:
@@ -125,8 +125,37 @@ def test_a_hit_that_cannot_be_missed_is_no_metric() -> None:
 def test_the_output_that_lost_most_counts() -> None:
     worse = _LOGITS + _RANDOM.normal(size=_LOGITS.shape)
     quality = _judged((_VALUE, _LOGITS)).compare((_VALUE, _LOGITS), (_VALUE, worse))
-    assert quality.output == "y1"
+    assert quality.output.startswith("y1, column ")
     assert not quality.passed
+
+
+def _off(share: float, *, seldom: bool) -> np.ndarray:
+    """Return values that lack a share of their variance, by the same errors or by few large ones."""
+    squares = np.full(_ROWS, share * _VALUE.var())
+    if seldom:
+        squares = np.where(np.arange(_ROWS) % 16 == 0, 16 * squares, 0)
+    return np.asarray(_VALUE + np.sqrt(squares)[:, None])
+
+
+def test_every_output_has_to_pass() -> None:
+    both = (_VALUE, _VALUE)
+    judged = _judged(both, max_loss=0.1)
+    lost, unsure = _off(0.11, seldom=False), _off(0.09, seldom=True)
+    alone = [_judged((_VALUE,), max_loss=0.1).compare((_VALUE,), (other,)) for other in (lost, unsure)]
+    assert [quality.passed for quality in alone] == [False, True]
+    assert alone[0].high < alone[1].high
+    for given, output in (((lost, unsure), "y0"), ((unsure, lost), "y1")):
+        quality = judged.compare(both, given)
+        assert (quality.output, quality.passed) == (output, False)
+
+
+def test_one_column_lost_is_not_outweighed() -> None:
+    scaled = _LOGITS * np.array([1e6, 1, 1e-3])
+    dead = scaled * [1, 1, 0]
+    assert not _judged((scaled,)).compare((scaled,), (dead,)).passed
+    for wishes in ({}, {"metric": "r2"}):
+        quality = _judged((scaled,), scaled, **wishes).compare((scaled,), (dead,))
+        assert (quality.passed, quality.output) == (False, "y0, column 2")
 
 
 def test_a_larger_loss_may_be_accepted() -> None:
@@ -141,6 +170,117 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(GateError, match="answers in 'y0' are not numbers"):
         _judged((_LOGITS,)).compare((_LOGITS,), (broken,))
     _judged((broken,)).compare((broken,), (broken,))
+
+
+@pytest.mark.parametrize(
+    ("answers", "threshold", "notes"),
+    [
+        (_SHARE, 0.5, []),
+        (_VALUE, 0.0, ["output 'y0' was taken for a logit, since its values leave 0 to 1: above 0"]),
+    ],
+)
+def test_one_score_is_a_probability_or_a_logit(
+    answers: np.ndarray, threshold: float, notes: list[str]
+) -> None:
+    labels = (_VALUE[:, 0] > 0).astype(int)
+    for metric in ("accuracy", "top-1", "f1", "agreement"):
+        judged = _judged((answers,), labels if metric != "agreement" else None, metric=metric)
+        assert (judged.metric, judged.threshold) == (metric, threshold)
+        assert [note[: len(expected)] for note, expected in zip(judged.notes, notes, strict=True)] == notes
+        assert judged.compare((answers,), (answers,)).reference == 1.0
+    # FP32 decides, also for an artefact whose values happen to lie elsewhere.
+    halved = np.where(answers > threshold, 0.4, answers)
+    quality = judged.compare((answers,), (halved,))
+    assert quality.candidate == (1.0 if threshold == 0 else np.mean(answers <= threshold))
+
+
+def test_other_outputs_have_no_threshold() -> None:
+    judged = [_judged((_SHARES,), _CLASSES), _judged((_VALUE,), _VALUE), _judged((_CLASSES,))]
+    assert [one.threshold for one in judged] == [None, None, None]
+
+
+_SAME = np.full((_ROWS, 3), 0.25, np.float32)
+_ONE_CLASS = np.sort(_SHARES, axis=1)
+
+
+@pytest.mark.parametrize("answers", [_SAME, _SAME + 1e-9 * _LOGITS, 0 * _SAME, np.zeros(_ROWS, np.int64)])
+@pytest.mark.parametrize("made_up", [True, False])
+def test_answers_that_are_the_same_for_every_row_tell_nothing(answers: np.ndarray, made_up: bool) -> None:
+    judged = _judged((answers,), made_up=made_up)
+    assert not judged.tells
+    assert judged.notes[-1].startswith("quality could not be judged, since the answers of FP32 in 'y0' are ")
+    assert "--data" in judged.notes[-1]
+    assert _judged((_LOGITS,), made_up=made_up).tells
+
+
+def test_one_class_for_all_rows_is_judged_by_values() -> None:
+    for wishes in ({}, {"metric": "agreement"}):
+        judged = _judged((_ONE_CLASS,), **wishes)
+        assert (judged.metric, judged.tells) == ("fidelity", True)
+        assert "FP32 names one class in 'y0' for all rows" in judged.notes[0]
+    assert not _judged((np.full(_ROWS, "a", object),)).tells
+    assert not _judged((_ONE_CLASS[:1].repeat(_ROWS, 0),)).tells
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "metric", "shown"),
+    [
+        (_SHARES, np.full(_ROWS, 1), "auc", "they hold one class only, of which AUC is undefined"),
+        (_SHARE, np.full(_ROWS, 0), "auc", "they hold one class only, of which AUC is undefined"),
+        (_SHARES, np.full(_ROWS, 1), "accuracy", "they are the same for every row"),
+        (_VALUE, np.full(_ROWS, 0.3), "rmse", "they are the same for every row"),
+        (_VALUE, np.full(_ROWS, 0.3), "r2", "they are the same for every row"),
+        (_LOGITS, _LOGITS * [1, 1, 0], "rmse", "in column 2 they are the same for every row"),
+        (
+            _LOGITS,
+            _LOGITS * [1, -1, 1],
+            "r2",
+            "in column 1 its answers are no nearer to them than their mean",
+        ),
+    ],
+)
+def test_labels_that_do_not_vary_are_told_and_likeness_is_judged(
+    answers: np.ndarray, labels: np.ndarray, metric: str, shown: str
+) -> None:
+    judged = _judged((answers,), labels, metric=metric)
+    assert judged.metric == ("agreement" if metric == "accuracy" else "fidelity")
+    assert f"better than guessing ({shown}" in judged.notes[0]
+    assert judged.tells
+    assert judged.compare((answers,), (answers,)).passed
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "metric"),
+    [(_SHARES, _CLASSES, "auc"), (_LOGITS, None, ""), (_VALUE, _VALUE, "")],
+)
+def test_an_artefact_is_chosen_and_judged_by_different_rows(
+    answers: np.ndarray, labels: np.ndarray | None, metric: str
+) -> None:
+    answers = answers.copy()
+    answers[:5] = np.nan
+    judged = _judged((answers,), labels, metric=metric)
+    parts = judged.divided(_ROWS)
+    assert parts is not None
+    choosing, judging = parts
+    assert judged.rows is not None
+    assert choosing.rows is not None
+    assert judging.rows is not None
+    assert not np.any(choosing.rows & judging.rows)
+    assert np.array_equal(choosing.rows | judging.rows, judged.rows)
+    assert [part.compare((answers,), (answers,)).rows for part in parts] == [65, 130]
+    for part in parts:
+        assert part.labels is None or labels is None or np.array_equal(part.labels, part.seen(labels))
+
+
+def test_each_class_is_divided_by_itself() -> None:
+    rare = np.where(np.arange(_ROWS) < 6, 1, 0)
+    scores = np.where(rare == 1, 0.9, _SHARE[:, 0] / 2)
+    parts = _judged((scores,), rare, metric="auc").divided(_ROWS)
+    assert parts is not None
+    assert [np.count_nonzero(part.labels) for part in parts] == [2, 4]
+    rarest = np.where(np.arange(_ROWS) < 1, 1, 0)
+    assert Judgement("auc", ((0, "y"),), rarest, 0.01).divided(_ROWS) is None
+    assert Judgement("fidelity", ((0, "y"),), None, 0.01).divided(2) is None
 
 
 _OTHERS = np.random.default_rng(1).permutation(_ROWS)
