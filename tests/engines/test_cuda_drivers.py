@@ -20,11 +20,13 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import host_gpu
 import pytest
 
 from headrace_engines.runtime.cuda import bindings, cuda_python_driver, faults, pycuda_driver
+from headrace_engines.runtime.cuda.driver import Fault
 
 SUPPORT = Path(host_gpu.__file__).parent
 WHEELS = Path(__file__).parents[2] / ".tools" / "pycuda"
@@ -110,6 +112,72 @@ def test_each_name_is_one_of_cuda_pythons() -> None:
 def test_the_errors_that_spoil_are_cudas() -> None:
     driver = importlib.import_module("cuda.bindings.driver")
     assert faults.spoiling() <= {status.name for status in driver.CUresult}
+
+
+class PycudaError(Exception):
+    """What PyCUDA's classes of errors have in common."""
+
+
+class PycudaMemoryError(PycudaError):
+    """As PyCUDA raises it without memory."""
+
+
+class PycudaLaunchError(PycudaError):
+    """As PyCUDA raises it for a kernel that failed."""
+
+
+@pytest.mark.parametrize(
+    ("error", "met", "name"),
+    [
+        (PycudaError("cuMemFree failed: invalid argument - own words"), None, "CUDA_ERROR_INVALID_VALUE"),
+        (PycudaError("cuX failed: an illegal memory access"), None, "CUDA_ERROR_ILLEGAL_ADDRESS"),
+        (PycudaMemoryError("cuMemAlloc failed: other words"), None, "CUDA_ERROR_OUT_OF_MEMORY"),
+        (PycudaLaunchError("cuCtxSynchronize failed: other words"), None, "CUDA_ERROR_LAUNCH_FAILED"),
+        (PycudaError("handle is of another context"), None, "PycudaError"),
+        (PycudaError("cuX failed: other words"), "CUDA_ERROR_ASSERT", "CUDA_ERROR_ASSERT"),
+    ],
+)
+def test_what_pycuda_raises_is_the_drivers_error_or_a_calls(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, met: str | None, name: str
+) -> None:
+    texts = {
+        "invalid argument": "CUDA_ERROR_INVALID_VALUE",
+        "an illegal memory access": "CUDA_ERROR_ILLEGAL_ADDRESS",
+    }
+    monkeypatch.setattr(bindings, "names_by_text", lambda: texts)
+    monkeypatch.setattr(bindings, "met", lambda: met)
+    classes = SimpleNamespace(MemoryError=PycudaMemoryError, LaunchError=PycudaLaunchError)
+    told = pycuda_driver._told(classes, error)
+    assert (told.name, told.fault) == (name, faults.fault(name))
+    assert (told.fault is Fault.CALL) is (name in {"CUDA_ERROR_INVALID_VALUE", "PycudaError"})
+
+
+@pytest.mark.parametrize(
+    ("name", "uuid"),
+    [
+        (b"NVIDIA H100 80GB HBM3\0", "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        (b"NVIDIA H100 80GB HBM3 MIG 1g.10gb\0", "MIG-00010203-0405-0607-0809-0a0b0c0d0e0f"),
+    ],
+)
+def test_a_part_of_a_gpu_has_a_name_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: bytes, uuid: str
+) -> None:
+    attributes = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
+    )
+    library = SimpleNamespace(
+        CUdevice_attribute=attributes,
+        cuDeviceGetCount=lambda: (0, 1),
+        cuDeviceGet=lambda index: (0, index),
+        cuDeviceGetName=lambda length, gpu: (0, name),
+        cuDeviceGetUuid_v2=lambda gpu: (0, SimpleNamespace(bytes=bytes(range(16)))),
+        cuDeviceGetAttribute=lambda attribute, gpu: (0, 9 if attribute == 75 else 0),
+        cuDeviceTotalMem=lambda gpu: (0, 1 << 30),
+        cuDriverGetVersion=lambda: (0, 13000),
+    )
+    monkeypatch.setattr(bindings, "load", lambda: library)
+    (facts,) = bindings.gpus()
+    assert facts.uuid == uuid
 
 
 def test_a_machine_without_a_driver_is_told_as_one() -> None:

@@ -367,6 +367,32 @@ def test_a_gpu_is_opened_once_and_closed_with_the_last() -> None:
         other.close()
 
 
+def test_a_gpu_that_takes_its_time_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeDriver() as slow, FakeDriver(index=1) as quick, present(slow, quick):
+        begun, go_on = threading.Event(), threading.Event()
+        retain = slow.retain
+
+        def retain_slowly() -> None:
+            begun.set()
+            assert go_on.wait(60)
+            retain()
+
+        monkeypatch.setattr(slow, "retain", retain_slowly)
+        opened: list[Gpu] = []
+        threads = [threading.Thread(target=lambda: opened.append(gpu.open_gpu(0))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(60)
+        gpu.open_gpu(1).close()
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert opened[0] is opened[1]
+        assert slow.calls["retain"] == 1
+        for one in opened:
+            one.close()
+
+
 def test_a_lost_gpu_is_lost_to_those_who_open_it_later() -> None:
     with FakeDriver() as driver, present(driver):
         gpu.open_gpu(0).declare_lost("it is gone")

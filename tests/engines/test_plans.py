@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.plans import nvidia
 from headrace_engines.plans.builder import PlanFacts, build_plan, file_name
 from headrace_engines.plans.faults import ParserComplaint, build_failure, parse_failure
 from headrace_engines.plans.nvidia import ANY_ARCHITECTURE, RTX, TENSORRT, Library, needed
@@ -163,3 +165,27 @@ def test_a_plan_is_named_after_what_may_load_it() -> None:
         file_name("model.fp16", Library(TENSORRT, "10.13.2.6"), "sm90") == "model.fp16.sm90-trt10.13.2.6.plan"
     )
     assert file_name("model", Library(RTX, "1.7.1.116"), "any") == "model.any-rtx1.7.1.116.plan"
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({"tensorrt": "10.13.2", "tensorrt-cu13": "10.13.2"}, [Library(TENSORRT, "10.13.2")]),
+        ({"tensorrt-cu12": "10.13.2"}, [Library(TENSORRT, "10.13.2")]),
+        (
+            {"tensorrt-cu13": "11.4.0", "tensorrt-rtx": "1.7.1"},
+            [Library(TENSORRT, "11.4.0"), Library(RTX, "1.7.1")],
+        ),
+        ({}, []),
+    ],
+)
+def test_a_library_is_found_by_whatever_package_brought_it(
+    monkeypatch: pytest.MonkeyPatch, there: dict[str, str], found: list[Library]
+) -> None:
+    def version(distribution: str) -> str:
+        if distribution not in there:
+            raise metadata.PackageNotFoundError(distribution)
+        return there[distribution]
+
+    monkeypatch.setattr(nvidia.metadata, "version", version)
+    assert list(nvidia.all_installed()) == found

@@ -24,7 +24,9 @@ from headrace_engines.errors import (
 )
 from headrace_engines.plans.nvidia import RTX, TENSORRT
 from headrace_engines.reshaping import ReshapingEngine
+from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
+from headrace_engines.runtime.tensorrt.graphs import captured
 from headrace_engines.spec import ANY, ModelSpec, TensorSpec
 
 FLOAT = np.dtype(np.float32)
@@ -164,6 +166,21 @@ def test_what_cannot_be_done_of_graphs_is_executed_without(
     with opened(plan_of(models.mlp(), tmp_path), driver, max_batch_size=4) as engine:
         assert staged(engine, np.zeros((3, 4), np.float32))[0].shape == (3, 3)
         assert driver.calls["begin_capture"] == 1
+
+
+def test_a_capture_is_ended_whatever_is_raised_in_it(driver: FakeDriver) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    gpu = fake_gpu(driver)
+    holdings = Holdings(gpu)
+    with gpu.use(1) as inside:
+        stream = holdings.stream(inside)
+        with pytest.raises(KeyboardInterrupt):
+            captured(inside, holdings, None, stream, interrupted)
+        assert not driver.is_capturing(stream.handle)
+        holdings.close(inside)
+    gpu.close()
 
 
 @pytest.mark.parametrize("rows", [0, -1, 9])

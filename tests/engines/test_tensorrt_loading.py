@@ -148,6 +148,17 @@ def test_what_was_compiled_is_kept_for_the_next_start(
         assert compiled != []
 
 
+def test_a_cache_that_the_library_does_not_take_is_told(
+    models: Models, tmp_path: Path, driver: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    by = library(driver, RTX, takes_caches=False)
+    plan = plan_of(models.mlp(), tmp_path, by=by, architecture="any")
+    with opened(plan, driver, by=by, max_batch_size=4, caches=tmp_path / "caches"):
+        pass
+    assert [line for line in caplog.messages if "does not take it" in line] != []
+    assert not (tmp_path / "caches").exists()
+
+
 def test_a_plan_that_is_being_read_in_is_waited_for_by_a_reset(
     models: Models, tmp_path: Path, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

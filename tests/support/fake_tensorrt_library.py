@@ -61,6 +61,7 @@ class FakeTensorRt:
         capturable: bool = True,
         milliseconds: Callable[[int], float] = lambda rows: 0.1,
         differs_in_graphs: bool = False,
+        takes_caches: bool = True,
     ) -> None:
         self.__name__ = f"{name}-{id(driver):x}"
         self.driver = driver
@@ -69,6 +70,7 @@ class FakeTensorRt:
         self.capturable = capturable
         self.milliseconds = milliseconds
         self.differs_in_graphs = differs_in_graphs
+        self.takes_caches = takes_caches
         self.fails_to_deserialize = ""
         self.compiled: list[tuple[Any, ...]] = []
         """What the first executions of shapes compiled, where nothing was kept."""
@@ -188,7 +190,7 @@ class FakeEngine(_Held):
         return self._shapes[key]
 
     def create_runtime_config(self) -> FakeRuntimeConfig:
-        return FakeRuntimeConfig()
+        return FakeRuntimeConfig(takes_caches=self.tensorrt.takes_caches)
 
     def create_execution_context(self, how: Any) -> FakeContext | None:
         managed = self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -204,7 +206,8 @@ class FakeEngine(_Held):
 
 
 class FakeRuntimeConfig:
-    def __init__(self) -> None:
+    def __init__(self, *, takes_caches: bool) -> None:
+        self.takes_caches = takes_caches
         self.strategy: Any = None
         self.dynamic_shapes_kernel_specialization_strategy: Any = None
         self.cache: FakeCache | None = None
@@ -216,8 +219,9 @@ class FakeRuntimeConfig:
         return FakeCache()
 
     def set_runtime_cache(self, cache: FakeCache) -> bool:
-        self.cache = cache
-        return True
+        if self.takes_caches:
+            self.cache = cache
+        return self.takes_caches
 
 
 class FakeCache:

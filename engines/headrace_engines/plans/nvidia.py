@@ -16,6 +16,11 @@ from headrace_engines.errors import UnsupportedModelError
 
 TENSORRT: Final = "tensorrt"
 RTX: Final = "tensorrt_rtx"
+_DISTRIBUTIONS: Final = {
+    TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    RTX: ("tensorrt-rtx",),
+}
+"""What brings a module, any of which suffices: the package "tensorrt" only asks for one of the others."""
 ANY_ARCHITECTURE: Final = "any"
 """Plans of TensorRT for RTX carry code that each GPU's driver finishes."""
 
@@ -50,9 +55,11 @@ class Library:
 def all_installed() -> tuple[Library, ...]:
     """Return the libraries that are here, TensorRT itself first."""
     found = []
-    for name in (TENSORRT, RTX):
-        with suppress(metadata.PackageNotFoundError):
-            found.append(Library(name, metadata.version(name)))
+    for name, distributions in _DISTRIBUTIONS.items():
+        for distribution in distributions:
+            with suppress(metadata.PackageNotFoundError):
+                found.append(Library(name, metadata.version(distribution)))
+                break
     return tuple(found)
 
 

@@ -18,6 +18,8 @@ from headrace_engines.runtime.cuda.pages import pages, whole_pages
 logger = logging.getLogger(__name__)
 
 HANDLE_BYTES: Final = 64
+_PART: Final = " MIG "
+"""In the name of a part of a GPU that stands for itself (Multi-Instance GPU)."""
 
 
 def load() -> Any:
@@ -52,6 +54,12 @@ def names_by_text() -> Mapping[str, str]:
     return {text.decode(): name for text, name in texts if text}
 
 
+def met() -> str | None:
+    """Return the name of the error that has spoilt the thread's context; None if it is sound."""
+    status, _, _ = load().cuMemGetInfo()
+    return str(status.name) if status else None
+
+
 def device(driver: Any, index: int) -> Any:
     """Return the driver's own name for the GPU."""
     status, found = driver.cuDeviceGet(index)
@@ -74,12 +82,16 @@ def _facts(driver: Any, index: int) -> GpuFacts:
         return value
 
     gpu = device(driver, index)
+    name = asked("cuDeviceGetName", 256, gpu).split(b"\0")[0].decode()
+    # The first form of the call tells a part of a GPU by the whole one's.
+    call = "cuDeviceGetUuid_v2" if hasattr(driver, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+    kind = "MIG" if _PART in name else "GPU"
     major = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     minor = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
     return GpuFacts(
         index=index,
-        name=asked("cuDeviceGetName", 256, gpu).split(b"\0")[0].decode(),
-        uuid=f"GPU-{UUID(bytes=asked('cuDeviceGetUuid', gpu).bytes)}",
+        name=name,
+        uuid=f"{kind}-{UUID(bytes=asked(call, gpu).bytes)}",
         compute_capability=(
             int(asked("cuDeviceGetAttribute", major, gpu)),
             int(asked("cuDeviceGetAttribute", minor, gpu)),

@@ -46,7 +46,10 @@ class CudaError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """One GPU. `uuid` is as nvidia-smi writes it, `driver` the newest CUDA that the driver knows (13000)."""
+    """One GPU, or a part of one (MIG). `uuid` is as nvidia-smi writes it ("GPU-…", "MIG-…").
+
+    `driver` is the newest CUDA that the driver knows (13000).
+    """
 
     index: int
     name: str

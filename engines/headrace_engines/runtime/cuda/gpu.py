@@ -39,7 +39,8 @@ class Found:
 
 _LIBRARIES: Final[tuple[DriverLibrary, ...]] = (pycuda_driver, cuda_python_driver)
 _opened: dict[int, Gpu] = {}
-_opening = threading.Lock()
+_opening: dict[int, threading.Lock] = {}
+"""One for each GPU: making a context takes seconds, in which others are opened."""
 
 
 @functools.cache
@@ -74,20 +75,20 @@ def open_gpu(index: int) -> Gpu:
 
     Raises DeviceError if there is none of this index, or it cannot be used.
     """
-    with _opening:
-        gpu = _opened.get(index)
-        if gpu is None or not gpu.share():
-            gpu = _opened[index] = _open(index)
-        return gpu
-
-
-def _open(index: int) -> Gpu:
     found = _found()
     facts = next((facts for facts in found.gpus if facts.index == index), None)
     if facts is None or found.library is None:
         indices = ", ".join(str(gpu.index) for gpu in found.gpus)
         raise DeviceError(f"there is no GPU {index} here: {f'there are {indices}' if indices else found.why}")
-    driver = found.library.driver(facts)
+    with _opening.setdefault(index, threading.Lock()):
+        gpu = _opened.get(index)
+        if gpu is None or not gpu.share():
+            gpu = _opened[index] = _open(facts, found.library)
+        return gpu
+
+
+def _open(facts: GpuFacts, library: DriverLibrary) -> Gpu:
+    index, driver = facts.index, library.driver(facts)
     try:
         driver.retain()
     except CudaError as error:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """What a GPU told at one moment; None for what it does not tell.
+    """What a GPU told at one moment; None for what it does not tell, as a part of one (MIG) most of it.
 
     Memory is in bytes; `utilisation` is the share of the last moments, 0 to 1, in which the GPU computed;
     `uncorrected_ecc` counts errors of its memory since the driver was loaded that could not be corrected.

@@ -48,11 +48,19 @@ def _load() -> Any:
     return cuda
 
 
-def _told(error: Exception) -> CudaError:
-    """Return the driver's error behind PyCUDA's, which tells the function and the driver's text for it."""
+def _told(cuda: Any, error: Exception) -> CudaError:
+    """Return the driver's error behind PyCUDA's, which tells the function and the driver's text for it.
+
+    Where that is none of the driver's, its class tells, or else the driver is asked whether it has met one.
+    """
     call, _, text = str(error).partition(" failed: ")
     text, _, _ = text.partition(" - ")  # what PyCUDA has to add
-    return faults.error(call, bindings.names_by_text().get(text, "CUDA_ERROR_UNKNOWN"), text)
+    name = bindings.names_by_text().get(text)
+    if name is None and isinstance(error, cuda.MemoryError):
+        name = "CUDA_ERROR_OUT_OF_MEMORY"
+    elif name is None and isinstance(error, cuda.LaunchError):
+        name = "CUDA_ERROR_LAUNCH_FAILED"
+    return faults.error(call, name or bindings.met() or type(error).__name__, text)
 
 
 def _telling(method: Callable[Concatenate[PycudaDriver, P], T]) -> Callable[Concatenate[PycudaDriver, P], T]:
@@ -61,7 +69,7 @@ def _telling(method: Callable[Concatenate[PycudaDriver, P], T]) -> Callable[Conc
         try:
             return method(self, *args, **kwargs)
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     return call
 
@@ -122,7 +130,7 @@ class PycudaDriver:
         except self._cuda.Error as error:
             _detach(self._cuda, self._context)
             text = "it could not be taken from the thread"
-            raise CudaError("cuCtxPopCurrent", _told(error).name, Fault.CONTEXT, text) from error
+            raise CudaError("cuCtxPopCurrent", _told(self._cuda, error).name, Fault.CONTEXT, text) from error
 
     @_telling
     def free_bytes(self) -> int:
@@ -163,19 +171,19 @@ class PycudaDriver:
         try:
             event.native.record(stream.native)
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     def wait_event(self, stream: Any, event: Any) -> None:
         try:
             stream.native.wait_for_event(event.native)
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     def synchronize(self, event: Any) -> None:
         try:
             event.native.synchronize()
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     @_telling
     def is_done(self, event: Any) -> bool:
@@ -189,13 +197,13 @@ class PycudaDriver:
         try:
             self._cuda.memcpy_htod_async(address, host, stream.native)
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     def copy_out(self, host: Bytes, address: int, stream: Any) -> None:
         try:
             self._cuda.memcpy_dtoh_async(host, address, stream.native)
         except self._cuda.Error as error:
-            raise _told(error) from error
+            raise _told(self._cuda, error) from error
 
     @_telling
     def copy_within(self, to: int, source: int, size_bytes: int, stream: Any) -> None:

@@ -7,6 +7,7 @@ are, and the log says so once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -41,6 +42,10 @@ def captured(
             execute()
         except ExecutionError as error:
             refusal = str(error)
+        except BaseException:
+            with contextlib.suppress(CudaError):  # what was raised tells more
+                holdings.graph(driver.end_capture(stream))
+            raise
         graph = holdings.graph(driver.end_capture(stream))
     except CudaError as error:
         if error.fault not in (Fault.CALL, Fault.MEMORY):

@@ -40,14 +40,16 @@ class RuntimeCache:
         if self._kept and not self._cache.deserialize(self._kept):
             _log.debug("%s: made in other circumstances; it will be made anew", file)
             self._kept = b""
-        config.set_runtime_cache(self._cache)
+        self._is_taken = bool(config.set_runtime_cache(self._cache))
+        if not self._is_taken:
+            _log.warning("%s: the library does not take it: what it compiles is not kept", file)
 
     def save(self) -> None:
         """Write what is new to the file, once nothing is being executed.
 
         That it cannot be kept costs the next start time, and nothing else.
         """
-        serialized = self._cache.serialize()
+        serialized = self._cache.serialize() if self._is_taken else None
         content = bytes(serialized) if serialized is not None else b""
         if not content or content == self._kept:
             return
