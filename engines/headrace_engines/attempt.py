@@ -1,20 +1,23 @@
 """One recipe tried on one model: made, taken through the gates, and kept or not.
 
 Where quantisation loses too much, the layers that suffer most stay in FP32: first the worst, then the
-two worst, then four, until the gate passes or too little would be left to gain.
+two worst, then four, until little enough is lost. That is decided by some of the held-out rows, and what
+was chosen is judged once, by the others: the rows that it was chosen by would flatter it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from headrace_engines import gates, independence, metrics, timing, trial
+import numpy as np
+
+from headrace_engines import gates, independence, metrics, outputs, timing, trial
 from headrace_engines.compress.make import compress
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.compress.sensitivity import LayerError, errors
@@ -22,9 +25,9 @@ from headrace_engines.compress.steps import Half, Quantise, QuantiseFloat8
 from headrace_engines.engine import Engine
 from headrace_engines.errors import EngineError, GateError, ModelFileError, UnsupportedModelError
 from headrace_engines.gates import Quality
-from headrace_engines.judgement import Answers, Judgement
+from headrace_engines.judgement import Judgement
 from headrace_engines.manifest import Artefact, Recipe, artefact_of
-from headrace_engines.metrics import AGREEMENT
+from headrace_engines.outputs import Answers
 from headrace_engines.report import Comparison, Layer
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.source import Prepared
@@ -33,8 +36,14 @@ _log = logging.getLogger(__name__)
 
 GOOD: Final = "as good as FP32"
 GOOD_ELSEWHERE: Final = "as good as FP32; its speed shows on a GPU alone"
+NOT_JUDGED: Final = "how good it is could not be judged"
+NOT_JUDGED_ELSEWHERE: Final = "how good it is could not be judged; its speed shows on a GPU alone"
 NOT_GOOD: Final = "not good enough: it lost too much against FP32"
 NOT_ROWS: Final = "not served: the rows of a batch would change each other"
+
+_PROMISING_SHARE: Final = 0.5
+"""The share of the accepted loss that may be lost on the rows that an artefact is chosen by: by others it is
+judged once, and they may speak a little more against it."""
 
 _LAYER_ROWS: Final = 64
 """Rows that the layers are looked at with: more move no layer from its place."""
@@ -91,7 +100,9 @@ def attempt(how: Compression, reference: Reference) -> Attempt:
         reason = f"does not fit this model: TensorRT has nothing for {', '.join(foreign)}"
         return Attempt(how.recipe, _refused(how, path, reason), None)
     try:
-        made = _with_layers(how, path, reference, _made(how, path, reference, ()))
+        with _compressed(how, path, reference, ()) as engine:
+            made = _judged(how, path, engine, reference)
+        made = _with_layers(how, path, reference, made)
     except (UnsupportedModelError, ModelFileError) as error:
         made = Attempt(
             how.recipe, _refused(how, path, f"does not fit this model: {_named(error, how)}"), None
@@ -113,10 +124,8 @@ def _with_layers(how: Compression, path: Path, reference: Reference, made: Attem
         return made
     few = {name: rows[:_LAYER_ROWS] for name, rows in reference.prepared.calibration.items()}
     worst = errors(reference.prepared.basis(how.target), path, few)
-    count = 1
-    while made.lost_too_much and count < len(worst):
-        made = _made(how, path, reference, [error.name for error in worst[:count]])
-        count *= 2
+    if made.lost_too_much:
+        made = _with_kept(how, path, reference, [error.name for error in worst]) or made
     kept = set(str(made.recipe.settings.get("kept", "")).split(","))
     layers = tuple(_layer(error, kept) for error in worst)
     comparison = replace(made.comparison, layers=layers) if made.comparison else None
@@ -127,31 +136,65 @@ def _layer(error: LayerError, kept: set[str]) -> Layer:
     return Layer(error.name, error.operator, round(error.sqnr_db, 2), error.name in kept)
 
 
-def _made(how: Compression, path: Path, reference: Reference, keep: Sequence[str]) -> Attempt:
+def _with_kept(how: Compression, path: Path, reference: Reference, worst: Sequence[str]) -> Attempt | None:
+    """Judge the first that is promising of those that keep 1, 2, 4, ... layers, or else the last of them.
+
+    None where there are no layers to choose from, no rows to choose by, or too little is left to compress.
+    """
+    parts = reference.judgement.divided(len(reference.answers[0]))
+    counts = [1 << power for power in range(len(worst).bit_length()) if 1 << power < len(worst)]
+    if parts is None:
+        return None
+    choosing, judging = parts
+    for count in counts:
+        keep = worst[:count]
+        try:
+            with _compressed(how, path, reference, keep) as engine:
+                if count < counts[-1] and not _is_promising(engine, reference, choosing):
+                    continue
+                made = _judged(how, path, engine, replace(reference, judgement=judging))
+        except UnsupportedModelError:  # too little is left to compress: it fits the model, and lost too much
+            return None
+        return replace(made, recipe=Recipe(how.name, {**how.recipe.settings, "kept": ",".join(keep)}))
+    return None
+
+
+def _is_promising(engine: Engine, reference: Reference, choosing: Judgement) -> bool:
+    rows = {name: choosing.seen(array) for name, array in reference.prepared.held_out.items()}
+    expected = [choosing.seen(array) for array in reference.answers]
+    try:
+        quality = replace(choosing, rows=None).compare(expected, trial.answers(engine, rows))
+    except EngineError:
+        return False
+    return quality.loss <= _PROMISING_SHARE * quality.limit
+
+
+@contextmanager
+def _compressed(
+    how: Compression, path: Path, reference: Reference, keep: Sequence[str]
+) -> Iterator[OnnxRuntimeEngine]:
+    """Make the artefact's file with these layers in FP32, and yield an engine of it."""
     basis = reference.prepared.basis(how.target)
     compress(how, basis, path, reference.prepared.calibration, keep=keep)
     size = min(reference.sizes[-1], how.max_rows or reference.sizes[-1])
     with closing(OnnxRuntimeEngine(path, max_batch_size=size, fuses=how.target == CPU)) as engine:
-        made = _judged(how, path, engine, reference)
-    if not keep:
-        return made
-    recipe = Recipe(how.name, {**how.recipe.settings, "kept": ",".join(keep)})
-    return replace(made, recipe=recipe)
+        yield engine
 
 
 def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) -> Attempt:
     """Take a compressed file through the gates: what it answers, its rows apart, its speed."""
     seen = _answers_judged(path, engine, reference)
-    artefact = artefact_of(path, how.name, how.target, GOOD, how.max_rows or 0)
+    is_told = reference.judgement.tells
+    artefact = artefact_of(path, how.name, how.target, GOOD if is_told else NOT_JUDGED, how.max_rows or 0)
     comparison = Comparison(
         recipe=how.name,
         target=how.target,
         passed=False,
-        verdict=seen.why_not or GOOD,
+        verdict=seen.why_not or artefact.reason,
         reference_bytes=reference.path.stat().st_size,
         candidate_bytes=artefact.size_bytes,
-        quality=seen.quality,
-        likeness=seen.likeness,
+        quality=seen.quality if is_told else None,
+        likeness=seen.likeness if is_told else {},
         speeds=(),
     )
     made = Attempt(how.recipe, artefact, comparison)
@@ -161,10 +204,9 @@ def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) 
     if not found.independent:
         return _not(made, NOT_ROWS, f"{path.name}: {found.why}")
     if how.target != CPU:
-        passed = replace(artefact, reason=GOOD_ELSEWHERE)
-        return replace(
-            made, artefact=passed, comparison=replace(comparison, passed=True, verdict=GOOD_ELSEWHERE)
-        )
+        reason = GOOD_ELSEWHERE if is_told else NOT_JUDGED_ELSEWHERE
+        passed = replace(comparison, passed=True, verdict=reason)
+        return replace(made, artefact=replace(artefact, reason=reason), comparison=passed)
     rows, sizes = reference.prepared.held_out, reference.sizes
     return replace(
         made, comparison=timing.timed(comparison, path.name, engine, reference.engine, rows, sizes)
@@ -197,11 +239,13 @@ def _likeness(answers: Answers, reference: Reference) -> dict[str, float]:
         noise = metrics.row_errors(answers, reference.answers)
         told["sqnr_db"] = metrics.sqnr_db(noise)
         told["worst_row"] = math.sqrt(float(noise.max()))
-    judged = reference.judgement.outputs[0][0]
-    if reference.judgement.metric not in metrics.REGRESSING and answers[judged].ndim <= 2:
-        same = metrics.hits(AGREEMENT, answers[judged], reference.answers[judged])
-        if same is not None:
-            told["agreement"] = float(same.mean())
+    judged = reference.judgement
+    index, _ = judged.outputs[0]
+    answered = answers[index]
+    names_classes = outputs.width(answered) > 1 or answered.dtype.kind != "f" or judged.threshold is not None
+    if judged.metric not in metrics.REGRESSING and answered.ndim <= 2 and names_classes:
+        same = judged.classes(answered) == judged.classes(reference.answers[index])
+        told["agreement"] = float(np.mean(same))
     return told
 
 
