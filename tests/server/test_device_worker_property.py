@@ -124,3 +124,27 @@ def test_invariant_1_each_request_ends_once_whatever_happens(
         scene.step(what, number)
     scene.end()
     scene.check()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.permutations(range(30)))
+def test_whoever_spoils_a_gpu_only_batches_that_do_it_fail_on_any_of_its_engines(
+    requests: list[tuple[int, int]], order: list[int]
+) -> None:
+    poisoned = [at for at in order if at < len(requests)][:4]
+    devices = [ScriptedDevice(rows_spec(1), gpu=GPU, poison=[POISON]) for _ in range(3)]
+    scenes = [Served(device, Limits()) for device in devices]
+    for device, served in zip(devices, scenes, strict=True):
+        device.beside = [one for one in devices if one is not device]
+        served.worker.start()
+    for key, (place, value) in enumerate(requests):
+        scenes[place].infer(key, POISON if key in poisoned else value)
+    for key, (place, value) in enumerate(requests):
+        answers = scenes[place].answers
+        if key in poisoned:
+            assert isinstance(answers.error_of(key), EngineFailed)
+        else:
+            assert answers.rows_of(key) == answered(value)
+    for served in scenes:
+        served.model.close(drain=True)
+    assert all(served.worker.join(PATIENCE_SECONDS) for served in scenes)

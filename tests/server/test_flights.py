@@ -7,7 +7,7 @@ from scripted_engines import ROWS, Answers
 from works import work_of
 
 from headrace_engines.errors import DeviceError
-from headrace_server.core.flights import Flights
+from headrace_server.core.flights import Batch, Flights
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.request import Work
 
@@ -38,10 +38,10 @@ def test_what_is_grounded_or_separated_goes_off_again_in_its_order_before_the_re
     flights.begin(works("c"))
     flights.ground()
     assert (len(flights), flights.has_again, flights.in_hand()) == (0, True, (3, 0))
-    flights.separate(flights.begin_again())
-    assert [names(batch) for batch in flights.claim_again()] == ["a", "b", "c"]
+    flights.separate(again := flights.begin_again(), [[work] for work in again.works])
+    assert [names(batch.works) for batch in flights.claim_again()] == ["a", "b", "c"]
     assert not flights.has_again
-    flights.put_again([works("d")])
+    flights.put_again([Batch(works("d"))])
     assert names(flights.begin_again().works) == "d"
 
 
@@ -49,7 +49,7 @@ def test_what_was_given_up_is_nobody_else_s() -> None:
     flights = Flights()
     flight = flights.begin(works("a"))
     flights.begin(works("b"))
-    flights.put_again([works("c")])
+    flights.put_again([Batch(works("c"))])
     assert names(flights.give_up()) == "abc"
     assert flights.give_up() == []
     for step in (
@@ -57,7 +57,7 @@ def test_what_was_given_up_is_nobody_else_s() -> None:
         flights.ground,
         flights.begin_again,
         flights.claim_again,
-        lambda: flights.separate(flight),
+        lambda: flights.separate(flight, []),
         lambda: flights.claimed(flight).__enter__(),
     ):
         with pytest.raises(DeviceError, match="given up"):
@@ -71,7 +71,7 @@ def test_what_comes_after_all_was_given_up_is_there_to_be_given_up_again() -> No
     with pytest.raises(DeviceError):
         flights.begin(works("a"))
     with pytest.raises(DeviceError):
-        flights.put_again([works("b")])
+        flights.put_again([Batch(works("b"))])
     assert names(flights.give_up()) == "ab"
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
+from hosted_server import eventually
 from scripted_devices import Hang, ScriptedDevice
 from scripted_engines import PATIENCE_SECONDS, Gate, ScriptedEngine, Served, serving
 
 from headrace_engines.errors import DeviceError
+from headrace_server.core import gpu_watchdog
 from headrace_server.core.gpu_watchdog import GpuWatchdog
 from headrace_server.core.model import Limits, Model
+from headrace_server.core.trials import trials_on
 from headrace_server.errors import DeviceLost
 
 AT_ONCE = 1e-9
@@ -104,3 +108,53 @@ def test_an_execution_on_the_cpu_may_take_as_long_as_it_likes() -> None:
         watched = Watched(served, longest_seconds=AT_ONCE)
         watched.watchdog.look()
         assert not watched.watchdog.lost
+
+
+class SlowToRenew(ScriptedDevice):
+    """Is spoilt, and made anew when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.goes_on = threading.Event(), threading.Event()
+        self.spoil()
+
+    def renew(self) -> None:
+        self.has_begun.set()
+        assert self.goes_on.wait(PATIENCE_SECONDS)
+        super().renew()
+
+
+def test_making_an_engine_anew_is_no_execution_and_has_a_longest_time_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = SlowToRenew()
+    with serving(device) as served:
+        assert device.has_begun.wait(PATIENCE_SECONDS)
+        watched = Watched(served, longest_seconds=AT_ONCE)
+        watched.watchdog.look()
+        assert served.model.lost is None
+        monkeypatch.setattr(gpu_watchdog, "LONGEST_RENEWAL_SECONDS", AT_ONCE)
+        watched.watchdog.look()
+        assert "has been made anew on GPU 0 for" in str(served.model.lost)
+        device.goes_on.set()
+
+
+class Suspect:
+    """Has a batch on trial."""
+
+    has_batch = True
+
+
+def test_what_waits_for_its_turn_is_not_executed_meanwhile() -> None:
+    trials, other = trials_on(5), Suspect()
+    trials.join(other)
+    trials.suspect()
+    trials.take_turn(other, lambda: None)
+    with serving(ScriptedDevice(gpu=5)) as served:
+        served.infer("a", 1)
+        eventually(lambda: bool(served.model.instances.executing()), "it has been taken")
+        watched = Watched(served, longest_seconds=AT_ONCE)
+        watched.watchdog.look()
+        assert served.model.lost is None
+        trials.leave(other)
+        assert served.answers.rows_of("a") == [4]

@@ -37,11 +37,11 @@ PATIENCE_SECONDS = 20.0
 BAD = 666
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
-TRITON_COUNTERS = {
+COUNTERS = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count",
     "nv_inference_exec_count", "nv_inference_request_duration_us", "nv_inference_queue_duration_us",
     "nv_inference_compute_input_duration_us", "nv_inference_compute_infer_duration_us",
-    "nv_inference_compute_output_duration_us",
+    "nv_inference_compute_output_duration_us", "headrace_memory_exhausted_count",
 }  # fmt: skip
 TRITON_GAUGES = {
     "nv_inference_pending_request_count", "nv_model_load_duration_secs", "nv_cpu_utilization",
@@ -96,12 +96,12 @@ def test_every_series_is_there_with_its_name_its_kind_and_a_text() -> None:
     with gated(open_gate()) as one, metered(one) as url:
         page = scrape(url)
     for names, kind in (
-        (TRITON_COUNTERS, "counter"),
+        (COUNTERS, "counter"),
         (TRITON_GAUGES | GAUGES, "gauge"),
         (HISTOGRAMS, "histogram"),
     ):
         assert {name: page.kinds.get(name) for name in names} == dict.fromkeys(names, kind)
-    assert page.names >= TRITON_COUNTERS | TRITON_GAUGES | GAUGES
+    assert page.names >= COUNTERS | TRITON_GAUGES | GAUGES
     assert all(page.helps.values())
     assert page.value("headrace_build_info", version="9.8.7", grpc_transport=one.server.transport.name) == 1
     assert page.value("headrace_ready") == 1
@@ -293,7 +293,7 @@ def test_a_server_without_models_tells_of_itself() -> None:
         one.served.shelf = Shelf()
         with metered(one) as url:
             page = scrape(url)
-    assert not TRITON_COUNTERS & page.kinds.keys()
+    assert not COUNTERS & page.kinds.keys()
     assert page.value("headrace_build_info") == 1
 
 
@@ -314,7 +314,7 @@ def test_models_that_a_gpu_told_its_times_of_tell_them_and_others_have_no_such_s
 def test_the_documentation_names_every_series_and_no_other() -> None:
     told = set(re.findall(r"\b((?:nv|headrace)_[a-z_]+)\b", DOCUMENTATION.read_text(encoding="utf-8")))
     told = {name.removesuffix("_bucket") for name in told}
-    served = TRITON_COUNTERS | TRITON_GAUGES | HISTOGRAMS | GAUGES
+    served = COUNTERS | TRITON_GAUGES | HISTOGRAMS | GAUGES
     served = {name for name in served if name.startswith(("nv_", "headrace_"))}
     assert told == served | OF_GPUS | ON_GPUS
     with gated(open_gate()) as one, metered(one) as url:

@@ -24,7 +24,7 @@ from scripted_engines import (
 )
 from works import work_of
 
-from headrace_engines.errors import DeviceError, ExecutionError
+from headrace_engines.errors import DeviceError, ExecutionError, MemoryExhausted
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.model import Limits
 from headrace_server.errors import (
@@ -202,6 +202,29 @@ def test_invariant_8_a_device_that_is_lost_while_a_failed_batch_is_separated_ans
     assert served.answers.rows_of(0) == answered(1)
     assert all(isinstance(served.answers.error_of(key), DeviceLost) for key in (1, 2))
     assert served.losses == ["Xid 79"]
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_what_is_too_large_alone_fails() -> None:
+    batches: list[int] = []
+
+    def before(inputs: Arrays) -> None:
+        batches.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise MemoryExhausted("2 rows fit")
+
+    served = Served(ScriptedEngine(before=before), Limits())
+    requests = ((1,), (2,), (3, 4, 5), (6,), (7,), (8,))
+    for key, values in enumerate(requests):
+        served.infer(key, *values)
+    served.worker.start()
+    served.model.close(drain=True)
+    assert served.worker.join(PATIENCE_SECONDS)
+    assert "2 rows fit" in str(served.answers.error_of(2))
+    for key, values in enumerate(requests):
+        if key != 2:
+            assert served.answers.rows_of(key) == answered(*values)
+    assert batches == [8, 5, 2, 3, 3, 1, 2]
+    assert served.model.snapshot().memory_exhausted == 3
 
 
 def test_invariant_3_a_request_that_no_array_can_be_made_of_costs_neither_its_neighbours_nor_the_model() -> (

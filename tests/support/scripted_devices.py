@@ -17,6 +17,8 @@ from headrace_engines.errors import EngineSpoilt
 from headrace_engines.spec import ModelSpec
 
 SPOILT = "CUDA_ERROR_ILLEGAL_ADDRESS"
+_SPOILING = threading.Lock()
+"""All that are beside each other are spoilt at once."""
 _CALLS = ("inputs", "submit", "wait", "run", "renew")
 
 
@@ -25,7 +27,8 @@ class ScriptedDevice(ScriptedEngine):
 
     What stands in `script` is raised by the next call of that name. A batch that holds an element of
     `poison` spoils the engine once it was submitted, and whatever is called next hears of it first; then
-    everything says that it is spoilt, until it is renewed. `before` sees each execution.
+    everything says that it is spoilt, until it is renewed, and those `beside` it are spoilt with it. `before`
+    sees each execution.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ScriptedDevice(ScriptedEngine):
         self.poison = poison
         self.script: dict[str, deque[Exception]] = {name: deque() for name in _CALLS}
         self.renewals = 0
+        self.beside: Sequence[ScriptedDevice] = ()
         self.submitted: list[list[int]] = []
         """The elements of each batch that was handed over."""
         self._poisoned: int | None = None
@@ -82,7 +86,10 @@ class ScriptedDevice(ScriptedEngine):
         if self._poisoned in (None, slot) or self._is_spoilt:
             self._check("wait")
         rows = self._pending.pop(slot)
-        return super().run([buffer[:rows].copy() for buffer in self._inputs[slot]])
+        outputs = super().run([buffer[:rows].copy() for buffer in self._inputs[slot]])
+        if self._is_spoilt:
+            self._check("wait")
+        return outputs
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> Arrays:
         self._check("run")
@@ -96,11 +103,14 @@ class ScriptedDevice(ScriptedEngine):
             self._poisoned = slot
 
     def _check(self, call: str) -> None:
-        if self._poisoned is not None:
-            self._poisoned, self._is_spoilt = None, True
-            raise EngineSpoilt(SPOILT, was_executed=call in ("wait", "run"))
-        if self._is_spoilt:
-            raise EngineSpoilt("it was spoilt before", was_executed=False)
+        with _SPOILING:
+            if self._is_spoilt:
+                raise EngineSpoilt("it was spoilt before", was_executed=call == "wait")
+            if self._poisoned is not None:
+                self._poisoned = None
+                for device in (self, *self.beside):
+                    device.spoil()
+                raise EngineSpoilt(SPOILT, was_executed=call in ("wait", "run"))
         self._raise(call)
 
     def _raise(self, call: str) -> None:

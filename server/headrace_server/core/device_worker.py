@@ -1,8 +1,9 @@
 """The worker of an engine on a device of its own: several batches in flight, and an engine that is made anew.
 
 While one batch is computed the next is assembled, taken as late as it can be (`lookahead`). Where an error on
-the device has spoilt the engine, the callers of the batch that met it are told; all others in flight are
-executed again by the renewed engine, one batch at a time, so that the one which spoils it again is known.
+the device has spoilt the engine, all that was in flight is executed again by the renewed one, a batch at a
+time. The one that was being executed may be the cause: it is tried once more (`trials`), with nothing beside
+it on the device, and its callers are told if that spoils the engine again.
 """
 
 from __future__ import annotations
@@ -10,23 +11,21 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from typing import Final
 
 from headrace_engines.engine import DeviceTimes, Engine
 from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt
 from headrace_server.core.executing import Executing
 from headrace_server.core.filling import fill
-from headrace_server.core.flights import Flight, Flights
+from headrace_server.core.flights import Batch, Flight, Flights
 from headrace_server.core.lookahead import Lookahead
 from headrace_server.core.model import Model
+from headrace_server.core.renewal import Renewal
 from headrace_server.core.request import Work
+from headrace_server.core.trials import Trials, trials_on
 from headrace_server.core.worker import Worker, staging
 from headrace_server.errors import DeadlineMissed
 
 _logger = logging.getLogger(__name__)
-
-_MOST_RENEWALS: Final = 5
-"""In succession, without an answer between them: what is spoilt again and again will not answer."""
 
 
 class DeviceWorker(Worker):
@@ -39,23 +38,38 @@ class DeviceWorker(Worker):
         self._free = collections.deque(range(engine.slots))
         self._largest_rows = engine.spec.max_batch_size or 1
         self._lookahead = Lookahead(self._largest_rows)
-        self._renewals = 0
-        """Since the last answer."""
-        self._renewing_ns = 0
-        """Since when the engine is being made anew; 0 while it is not."""
+        self._renewal = Renewal(model.facts.name, engine)
+        self._trials = Trials() if self._gpu is None else trials_on(self._gpu)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether a batch is in the air: see `trials.Party`."""
+        return bool(self._flights)
 
     def _give_up(self) -> list[Work]:
-        return self._flights.give_up()
+        works = self._flights.give_up()
+        self._trials.wake()  # the thread may wait for its turn
+        return works
 
     def _look(self) -> Executing | None:
         requests, begun_ns = self._flights.in_hand()
-        renewing_ns = self._renewing_ns
-        if not requests and not renewing_ns:
+        renewing_ns = self._renewal.since_ns
+        if renewing_ns:
+            return Executing(self._instance, renewing_ns, requests, self._gpu, is_renewal=True)
+        if not requests:
             return None
-        since_ns = max(begun_ns, self._answered_ns, renewing_ns)
+        # What is not in the air waits for its turn, and is not executed meanwhile.
+        since_ns = max(begun_ns, self._answered_ns) if begun_ns else time.monotonic_ns()
         return Executing(self._instance, since_ns, requests, self._gpu)
 
     def _serve(self) -> None:
+        self._trials.join(self)
+        try:
+            self._serve_all()
+        finally:
+            self._trials.leave(self)
+
+    def _serve_all(self) -> None:
         try:
             self._staging = staging(self._engine)
         except EngineSpoilt as spoilt:  # by another engine on its device
@@ -64,11 +78,14 @@ class DeviceWorker(Worker):
         works: list[Work] | None = []
         while works is not None or flights or flights.has_again:
             if flights.has_again and not flights:
-                self._launch(flights.begin_again())
+                self._launch_again()
             elif works is None or flights.has_again or len(flights) == self._engine.slots:
                 self._land()
             elif works := self._take():
-                self._launch(flights.begin(works))
+                if self._trials.are_on:
+                    flights.put_again([Batch(works)])
+                else:
+                    self._launch(flights.begin(works))
             elif flights:
                 self._land()
 
@@ -92,6 +109,16 @@ class DeviceWorker(Worker):
         placed = fill(self._staging[slot], flight.works, device.gpu)
         device.submit(slot, flight.rows, placed)
         flight.slot = slot
+
+    def _launch_again(self) -> None:
+        """Have one batch executed by itself: in turn with all on the device, while batches are on trial."""
+        if self._trials.are_on:
+            self._trials.take_turn(self, self._flights.check)
+            self._drop_unwanted()
+        if self._flights.has_again:
+            self._launch(self._flights.begin_again())
+        else:
+            self._left()
 
     def _launch(self, flight: Flight) -> None:
         try:
@@ -121,76 +148,73 @@ class DeviceWorker(Worker):
             computed_ns = self._count(flight, computed_ns, times)
         with self._flights.claimed(flight):
             self._answer(flight, outputs, computed_ns)
+        self._renewal.answered()
         self._free_slot(flight)
-        self._renewals = 0
 
     def _failed(self, flight: Flight, error: Exception) -> None:
         if isinstance(error, EngineSpoilt):
             self._recover(flight, error)
             return
-        self._free_slot(flight)
         if len(flight.works) == 1:
             with self._flights.claimed(flight):
                 self._fail(flight.works, error)
         else:
-            self._tell_separation(flight, error)
-            self._flights.separate(flight)
+            self._flights.separate(flight, self._parts(flight, error))
+        self._free_slot(flight)
 
     def _free_slot(self, flight: Flight) -> None:
         if flight.slot >= 0:
             self._free.append(flight.slot)
+        self._left()
+
+    def _left(self) -> None:
+        """Note that a batch is in the air no more."""
+        if self._trials.are_on:
+            self._trials.give_turn(self)
+            if not self._flights and not self._flights.has_tried:
+                self._trials.acquit(self)
 
     def _recover(self, flight: Flight, spoilt: EngineSpoilt) -> None:
-        """Answer those whose batch may be the cause, and have the others executed by a renewed engine."""
-        if spoilt.was_executed:
-            with self._flights.claimed(flight):
-                self._fail(flight.works, spoilt)
+        """Have all in flight executed again by a renewed engine, but for a batch that has spoilt it twice."""
+        self._trials.suspect()
+        first = self._flights.first()
+        suspect = flight if spoilt.was_executed else None if flight is first else first
+        if suspect is not None and suspect.was_tried:
+            with self._flights.claimed(suspect):
+                self._fail(suspect.works, spoilt)
+        elif suspect is not None:
+            suspect.was_tried = True
         self._flights.ground()
+        self._trials.give_turn(self)
         self._renew(spoilt)
-        self._flights.put_again(self._still_wanted(self._flights.claim_again()))
+        self._drop_unwanted()
+        self._left()
 
     def _renew(self, spoilt: EngineSpoilt) -> None:
-        """Make the engine usable again. Raises DeviceError if it will not be."""
-        name, device = self._model.facts.name, self._engine.device
-        if device is None:
-            raise DeviceError(f"the engine cannot be made anew: {spoilt}") from spoilt
-        begun_ns = self._renewing_ns = time.monotonic_ns()
-        while True:
-            self._renewals += 1
-            if self._renewals > _MOST_RENEWALS:
-                raise DeviceError(f"spoilt {self._renewals} times without an answer: {spoilt}") from spoilt
-            _logger.warning("model %s: the engine is made anew in a fresh context: %s", name, spoilt)
-            try:
-                device.renew()
-                self._staging = staging(self._engine)
-                break
-            except EngineSpoilt as again:  # by another engine on its device
-                spoilt = again
-            except DeviceError:
-                raise
-            except EngineError as error:
-                raise DeviceError(f"the engine cannot be made anew: {error}") from error
+        self._trials.suspect()
+        self._staging = self._renewal.renew(spoilt)
         self._free = collections.deque(range(self._engine.slots))
-        self._renewing_ns = 0
-        seconds = (time.monotonic_ns() - begun_ns) * 1e-9
-        _logger.info("model %s: the engine answers again after %.1f s", name, seconds)
 
-    def _still_wanted(self, batches: list[list[Work]]) -> list[list[Work]]:
-        """Return the batches without the requests whose callers have gone, or whose deadline has passed."""
+    def _drop_unwanted(self) -> None:
+        """Of what is to be executed again, end what nobody waits for, or not in time any more."""
         now = time.monotonic()
         gone: list[Work] = []
         late: list[Work] = []
-        kept: list[list[Work]] = []
-        for batch in batches:
+        kept: list[Batch] = []
+        for batch in self._flights.claim_again():
             wanted: list[Work] = []
-            for work in batch:
+            for work in batch.works:
                 (gone if work.abandoned else late if work.deadline <= now else wanted).append(work)
             if wanted:
-                kept.append(wanted)
-        self._model.drop(gone)
+                kept.append(batch._replace(works=wanted))
         name = self._model.facts.name
-        self._model.fail(late, DeadlineMissed(f"model {name!r}: the deadline passed while it was made anew"))
-        return kept
+        try:
+            self._model.drop(gone)
+            self._model.fail(
+                late, DeadlineMissed(f"model {name!r}: the deadline passed while it was made anew")
+            )
+        finally:
+            self._flights.put_again(kept)
 
     def _times(self, flight: Flight) -> DeviceTimes | None:
         """Return what the batch took on the device, if that is known."""
@@ -211,5 +235,7 @@ class DeviceWorker(Worker):
                 "model %s: %d rows: copy in %.3f ms, compute %.3f ms, copy out %.3f ms",
                 self._model.facts.name, flight.rows, in_ns / 1e6, compute_ns / 1e6, out_ns / 1e6,
             )  # fmt: skip
-        flight.started_ns = min(flight.started_ns + in_ns, landed_ns)
-        return max(flight.started_ns, landed_ns - out_ns)
+        # What a batch waits for the one before it, once it was copied, is not what computing it takes.
+        computed_ns = max(flight.started_ns, landed_ns - out_ns)
+        flight.started_ns = max(flight.started_ns, computed_ns - compute_ns)
+        return computed_ns

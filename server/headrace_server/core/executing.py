@@ -18,6 +18,8 @@ class Executing(NamedTuple):
     """How many have no final answer."""
     gpu: int | None = None
     """The index of the GPU that executes, if one does."""
+    is_renewal: bool = False
+    """Whether the engine is made anew meanwhile, and executes nothing."""
 
 
 Look = Callable[[], Executing | None]

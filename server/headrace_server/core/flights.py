@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -23,11 +24,13 @@ from headrace_server.core.request import Work
 class Flight:
     """A batch on its way through the engine."""
 
-    __slots__ = ("begun_ns", "inputs", "rows", "slot", "started_ns", "works")
+    __slots__ = ("begun_ns", "inputs", "rows", "slot", "started_ns", "was_tried", "works")
 
-    def __init__(self, works: list[Work]) -> None:
+    def __init__(self, works: list[Work], *, was_tried: bool = False) -> None:
         self.begun_ns = self.started_ns = time.monotonic_ns()
         self.works = works
+        self.was_tried = was_tried
+        """See `Batch`."""
         rows = 0
         for work in works:
             rows += work.rows
@@ -36,6 +39,21 @@ class Flight:
         """Where it was submitted, if its rows went through a staging buffer."""
         self.inputs: Sequence[NDArray[Any] | None] = ()
         """What it is to be executed with, if they did not."""
+
+
+def halves(works: Sequence[Work]) -> list[list[Work]]:
+    """Part several requests in two, in their order, of as nearly as many rows as can be."""
+    rows = list(accumulate(work.rows for work in works))
+    middle = min(range(1, len(works)), key=lambda cut: abs(2 * rows[cut - 1] - rows[-1]))
+    return [list(works[:middle]), list(works[middle:])]
+
+
+class Batch(NamedTuple):
+    """Requests that are to be executed together, and not for the first time."""
+
+    works: list[Work]
+    was_tried: bool = False
+    """Whether the engine was spoilt while they were executed: if it is again, they are the cause."""
 
 
 class Flights:
@@ -47,7 +65,7 @@ class Flights:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._air: deque[Flight] = deque()
-        self._again: deque[list[Work]] = deque()
+        self._again: deque[Batch] = deque()
         self._is_given_up = False
 
     def __len__(self) -> int:
@@ -58,6 +76,13 @@ class Flights:
     def has_again(self) -> bool:
         """Whether something is to be executed again."""
         return bool(self._again)
+
+    @property
+    def has_tried(self) -> bool:
+        """Whether something is here that the engine was spoilt under."""
+        with self._lock:
+            in_air = any(flight.was_tried for flight in self._air)
+            return in_air or any(batch.was_tried for batch in self._again)
 
     def begin(self, works: list[Work]) -> Flight:
         """Send a batch off that was taken."""
@@ -71,7 +96,8 @@ class Flights:
         """Send off what is to be executed again first."""
         with self._lock:
             self._check()
-            flight = Flight(self._again.popleft())
+            works, was_tried = self._again.popleft()
+            flight = Flight(works, was_tried=was_tried)
             self._air.append(flight)
         return flight
 
@@ -91,24 +117,24 @@ class Flights:
             yield
         except BaseException:
             with self._lock:
-                self._again.append(flight.works)
+                self._again.append(Batch(flight.works))
             raise
 
-    def separate(self, flight: Flight) -> None:
-        """Have its requests executed again, each alone."""
+    def separate(self, flight: Flight, parts: Sequence[list[Work]]) -> None:
+        """Have its requests executed again in these parts."""
         with self._lock:
             self._check()
             self._air.remove(flight)
-            self._again.extendleft([work] for work in reversed(flight.works))
+            self._again.extendleft(Batch(part) for part in reversed(parts))
 
     def ground(self) -> None:
         """Have everything that is in the air executed again."""
         with self._lock:
             self._check()
-            self._again.extendleft(flight.works for flight in reversed(self._air))
+            self._again.extendleft(Batch(one.works, one.was_tried) for one in reversed(self._air))
             self._air.clear()
 
-    def claim_again(self) -> list[list[Work]]:
+    def claim_again(self) -> list[Batch]:
         """Return what is to be executed again, for the caller to answer or to put back."""
         with self._lock:
             self._check()
@@ -116,7 +142,7 @@ class Flights:
             self._again.clear()
         return batches
 
-    def put_again(self, batches: Sequence[list[Work]]) -> None:
+    def put_again(self, batches: Sequence[Batch]) -> None:
         """Have these batches executed again, after what is to be already."""
         with self._lock:
             self._again.extend(batches)
@@ -125,18 +151,25 @@ class Flights:
     def in_hand(self) -> tuple[int, int]:
         """Return how many requests are here, and when the first batch in the air was begun; 0 if none is."""
         with self._lock:
-            requests = sum(len(flight.works) for flight in self._air) + sum(map(len, self._again))
+            requests = sum(map(len, self._works()))
             return requests, self._air[0].begun_ns if self._air else 0
 
     def give_up(self) -> list[Work]:
         """Return every request that is here, for the caller to answer. Any thread may call it, and again."""
         with self._lock:
             self._is_given_up = True
-            works = [work for flight in self._air for work in flight.works]
-            works += [work for batch in self._again for work in batch]
+            works = [work for batch in self._works() for work in batch]
             self._air.clear()
             self._again.clear()
         return works
+
+    def check(self) -> None:
+        """Raise DeviceError once all was given up."""
+        with self._lock:
+            self._check()
+
+    def _works(self) -> list[list[Work]]:
+        return [*(flight.works for flight in self._air), *(batch.works for batch in self._again)]
 
     def _check(self) -> None:
         if self._is_given_up:

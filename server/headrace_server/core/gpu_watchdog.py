@@ -9,10 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from headrace_server.core.executing import Executing
 from headrace_server.core.model import Model
 
 _logger = logging.getLogger(__name__)
+
+LONGEST_RENEWAL_SECONDS: Final = 600.0
+"""An engine that is made anew loads its model again, and waits for whatever else is loaded on the GPU."""
 
 
 class GpuWatchdog:
@@ -27,6 +32,7 @@ class GpuWatchdog:
         """`models` are all that have engines, also those that answer their last requests.
 
         An execution on a GPU that is older than `longest_seconds` is believed never to end; 0 looks at none.
+        Making an engine anew is no execution, and may take LONGEST_RENEWAL_SECONDS, or that if it is longer.
         `declare_lost` is told each GPU that is gone, with the reason; it must not block.
         """
         self._models = models
@@ -56,10 +62,16 @@ class GpuWatchdog:
         now_ns = time.monotonic_ns()
         for one in model.instances.executing():
             seconds = (now_ns - one.since_ns) * 1e-9
-            if one.gpu is not None and seconds > self._longest_seconds:
+            if one.gpu is not None and seconds > self._most_seconds(one):
                 facts = model.facts
-                what = f"model {facts.name!r} version {facts.version} has executed on GPU {one.gpu}"
+                doing = "has been made anew" if one.is_renewal else "has executed"
+                what = f"model {facts.name!r} version {facts.version} {doing} on GPU {one.gpu}"
                 self._lose(one.gpu, f"{what} for {seconds:.1f} s without an answer")
+
+    def _most_seconds(self, one: Executing) -> float:
+        return (
+            max(self._longest_seconds, LONGEST_RENEWAL_SECONDS) if one.is_renewal else self._longest_seconds
+        )
 
     def _lose(self, gpu: int, reason: str) -> None:
         if gpu not in self.lost:

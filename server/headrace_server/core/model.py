@@ -1,4 +1,4 @@
-"""A loaded model as requests meet it: admission, the queue behind a lock, and the statistics.
+"""A loaded model as requests meet it: admission, the queue, the answers, and the statistics.
 
 Transports submit and cancel from their threads, each instance's worker takes batches from its own. Whoever
 moves a piece of work out of the queue answers it, so each gets exactly one final answer.
@@ -7,7 +7,6 @@ moves a piece of work out of the queue answers it, so each gets exactly one fina
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from typing import Final
 from headrace_engines.spec import ModelSpec
 from headrace_server.core.admission import Admission
 from headrace_server.core.delivery import Answers, deliver
+from headrace_server.core.dispatch import Dispatch
 from headrace_server.core.executing import Instances
 from headrace_server.core.ledger import Ledger
 from headrace_server.core.ordering import Ordering
-from headrace_server.core.queue import NEVER, QueueFull, Taken
+from headrace_server.core.queue import QueueFull, Taken
 from headrace_server.core.queues import queue_for
 from headrace_server.core.request import ENDED, QUEUED, ModelFacts, Work
 from headrace_server.core.settings import DEFAULT_SETTINGS, ModelSettings
@@ -83,36 +83,22 @@ class Model:
         """What loading and warming up took, as told by whoever did it."""
         self.tracer: Tracer | None = None
         """Hears of every batch while requests are traced."""
-        self._max_rows = spec.max_batch_size or 1
-        self._ledger = Ledger(self._max_rows)
+        max_rows = spec.max_batch_size or 1
+        self._ledger = Ledger(max_rows)
         self._queue = queue_for(name, spec, settings, limits.max_queue_size, limits.max_queue_bytes)
+        self._dispatch = Dispatch(self._queue, max_rows, has_sequences=settings.sequences is not None)
+        self._execute: Callable[[list[Work]], None] | None = None
+        """Executes what the only instance is lent for."""
         self._ordering = Ordering() if settings.preserve_ordering else None
         self._deliver = deliver if self._ordering is None else self._ordering.deliver
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        # Work of a sequence is for one instance alone, so that each has to look.
-        self._has_sequences = settings.sequences is not None
-        self._notify = self._changed.notify_all if self._has_sequences else self._changed.notify
         self.instances = Instances()
-        self._idle = 0
-        """Instances that wait for work."""
-        self._full = threading.Condition(self._lock)
-        self._awaiting = 0
-        """Those of the idle ones that wait for a full batch."""
-        self._released = False
-        self._execute: Callable[[list[Work]], None] | None = None
-        self._most_lent_rows = 0
-        self._is_lent = False
-        """Whether somebody uses the only instance while its thread waits."""
-        self._closing = False
-        self._lost: str | None = None
         self._lost_gpu: int | None = None
         self._on_lost = on_lost
 
     @property
     def lost(self) -> str | None:
         """Why the model will not answer again, or None."""
-        return self._lost
+        return self._dispatch.lost
 
     @property
     def lost_gpu(self) -> int | None:
@@ -152,19 +138,20 @@ class Model:
         With `hold` no engine is woken for it until `release`: the caller knows that more is coming. What
         a closed model refuses is not counted: another version may answer it.
         """
-        with self._lock:
-            if self._closing:
+        dispatch = self._dispatch
+        with dispatch.lock:
+            if dispatch.is_closing:
                 raise ShuttingDown(f"model {self.facts.name!r} is being closed")
             try:
-                if self._lost is not None:
-                    raise DeviceLost(f"model {self.facts.name!r}: {self._lost}")
+                if dispatch.lost is not None:
+                    raise DeviceLost(f"model {self.facts.name!r}: {dispatch.lost}")
                 self._queue.push(work)
             except (QueueFull, InferenceError) as reason:
                 raise self._refusal(reason) from None
             if self._ordering is not None:
                 self._ordering.expect(work)
             if not hold:
-                self._release()
+                dispatch.wake()
 
     def _refusal(self, reason: QueueFull | InferenceError) -> InferenceError:
         """Count a request that is not accepted, and return what its caller is told."""
@@ -178,57 +165,40 @@ class Model:
     def lend(self, execute: Callable[[list[Work]], None], most_rows: int) -> None:
         """Have `release` execute what waits: at most so many rows, while the only instance is idle."""
         self._execute = execute
-        self._most_lent_rows = most_rows
+        self._dispatch.most_lent_rows = most_rows
 
     def release(self) -> None:
         """Let the engine have what was submitted to be held, or execute it here if that is quick."""
-        with self._lock:
-            execute = self._execute
-            is_quick = 0 < self._queue.rows <= self._most_lent_rows
-            if execute is None or not is_quick or self._is_lent or not self._idle:
-                self._release()
-                return
-            self._released = True
-            taken = self._next(wait=False, instance=0)
-            if taken is None or not (taken.batch or taken.missed):  # more should be waited for
-                self._release()
-                return
-            self._is_lent = True
+        taken = self._dispatch.release()
+        if taken is None:
+            return
         try:
             self._tell_missed(taken)
-            if taken.batch:
-                execute(taken.batch)
+            if taken.batch and self._execute is not None:
+                self._execute(taken.batch)
         finally:
-            with self._lock:
-                self._is_lent = False
-                if self._released or self._closing:
-                    self._notify()
-
-    def _release(self) -> None:
-        self._released = True
-        if self._idle and not self._is_lent:
-            self._notify()
+            self._dispatch.take_back()
 
     def cancel(self, work: Work) -> None:
         """End the work unheard if it still waits, else mark it as abandoned: its caller has gone."""
         is_late = work.is_late(time.monotonic())
-        with self._lock:
+        with self._dispatch.lock:
             work.abandoned = True
             work.left_late = is_late
             if work.window is not None:
                 work.window.open()
             if work.state is not QUEUED:
                 return
-            orphans = self._discard(work)
+            orphans = self._dispatch.discard(work)
         self._forget([work])
         self._refuse(orphans)
 
     def expire(self, work: Work) -> None:
         """Answer the work with DeadlineMissed if it still waits."""
-        with self._lock:
+        with self._dispatch.lock:
             if work.state is not QUEUED:
                 return
-            orphans = self._discard(work)
+            orphans = self._dispatch.discard(work)
         self._refuse(orphans)
         self.fail([work], self._missed())
 
@@ -242,8 +212,7 @@ class Model:
         is lost, or is closing and everything that it had accepted has been taken.
         """
         while True:
-            with self._lock:
-                taken = self._next(wait, instance)
+            taken = self._dispatch.next(instance, wait=wait)
             if taken is None:
                 return None
             self._tell_missed(taken)
@@ -251,74 +220,21 @@ class Model:
                 return taken.batch
 
     def await_batch(self, until: float) -> None:
-        """Return when a full batch waits, the model closes or is lost, or the moment has come, in seconds.
+        """Return when a full batch waits, the model closes or is lost, or the moment has come, in seconds."""
+        self._dispatch.await_batch(until)
 
-        A request that comes wakes nobody here, unless it is the one that makes the batch full.
+    def exhausted(self, rows: int) -> bool:
+        """Hear that memory did not suffice for a batch of so many rows, which is executed in parts.
+
+        The next ones are smaller for a while; returns whether that is news.
         """
-        with self._lock:
-            self._notify = self._notify_awaiting
-            self._idle += 1
-            self._awaiting += 1
-            try:
-                while not (
-                    self._lost or self._closing or (self._released and self._queue.rows >= self._max_rows)
-                ):
-                    seconds = until - time.monotonic()
-                    if seconds <= 0 or not self._full.wait(seconds):
-                        return
-            finally:
-                self._idle -= 1
-                self._awaiting -= 1
-
-    def _notify_awaiting(self) -> None:
-        """Wake an instance that has nothing to do, else one that waits for a full batch if that is there."""
-        if self._idle > self._awaiting:
-            self._changed.notify()
-        elif self._queue.rows >= self._max_rows:
-            self._full.notify()
+        self._ledger.change(Statistics.exhausted)
+        return self._dispatch.exhausted(rows)
 
     def _tell_missed(self, taken: Taken) -> None:
         if taken.missed:
             self.fail(taken.missed, self._missed())
             self._refuse(taken.orphans)
-
-    def _next(self, wait: bool, instance: int) -> Taken | None:
-        """Return what the queue gives as soon as it gives something; the lock is held."""
-        while self._lost is None:
-            again_at = NEVER
-            if self._released and not (wait and self._is_lent):
-                taken = self._queue.take(
-                    self._max_rows, time.monotonic(), instance=instance, hurry=self._closing
-                )
-                self._released = self._queue.requests > 0
-                if taken.batch or taken.missed:
-                    if self._idle:
-                        self._wake_others()
-                    return taken
-                again_at = taken.again_at
-            if self._closing and not self._released and not self._is_lent:
-                return None
-            if not wait:
-                return Taken([], [])
-            self._idle += 1
-            try:
-                self._changed.wait(None if again_at == NEVER else again_at - time.monotonic())
-            finally:
-                self._idle -= 1
-        return None
-
-    def _wake_others(self) -> None:
-        """Let other instances have what is left, or end with the model that is closing."""
-        if self._released:
-            self._notify()
-        elif self._closing:
-            self._changed.notify_all()
-
-    def _discard(self, work: Work) -> Sequence[Work]:
-        orphans = self._queue.discard(work)
-        if self._closing and not self._queue.requests:
-            self._changed.notify_all()
-        return orphans
 
     def _refuse(self, orphans: Sequence[Work]) -> None:
         """Answer work whose sequence will not begin; the lock is not held."""
@@ -329,10 +245,7 @@ class Model:
 
     def finished(self, works: Sequence[Work]) -> None:
         """Let the sequences of these go on, or end: an instance has executed them, with whatever outcome."""
-        with self._lock:
-            self._queue.finished(works, time.monotonic())
-            if self._idle and self._has_sequences:
-                self._notify()  # one that begins anew may have found a slot of an instance that waits
+        self._dispatch.finished(works)
 
     def executed(self, answers: Answers, execution: Execution) -> None:
         """Count an execution and hand its answers to their callers. An answer that is an error could not
@@ -373,26 +286,16 @@ class Model:
         answered with DeviceLost. What the other instances have in hand is still answered by them.
 
         `gpu` is the index of the device, where it is a GPU."""
-        with self._lock:
-            is_first = self._lost is None
-            self._lost = self._lost or reason
-            if self._lost_gpu is None:
-                self._lost_gpu = gpu
-            works = [*taken, *self._queue.clear()]
-            self._changed.notify_all()
-            self._full.notify_all()
-        self.fail(works, DeviceLost(f"model {self.facts.name!r}: {reason}"))
+        if self._lost_gpu is None:
+            self._lost_gpu = gpu
+        is_first, waiting = self._dispatch.lose(reason)
+        self.fail([*taken, *waiting], DeviceLost(f"model {self.facts.name!r}: {reason}"))
         if is_first:
             self._on_lost()
 
     def close(self, *, drain: bool) -> None:
         """Accept nothing more. With `drain` what waits is still executed, else answered ShuttingDown."""
-        with self._lock:
-            self._closing = True
-            works = [] if drain else self._queue.clear()
-            self._released = self._queue.requests > 0
-            self._changed.notify_all()
-            self._full.notify_all()
+        works = self._dispatch.close(drain=drain)
         self.fail(
             works, ShuttingDown(f"model {self.facts.name!r} was closed before the request was executed")
         )

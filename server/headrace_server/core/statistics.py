@@ -137,6 +137,8 @@ class Statistics:
     """Executions by their rows."""
     on_device: Compute = field(default_factory=Compute)
     """Executions by the clock of the device that executed them: copies to it, computing, copies from it."""
+    memory_exhausted: int = 0
+    """Batches of several requests that memory did not suffice for, so that they were executed in parts."""
     failures: dict[FailReason, int] = field(default_factory=_no_failures)
     fail: Duration = field(default_factory=Duration)
     cancel: Duration = field(default_factory=Duration)
@@ -226,6 +228,10 @@ class Statistics:
         if size is None:
             size = self.by_batch_size[rows] = Compute()
         size.add(1, input_ns, infer_ns, output_ns)
+
+    def exhausted(self) -> None:
+        """Count a batch that memory did not suffice for."""
+        self.memory_exhausted += 1
 
     def failed(self, reason: FailReason, ns: int) -> None:
         """Count a request that ended without rows, `ns` after it had been accepted."""

@@ -8,6 +8,7 @@ An engine is lent for quick batches to whoever brings work while its thread wait
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import time
@@ -18,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
-from headrace_engines.errors import DeviceError, ExecutionError
+from headrace_engines.errors import DeviceError, ExecutionError, MemoryExhausted
 from headrace_server.core.arrays import array_of
 from headrace_server.core.delivery import Answers, encode
 from headrace_server.core.engine_thread import EngineThread
 from headrace_server.core.executing import Executing
 from headrace_server.core.failures import report_execution
-from headrace_server.core.flights import Flight
+from headrace_server.core.flights import Flight, halves
 from headrace_server.core.model import Model
 from headrace_server.core.pace import Pace
 from headrace_server.core.request import Work
@@ -161,33 +162,53 @@ class Worker:
             self._model.drop(gone)
 
     def _separate(self, flight: Flight, error: Exception) -> None:
-        """Execute the requests of a failed batch one by one: the failure is only for whom it meets alone.
+        """Execute a failed batch in parts, down to single requests: a failure is for whom it meets alone.
 
         Requests leave the flight as they are answered, so that a device lost meanwhile finds the rest.
         """
         if len(flight.works) == 1:
             self._fail(flight.works, error)
             return
-        self._tell_separation(flight, error)
-        while flight.works:
-            alone = Flight(flight.works[:1])
-            try:
-                alone.inputs = self._arrays(alone.works)
-                outputs = self._collect(alone)
-            except DeviceError:
-                raise
-            except Exception as own_error:
-                self._fail(alone.works, own_error)
-            else:
-                self._answered_ns = time.monotonic_ns()
-                self._answer(alone, outputs, self._answered_ns)
-            del flight.works[0]
+        parts = collections.deque(self._parts(flight, error))
+        while parts:
+            part = Flight(parts.popleft())
+            failure = self._execute_part(part)
+            if failure is not None and len(part.works) > 1:
+                parts.extendleft(reversed(self._parts(part, failure)))
+                continue
+            if failure is not None:
+                self._fail(part.works, failure)
+            del flight.works[: len(part.works)]
 
-    def _tell_separation(self, flight: Flight, error: Exception) -> None:
-        name, requests = self._model.facts.name, len(flight.works)
-        _logger.warning(
-            "model %s: a batch failed, executing its %d requests alone: %s", name, requests, error
-        )
+    def _execute_part(self, part: Flight) -> Exception | None:
+        """Execute a part of a failed batch and answer it, or return why it failed, too."""
+        try:
+            part.inputs = self._arrays(part.works)
+            outputs = self._collect(part)
+        except DeviceError:
+            raise
+        except Exception as error:
+            return error
+        self._answered_ns = time.monotonic_ns()
+        self._answer(part, outputs, self._answered_ns)
+        return None
+
+    def _parts(self, flight: Flight, error: Exception) -> list[list[Work]]:
+        """Return how a batch of several requests is to be executed again: halved where memory did not suffice
+        for it, else each request alone."""
+        name, works = self._model.facts.name, flight.works
+        if not isinstance(error, MemoryExhausted):
+            _logger.warning(
+                "model %s: a batch failed, executing its %d requests alone: %s", name, len(works), error
+            )
+            return [[work] for work in works]
+        if self._model.exhausted(flight.rows):
+            _logger.warning(
+                "model %s: memory does not suffice for a batch of %d rows, which is executed in parts; "
+                "batches are smaller for a while: %s",
+                name, flight.rows, error,
+            )  # fmt: skip
+        return halves(works)
 
     def _encode(self, works: Sequence[Work], outputs: _Arrays) -> tuple[Answers, list[Work]]:
         """Return the answers, and the work whose caller has gone.

@@ -73,6 +73,11 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
         "Microseconds for writing the answers of their batch, summed over successful requests",
         lambda of: of.compute_output.ns / 1000,
     ),
+    (
+        "headrace_memory_exhausted_count",
+        "Batches that memory did not suffice for, and that were executed in parts",
+        lambda of: of.memory_exhausted,
+    ),
 )
 _ON_GPU: Final[tuple[tuple[str, str, Callable[[Statistics], float]], ...]] = (
     (
