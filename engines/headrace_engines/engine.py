@@ -37,6 +37,10 @@ class DeviceSide(Protocol):
     def gpu(self) -> int:
         """The index of its GPU."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """How much of the GPU's memory this instance holds besides the weights, as far as it is known."""
+
     def submit(self, slot: int, rows: int, placed: Sequence[Placed]) -> None:
         """Start computing as `Engine.submit` does, with some rows copied from where they stand on this GPU.
 

@@ -302,7 +302,7 @@ class _Version:
         held = memory.held(
             [engine.slots * memory.staging_bytes(engine.spec) for engine in engines],
             counts,
-            () if runner is Runner.CPU else self._places.gpus,
+            [(engine.device.gpu, engine.device.memory_bytes) for engine in engines if engine.device],
             self._weights_bytes(candidate),
             shares_weights=runner is not Runner.CUDA,
         )

@@ -19,9 +19,10 @@ _LARGEST_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The bytes of a model's weights and its batches' buffers: of the host, and of each GPU by its index.
+    """The bytes that a model's weights and batches take: of the host, and of each GPU by its index.
 
-    What libraries take besides, as for activations, is not counted.
+    On a GPU those of batches are all that its engines have allocated or seen libraries take, as for
+    activations and execution contexts; on the host they are the buffers.
     """
 
     host_bytes: int = 0
@@ -29,21 +30,27 @@ class Held:
 
 
 def held(
-    buffers: Sequence[int], counts: Sequence[int], gpus: Sequence[int], weights: int, *, shares_weights: bool
+    buffers: Sequence[int],
+    counts: Sequence[int],
+    on_gpus: Sequence[tuple[int, int]],
+    weights: int,
+    *,
+    shares_weights: bool,
 ) -> Held:
     """Return what instances take, `counts` of each of several engines, whose buffers take so many bytes.
 
-    Each engine is on one of `gpus`, with weights of its own or those of another instance there, and has
-    buffers there and on the host; without any, all is on the host.
+    Each engine is on the GPU that `on_gpus` has in its place, beside the bytes that an instance holds there
+    for batches; its weights are its own, or those of another instance there. Without any GPU all is on the
+    host.
     """
     host = sum(count * size for count, size in zip(counts, buffers, strict=True))
-    if not gpus:
+    if not on_gpus:
         return Held(host + weights)
-    on_gpus = {
+    there = {
         gpu: (1 if shares_weights else count) * weights + count * size
-        for gpu, count, size in zip(gpus, counts, buffers, strict=True)
+        for (gpu, size), count in zip(on_gpus, counts, strict=True)
     }
-    return Held(host, MappingProxyType(on_gpus))
+    return Held(host, MappingProxyType(there))
 
 
 def staging_bytes(spec: ModelSpec) -> int:

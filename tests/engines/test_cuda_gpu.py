@@ -70,8 +70,8 @@ def test_a_spoilt_context_is_refused_until_it_is_renewed() -> None:
     with FakeDriver() as driver:
         made = fake_gpu(driver)
         with made.use(1):
-            made.allocate(100)
-            made.allocate_pinned(100)
+            made.memory.allocate(100)
+            made.memory.allocate_pinned(100)
         spoil(made, driver)
         with pytest.raises(EngineSpoilt) as caught, made.use(1):
             pass
@@ -287,19 +287,19 @@ def test_memory_is_counted_and_refused_with_the_numbers() -> None:
         pools = Pools(1000, {0: 2000})
         made = fake_gpu(driver, pools)
         with made.use(1):
-            address, pinned = made.allocate(1500), made.allocate_pinned(900)
+            address, pinned = made.memory.allocate(1500), made.memory.allocate_pinned(900)
             with pytest.raises(
                 MemoryExhausted,
                 match=r"501 bytes .* GPU 0 .* 1500 are in use, and --cuda-memory-pool-byte-size allows 2000",
             ):
-                made.allocate(501)
+                made.memory.allocate(501)
             with pytest.raises(
                 MemoryExhausted,
                 match=r"101 .* 900 are in use, and --pinned-memory-pool-byte-size allows 1000",
             ):
-                made.allocate_pinned(101)
-            made.free(address)
-            made.free_pinned(pinned)
+                made.memory.allocate_pinned(101)
+            made.memory.free(address)
+            made.memory.free_pinned(pinned)
             assert pools.is_unused
         made.close()
 
@@ -309,17 +309,17 @@ def test_what_the_gpu_has_not_is_told_with_what_is_free() -> None:
         pools = Pools()
         made = fake_gpu(driver, pools)
         with made.use(1):
-            address = made.allocate(4000)
+            address = made.memory.allocate(4000)
             with pytest.raises(
                 MemoryExhausted, match=r"96 of 4096 are free, 4000 are in use .* sets no bound"
             ):
-                made.allocate(100)
+                made.memory.allocate(100)
             assert pools.device_bytes(0) == 4000
             driver.fail("allocate_pinned", NAMES[Fault.MEMORY])
             with pytest.raises(MemoryExhausted, match="no more can be pinned: 0 are in use"):
-                made.allocate_pinned(10)
+                made.memory.allocate_pinned(10)
             assert pools.pinned_bytes() == 0
-            made.free(address)
+            made.memory.free(address)
         made.close()
 
 
@@ -327,7 +327,7 @@ def test_a_failure_to_allocate_counts_nothing() -> None:
     with FakeDriver() as driver:
         pools = Pools()
         made = fake_gpu(driver, pools)
-        for call, allocate in (("allocate", made.allocate), ("allocate_pinned", made.allocate_pinned)):
+        for call, allocate in (("allocate", made.memory.allocate), ("allocate_pinned", made.memory.allocate_pinned)):
             driver.fail(call, NAMES[Fault.CALL])
             with pytest.raises(ExecutionError), made.use(1):
                 allocate(10)
@@ -340,8 +340,8 @@ def test_what_went_with_its_context_is_not_in_use() -> None:
         pools = Pools(1000, {0: 1000})
         made = fake_gpu(driver, pools)
         with made.use(1):
-            made.allocate(1000)
-            made.allocate_pinned(1000)
+            made.memory.allocate(1000)
+            made.memory.allocate_pinned(1000)
         spoil(made, driver)
         made.renew(1)
         assert pools.is_unused

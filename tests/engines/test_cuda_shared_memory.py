@@ -146,7 +146,7 @@ def test_what_stands_on_the_gpu_as_well_is_copied_from_there() -> None:
     with shared(100) as (driver, memory, opened, theirs):
         gpu = memory._bridges[0].gpu
         with gpu.use(1):
-            address, host = gpu.allocate(64), gpu.allocate_pinned(64)
+            address, host = gpu.memory.allocate(64), gpu.memory.allocate_pinned(64)
             host[:] = 7
             stream, done = driver.stream(), driver.event()
             driver.copy_in(address, host, stream)
@@ -162,8 +162,8 @@ def test_what_stands_on_the_gpu_as_well_is_copied_from_there() -> None:
         with gpu.use(1):
             driver.destroy_event(done)
             driver.destroy_stream(stream)
-            gpu.free(address)
-            gpu.free_pinned(host)
+            gpu.memory.free(address)
+            gpu.memory.free_pinned(host)
 
 
 def test_a_twin_is_one_of_its_own_context_and_of_all_bytes() -> None:

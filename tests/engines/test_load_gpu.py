@@ -13,6 +13,7 @@ import pytest
 from fake_cuda import FakeDriver
 from fake_machine import INT8, INT8_MODEL, NEW, OLD, FakeMachine, machine_with, plan_name, write_version
 from fake_onnxruntime import fake_provider
+from fake_tensorrt_library import ACTIVATION_BYTES, CONTEXT_BYTES
 from onnx_models import Models
 
 from headrace_engines.declaration import Declaration, DeclaredTensor
@@ -62,8 +63,13 @@ def test_a_plan_that_fits_comes_first(models: Models, tmp_path: Path, machine: F
         assert (result.artefact, result.engine.platform) == (INT8_PLAN, "tensorrt_plan")
         assert result.places == ((0, 1),)
         assert result.rebuilds == ()
+        assert not isinstance(result.engine, StepEngine)
         buffers = result.engine.slots * 64 * (3 + 3) * 4
-        assert result.held == Held(buffers, {0: buffers + (tmp_path / INT8_PLAN).stat().st_size})
+        assert result.engine.device is not None
+        for_batches = result.engine.device.memory_bytes
+        contexts = 2 * len(result.engine.spec.batch_sizes) * CONTEXT_BYTES
+        assert for_batches == buffers + ACTIVATION_BYTES + contexts
+        assert result.held == Held(buffers, {0: for_batches + (tmp_path / INT8_PLAN).stat().st_size})
         assert f"{INT8_MODEL}: what a plan is built of" in result.why
         assert result.why[0] == f"{INT8_PLAN}: chosen: {INT8} is good"
         assert f"{PLAN}: not needed: {INT8_PLAN} comes first" in result.why

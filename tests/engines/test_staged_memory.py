@@ -100,9 +100,9 @@ def test_rows_that_stand_on_the_gpu_are_found_in_parts_too(
     with closing(loaded(models, tmp_path, driver)) as engine:
         gpu = engine._gpu
         with gpu.use(1) as inside:
-            there = gpu.allocate(5 * 12)
+            there = gpu.memory.allocate(5 * 12)
             stream, event = inside.stream(), inside.event()
-            host = gpu.allocate_pinned(5 * 12)
+            host = gpu.memory.allocate_pinned(5 * 12)
             host[:] = rows[1:6].reshape(-1).view(np.uint8)
             inside.copy_in(there, host, stream)
             inside.record(event, stream)
@@ -117,14 +117,14 @@ def test_rows_that_stand_on_the_gpu_are_found_in_parts_too(
         twin = gpu.twins.find(host_answer, gpu.generation)
         assert twin is not None
         with gpu.use(1) as inside:
-            back = gpu.allocate_pinned(8 * 12)
+            back = gpu.memory.allocate_pinned(8 * 12)
             inside.copy_out(back, twin, stream)
             inside.record(event, stream)
             inside.synchronize(event)
             np.testing.assert_array_equal(back.view(np.float32).reshape(8, 3), rows + 1)
             for memory in (host, back):
-                gpu.free_pinned(memory)
-            gpu.free(there)
+                gpu.memory.free_pinned(memory)
+            gpu.memory.free(there)
             inside.destroy_event(event)
             inside.destroy_stream(stream)
 

@@ -59,6 +59,8 @@ class Provider:
     """The streams of sessions that have ended."""
     cannot_open: Exception | None = None
     has_libraries: bool = True
+    arena_bytes: int = 0
+    """What the arena of a session takes at its first execution, and gives back when that ends."""
     on_cpu: tuple[tuple[str, str], ...] = ()
     """Types and names of the operators that the GPU has no kernels for."""
 
@@ -71,6 +73,7 @@ class Session:
     ) -> None:
         assert more == {"enable_fallback": 0}, "it would go on with the CPU, and say so on stdout"
         self._provider = provider
+        self._arena = 0
         self._options = self._taken(providers)
         if self._options is not None and provider.cannot_open is not None:
             raise provider.cannot_open
@@ -112,6 +115,10 @@ class Session:
         assert binding.session is self
         if self._provider.failures:
             raise self._provider.failures.popleft()
+        if self._provider.arena_bytes and not self._arena:
+            driver = self._provider.driver
+            self._arena = driver.allocate(self._provider.arena_bytes)
+            weakref.finalize(self, driver.free, self._arena).atexit = False
         reads = [bound.place for bound in binding.inputs]
         writes = [bound.place for bound in binding.outputs]
         if self._provider.on_cpu:  # which reads and writes beside the stream

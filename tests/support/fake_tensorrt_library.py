@@ -25,7 +25,8 @@ from headrace_engines.runtime.cuda.driver import CudaError, Fault
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _WEIGHT_BYTES = 1024
-_ACTIVATION_BYTES = 4096
+ACTIVATION_BYTES = 4096
+CONTEXT_BYTES = 256
 _KINDS = {
     "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "int32": "INT32",
     "int64": "INT64", "uint8": "UINT8", "bool": "BOOL", "float64": "DOUBLE", "uint16": "UINT16",
@@ -134,7 +135,7 @@ class FakeEngine(_Held):
         self.names = [*self.inputs, *self.outputs]
         self.num_io_tensors = len(self.names)
         self.num_optimization_profiles = len(self.profiles)
-        self.device_memory_size_v2 = _ACTIVATION_BYTES
+        self.device_memory_size_v2 = ACTIVATION_BYTES
         self._shapes: dict[tuple[Any, ...], dict[str, tuple[int, ...]]] = {}
         super().__init__(self.tensorrt, _WEIGHT_BYTES)
 
@@ -249,7 +250,7 @@ class FakeContext(_Held):
         self.memory = (0, 0)
         if engine.tensorrt.is_rtx:
             self.is_stream_capturable = lambda stream: engine.tensorrt.capturable
-        super().__init__(engine.tensorrt, 256)
+        super().__init__(engine.tensorrt, CONTEXT_BYTES)
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self.memory = memory, size

@@ -185,7 +185,7 @@ def an_error_is_survived_in_a_fresh_context(library: ModuleType, host: Any) -> N
     gpu = Gpu(driver, Pools())
     with gpu.use(1) as inside:
         stream, event = inside.stream(), inside.event()
-        address, memory = gpu.allocate(SIZE), gpu.allocate_pinned(SIZE)
+        address, memory = gpu.memory.allocate(SIZE), gpu.memory.allocate_pinned(SIZE)
     host.host_fail(b"cuMemcpyHtoDAsync_v2", ILLEGAL_ADDRESS, 0)
     with pytest.raises(EngineSpoilt, match="CUDA_ERROR_ILLEGAL_ADDRESS"), gpu.use(1) as inside:
         inside.copy_in(address, memory, stream)

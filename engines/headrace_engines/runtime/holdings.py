@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from headrace_engines.runtime.cuda.context import Gpu
@@ -21,17 +22,35 @@ class Holdings:
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
         self._given: list[Callable[[Driver], None]] = []
+        self.device_bytes = 0
+        """How much of the GPU's memory is held, with what libraries take for batches as far as it is seen."""
 
     def memory(self, size_bytes: int) -> int:
         """Return the address of memory on the GPU. Raises MemoryExhausted."""
-        address = self._gpu.allocate(max(size_bytes, 1))
-        self._given.append(lambda driver: self._gpu.free(address))
+        address = self._gpu.memory.allocate(max(size_bytes, 1))
+        self.device_bytes += size_bytes
+        self._given.append(lambda driver: self._gpu.memory.free(address))
         return address
+
+    @contextlib.contextmanager
+    def counting(self, driver: Driver) -> Iterator[None]:
+        """Count what a library takes of the GPU's memory in the block: by how much less is free after it.
+
+        What others take at that moment is counted, too. Raises MemoryExhausted if the pool's bound does not
+        allow as much; what the library has taken is for the caller to give back then.
+        """
+        before = driver.free_bytes()
+        yield
+        taken = before - driver.free_bytes()
+        if taken > 0:
+            claim = self._gpu.memory.claim(taken)
+            self.device_bytes += taken
+            self._given.append(lambda driver: self._gpu.memory.disclaim(claim))
 
     def pinned(self, size_bytes: int) -> Bytes:
         """Return pinned memory of the host. Raises MemoryExhausted."""
-        memory = self._gpu.allocate_pinned(max(size_bytes, 1))
-        self._given.append(lambda driver: self._gpu.free_pinned(memory))
+        memory = self._gpu.memory.allocate_pinned(max(size_bytes, 1))
+        self._given.append(lambda driver: self._gpu.memory.free_pinned(memory))
         return memory[:size_bytes]
 
     def twin(self, host: Bytes, address: int) -> None:

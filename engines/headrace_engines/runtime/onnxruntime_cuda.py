@@ -32,7 +32,7 @@ from headrace_engines.errors import (
 )
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
-from headrace_engines.runtime.gpu_sizes import chosen_sizes
+from headrace_engines.runtime.gpu_sizes import chosen_sizes, fitting_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.onnx_provider import ProviderFile
@@ -187,13 +187,11 @@ class _Session:
         for buffer in staging.inputs(0):
             buffer[...] = 0  # anything else might be an index that is out of range
         largest = self._spec.max_batch_size
-        self._timed(staging, largest)  # first, so that the arena has what it takes for all
-        sizes = self._spec.batch_sizes
+        timed = functools.partial(self._timed, staging)
         if self._is_measured:
-            for size in sizes:
-                self._timed(staging, size)
+            sizes = tuple(sorted(fitting_sizes(self._spec.batch_sizes, timed)))
         else:
-            sizes = chosen_sizes(1, largest, functools.partial(self._timed, staging))
+            sizes = chosen_sizes(1, largest, timed)
         for slot in range(1, staging.slots):
             for size in sizes:
                 self._bind(staging, slot, size)
@@ -201,15 +199,19 @@ class _Session:
 
     def _timed(self, staging: Staging, size: int) -> float:
         """Make a size ready in the first slot, and return how many milliseconds it takes to compute."""
-        self._bind(staging, 0, size)
-        took = []
-        for _ in range(_EXECUTIONS):
-            with self._gpu.load(self._use.generation) as driver:
-                staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0))
-                staging.collect(driver, 0)
-            times = staging.times(0)
-            took.append(times.compute_ns / 1e6 if times else 0.0)
+        with self._gpu.load(self._use.generation) as driver, self._holdings.counting(driver):
+            self._bind(staging, 0, size)
+            took = [self._measured(driver, staging, size)]  # in which the arena grows
+        for _ in range(1, _EXECUTIONS):
+            with self._use as driver:
+                took.append(self._measured(driver, staging, size))
         return min(took)
+
+    def _measured(self, driver: Driver, staging: Staging, size: int) -> float:
+        staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0))
+        staging.collect(driver, 0)
+        times = staging.times(0)
+        return times.compute_ns / 1e6 if times else 0.0
 
     def _bind(self, staging: Staging, slot: int, size: int) -> None:
         inputs, outputs = ([buffer.address for buffer in side] for side in staging.buffers(slot))

@@ -103,6 +103,11 @@ class StagedEngine(ABC):
         """The index of its GPU."""
         return self._gpu.facts.index
 
+    @property
+    def memory_bytes(self) -> int:
+        """How much of the GPU's memory the instance holds besides the weights."""
+        return self._holdings.device_bytes if self._holdings else 0
+
     def inputs(self, slot: int) -> Arrays:
         """Return the slot's pinned buffers."""
         return self._slots_of(self._staging).inputs(slot)

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Final
 
 from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError, MemoryExhausted
-from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, GpuFacts
+from headrace_engines.runtime.cuda.driver import CudaError, Driver, Fault, GpuFacts
+from headrace_engines.runtime.cuda.memory import GpuMemory
 from headrace_engines.runtime.cuda.pools import Pools
 from headrace_engines.runtime.cuda.proof import prove
 from headrace_engines.runtime.cuda.twins import Twins
@@ -39,8 +40,9 @@ class Gpu:
         self.facts: Final[GpuFacts] = driver.facts
         self.twins: Final = Twins()
         """Which pinned memory has its bytes on the GPU as well."""
+        self.memory: Final = GpuMemory(driver, pools)
+        """What engines take of it."""
         self._driver = driver
-        self._pools = pools
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._users = 1
@@ -50,8 +52,6 @@ class Gpu:
         self._renewing = False
         self._spoilt: str | None = None
         self._lost: str | None = None
-        self._device: dict[int, int] = {}
-        self._pinned: dict[int, int] = {}
         self._use = Use(self, 1)
 
     @property
@@ -108,49 +108,6 @@ class Gpu:
             self._changed.notify_all()
         logger.error("GPU %d (%s) is lost: %s", self.facts.index, self.facts.name, reason)
 
-    def allocate(self, size_bytes: int) -> int:
-        """Return the address of memory on the GPU, counted in the pool; only inside `use`.
-
-        Raises MemoryExhausted with the numbers if the pool's bound or the GPU does not allow it.
-        """
-        index = self.facts.index
-        self._pools.take_device(index, size_bytes)
-        try:
-            address = self._driver.allocate(size_bytes)
-        except CudaError as error:
-            self._pools.give_device(index, size_bytes)
-            if error.fault is Fault.MEMORY:
-                raise MemoryExhausted(self._shortage(size_bytes)) from error
-            raise
-        self._device[address] = size_bytes
-        return address
-
-    def free(self, address: int) -> None:
-        """Free what `allocate` returned in this generation; only inside `use`."""
-        self._driver.free(address)
-        self._pools.give_device(self.facts.index, self._device.pop(address))
-
-    def allocate_pinned(self, size_bytes: int) -> Bytes:
-        """Return pinned host memory, counted in the pool; only inside `use`. Raises as `allocate` does."""
-        self._pools.take_pinned(size_bytes)
-        try:
-            memory = self._driver.allocate_pinned(size_bytes)
-        except CudaError as error:
-            self._pools.give_pinned(size_bytes)
-            if error.fault is Fault.MEMORY:
-                raise MemoryExhausted(
-                    f"{size_bytes} bytes of pinned host memory were asked for, and no more can be pinned: "
-                    f"{self._pools.pinned_bytes()} are in use for batches ({error})"
-                ) from error
-            raise
-        self._pinned[memory.ctypes.data] = size_bytes
-        return memory
-
-    def free_pinned(self, memory: Bytes) -> None:
-        """Free what `allocate_pinned` returned in this generation; only inside `use`."""
-        self._driver.free_pinned(memory)
-        self._pools.give_pinned(self._pinned.pop(memory.ctypes.data))
-
     def share(self) -> bool:
         """Count another user, who closes it too; False, and none is counted, if the last has closed it."""
         with self._lock:
@@ -168,7 +125,7 @@ class Gpu:
             self._driver.release()
         except CudaError as error:
             logger.warning("GPU %d: the context could not be given up: %s", self.facts.index, error)
-        self._forget()
+        self.memory.forget()
 
     def _await_others(self) -> str:
         """Wait, with the lock, until no thread is inside; return what has not come back, "" if all has."""
@@ -192,16 +149,9 @@ class Gpu:
             self.declare_lost(f"after {self._spoilt}: a fresh context does not work: {error}")
         with self._lock:
             self._check_not_lost()
-            self._forget()
+            self.memory.forget()
             self._use = Use(self, self.generation + 1)
             self._spoilt = None
-
-    def _forget(self) -> None:
-        """Count out what went with its context."""
-        self._pools.give_device(self.facts.index, sum(self._device.values()))
-        self._pools.give_pinned(sum(self._pinned.values()))
-        self._device.clear()
-        self._pinned.clear()
 
     def _refusal(self) -> EngineError:
         """Return why nothing can be done in a generation that has passed, or was spoilt, or on a lost GPU."""
@@ -247,14 +197,6 @@ class Gpu:
 
     def _loss(self) -> str:
         return f"GPU {self.facts.index} ({self.facts.name}) is lost: {self._lost}"
-
-    def _shortage(self, asked: int) -> str:
-        index, total = self.facts.index, self.facts.total_bytes
-        return (
-            f"{asked} bytes of memory of GPU {index} were asked for: "
-            f"{self._driver.free_bytes()} of {total} are free, "
-            f"{self._pools.device_bytes(index)} are in use for batches, and {self._pools.device_bound(index)}"
-        )
 
 
 class Use:

@@ -1,7 +1,7 @@
 """How much pinned host memory and GPU memory this process may take for batches, and how much it has taken.
 
-Buffers are allocated once, when a model is loaded, and stay: a pool is a bound and a count. What NVIDIA's
-libraries and ONNX Runtime take for weights is theirs, and is not counted.
+Buffers are allocated once, when a model is loaded, and stay: a pool is a bound and a count. What libraries
+take of a GPU besides, as for execution contexts, is counted in once they have; weights are not.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ class Pools:
     def device_bytes(self, gpu: int) -> int:
         """Return how much of the GPU's memory is in use."""
         return self._device.get(gpu, 0)
+
+    def device_room(self, gpu: int) -> int | None:
+        """Return how much more of the GPU's memory may be taken; None for any."""
+        limit = self._device_limits.get(gpu, 0)
+        return max(0, limit - self._device.get(gpu, 0)) if limit else None
 
     def device_bound(self, gpu: int) -> str:
         """Return in words how much of the GPU's memory may be in use."""

@@ -110,7 +110,7 @@ class _Lane:
     def __init__(self, gpu: Gpu, generation: int) -> None:
         self.generation = generation
         with gpu.use(generation) as driver:
-            self.piece: Bytes = gpu.allocate_pinned(_PIECE_BYTES)
+            self.piece: Bytes = gpu.memory.allocate_pinned(_PIECE_BYTES)
             self.stream: Stream = driver.stream()
             self.done: Any = driver.event()
 
@@ -118,7 +118,7 @@ class _Lane:
         with contextlib.suppress(EngineSpoilt, DeviceError), gpu.use(self.generation) as driver:
             driver.destroy_event(self.done)
             driver.destroy_stream(self.stream)
-            gpu.free_pinned(self.piece)
+            gpu.memory.free_pinned(self.piece)
 
 
 class _Bridge:

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines.errors import ExecutionError
+from headrace_engines.errors import ExecutionError, MemoryExhausted
 from headrace_engines.runtime.cuda.driver import CudaError, Driver, Fault
-from headrace_engines.runtime.gpu_sizes import chosen_sizes
+from headrace_engines.runtime.gpu_sizes import chosen_sizes, fitting_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
 from headrace_engines.runtime.staged import Arrays
@@ -26,6 +26,7 @@ from headrace_engines.runtime.staging import Staging
 from headrace_engines.runtime.tensorrt.execution import enqueue, set_addresses, set_shapes
 from headrace_engines.runtime.tensorrt.graphs import captured, check_alike
 from headrace_engines.runtime.tensorrt.plan import LoadedPlan, Plan
+from headrace_engines.runtime.tensorrt.room import SHARE, Room
 from headrace_engines.runtime.tensorrt.signature import input_shapes, row_range
 from headrace_engines.samples import Floats, Recipe
 from headrace_engines.spec import ModelSpec
@@ -67,6 +68,8 @@ class Contexts:
         self._captures = captures
         self._activations = (0, 0)
         self._unanswered: dict[str, int] = {}
+        self._taken_bytes = 0
+        """Of the GPU's memory, by contexts and graphs."""
 
     def open(self, generation: int) -> tuple[int, ...]:
         """Make every size ready in every slot: executed, and captured where that can be done."""
@@ -80,21 +83,21 @@ class Contexts:
                 raise
         first, *others = range(self._staging.slots)
         self._fill(first)
-        sizes = self._spec.batch_sizes
-        if self._is_measured:
-            for size in sizes:
-                self._prepare(loaded, first, size)
-        else:
-            least, _ = row_range(loaded.tensors) or (1, 1)
-            sizes = chosen_sizes(
-                least, self._spec.max_batch_size, lambda size: self._timed(loaded, first, size)
-            )
+        sizes = self._first_sizes(loaded, first)
         self._keep_compiled(loaded)  # what else goes wrong, the next start finds it
         for slot in others:
             self._fill(slot)
-            for size in sizes:
-                self._prepare(loaded, slot, size)
+            sizes = self._sizes_in(loaded, slot, sizes)
         self._keep_compiled(loaded)
+        _log.info(
+            "%s: batches of %s rows: execution contexts and graphs take %d bytes of GPU %d, besides %d for "
+            "activations",
+            self._plan.path.name,
+            ", ".join(map(str, sizes)),
+            self._taken_bytes,
+            self._plan.gpu.facts.index,
+            self._activations[1],
+        )
         return sizes
 
     def enqueue(self, driver: Driver, slot: int, size: int) -> None:
@@ -144,9 +147,30 @@ class Contexts:
         for buffer, drawn in zip(self._staging.inputs(slot), rows, strict=True):
             buffer[:] = drawn
 
-    def _timed(self, loaded: LoadedPlan, slot: int, size: int) -> float:
+    def _first_sizes(self, loaded: LoadedPlan, slot: int) -> tuple[int, ...]:
+        """Make as many sizes ready in the first slot as are worth it, and as all slots have room for."""
+        with self._plan.gpu.use(self._generation):
+            room = Room(self._plan.gpu.memory.room_bytes(SHARE), self._staging.slots)
+        if self._is_measured:
+            sizes = self._spec.batch_sizes
+            made = fitting_sizes(sizes, lambda size: self._prepare(loaded, slot, size, room), room.has_next)
+            return tuple(sorted(made))
+        least, _ = row_range(loaded.tensors) or (1, 1)
+        most = self._spec.max_batch_size
+        return chosen_sizes(least, most, lambda size: self._timed(loaded, slot, size, room), room.has_next)
+
+    def _sizes_in(self, loaded: LoadedPlan, slot: int, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Make these sizes ready in a further slot; return those that all slots have by now."""
+        made = fitting_sizes(sizes, lambda size: self._prepare(loaded, slot, size))
+        for size in set(sizes) - set(made):
+            with self._plan.gpu.use(self._generation):
+                for other in range(slot):
+                    self._drop(other, size)
+        return tuple(sorted(made))
+
+    def _timed(self, loaded: LoadedPlan, slot: int, size: int, room: Room) -> float:
         """Make a size ready, and return how many milliseconds it takes the GPU to compute it."""
-        self._prepare(loaded, slot, size)
+        self._prepare(loaded, slot, size, room)
         took = []
         for _ in range(_MEASUREMENTS):
             with self._plan.gpu.use(self._generation) as driver:
@@ -155,13 +179,31 @@ class Contexts:
             took.append(times.compute_ns / 1e6 if times else 0.0)
         return min(took)
 
-    def _prepare(self, loaded: LoadedPlan, slot: int, size: int) -> None:
+    def _prepare(self, loaded: LoadedPlan, slot: int, size: int, room: Room | None = None) -> None:
+        before = self._holdings.device_bytes
         with self._plan.gpu.load(self._generation) as driver:
-            self._contexts[slot, size] = loaded.context(driver)
-            self._bind(loaded, slot, size)
-            expected = self._answers(driver, slot, size)
-            if self._captures:
-                self._capture(driver, slot, size, expected)
+            try:
+                with self._holdings.counting(driver):
+                    self._contexts[slot, size] = loaded.context(driver)
+                    self._bind(loaded, slot, size)
+                    expected = self._answers(driver, slot, size)
+                    if self._captures:
+                        self._capture(driver, slot, size, expected)
+            except (MemoryExhausted, CudaError) as error:
+                if isinstance(error, CudaError) and error.fault is not Fault.MEMORY:
+                    raise
+                let_go(error)  # the context ends here, where the GPU's is
+                self._drop(slot, size)
+                raise
+        taken = self._holdings.device_bytes - before
+        self._taken_bytes += taken
+        if room is not None:
+            room.take(taken)
+
+    def _drop(self, slot: int, size: int) -> None:
+        """Let a context go; a graph of it is not launched any more, and goes with the holdings."""
+        self._graphs.pop((slot, size), None)
+        self._contexts.pop((slot, size), None)
 
     def _bind(self, loaded: LoadedPlan, slot: int, size: int) -> None:
         context = self._contexts[slot, size]

@@ -94,7 +94,8 @@ class Unstaged:
     def _reserve(self, loaded: LoadedPlan, driver: Driver) -> None:
         self._stream = self._holdings.stream(driver)
         self._done = self._holdings.event(driver)
-        self._context = loaded.context(driver)
+        with self._holdings.counting(driver):
+            self._context = loaded.context(driver)
         if size_bytes := int(loaded.engine.device_memory_size_v2):
             self._context.set_device_memory(self._holdings.memory(size_bytes), size_bytes)
         needed: dict[str, int] = {}
