@@ -211,6 +211,19 @@ def importing_of(
     )
 
 
+def about_files(context: click.Context) -> list[str]:
+    """Return the flags on a command line that tell of a source's file, or of rows for it."""
+    told = click.Command("told")
+    import_options(data_options(told))
+    names = {option.name for option in told.params}
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT
+    ]
+
+
 def trusting(options: BuildOptions) -> BuildOptions:
     """Return the same, with leave to execute code in the source."""
     importing = replace(options.file.importing, is_trusted=True)

@@ -140,6 +140,29 @@ def test_data_that_are_not_there_are_told(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["digits", "--data", "rows.npz", "--seed", "0"], "and --data, --seed would change nothing of it"),
+        (
+            ["digits", "--opset", "18", "--import-timeout-secs", "9"],
+            "and --opset, --import-timeout-secs would",
+        ),
+        (["digits", "--mean", "0.5"], "name a file of that name as ./digits"),
+        (
+            ["-"],
+            "'-' is no source: a model is opened as a file or a folder, and not read from standard input",
+        ),
+    ],
+)
+def test_a_source_that_is_no_file_is_told_so(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _build(*arguments, folder=tmp_path) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def _options(*arguments: str) -> BuildOptions:
     command = cli.get_command(cli.make_context("headrace", ["build", "x"]), "build")
     assert command is not None

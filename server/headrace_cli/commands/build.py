@@ -13,7 +13,14 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace_cli import console
-from headrace_cli.build_options import build_options, data_options, import_options, options_of, trusting
+from headrace_cli.build_options import (
+    about_files,
+    build_options,
+    data_options,
+    import_options,
+    options_of,
+    trusting,
+)
 from headrace_cli.cache import cache_option
 from headrace_cli.failure import CommandError, ExitCode, failing, needs
 from headrace_cli.stopping import stoppable
@@ -56,6 +63,7 @@ def command(source: str, name: str | None, into: Path, cache: Path, as_json: boo
     name = _name(source) if name is None else name
     with stoppable(_whether_written(into, name)):
         with needs("cpu,build"), failing(ValueError, exit_code=ExitCode.USAGE):
+            _check_source(source)
             options = options_of(**given)
         built = _built(source, name, into, cache, options)
     if as_json:
@@ -66,6 +74,23 @@ def command(source: str, name: str | None, into: Path, cache: Path, as_json: boo
 
 def _name(source: str) -> str:
     return Path(source).stem or source
+
+
+def _check_source(source: str) -> None:
+    """Raise ValueError for a source that is none, and for flags that tell nothing of it."""
+    from headrace_engines.build import SOURCES
+
+    if source == "-":
+        raise ValueError(
+            "'-' is no source: a model is opened as a file or a folder, and not read from standard input; "
+            "give its path"
+        )
+    idle = about_files(click.get_current_context()) if source in SOURCES else []
+    if idle:
+        raise ValueError(
+            f"{source!r} is trained here on rows of its own, and {', '.join(idle)} would change nothing of "
+            f"it: leave that out, or name a file of that name as ./{source}"
+        )
 
 
 def _whether_written(into: Path, name: str) -> Callable[[], str]:
