@@ -137,20 +137,23 @@ def _layer(error: LayerError, kept: set[str]) -> Layer:
 
 
 def _with_kept(how: Compression, path: Path, reference: Reference, worst: Sequence[str]) -> Attempt | None:
-    """Judge the first that is promising of those that keep 1, 2, 4, ... layers, or else the last of them.
+    """Judge the first that is promising of those that keep 1, 2, 4, ... layers.
 
-    None where there are no layers to choose from, no rows to choose by, or too little is left to compress.
+    None where none is, too few rows are left to judge it by, or too little is left to compress.
     """
     parts = reference.judgement.divided(len(reference.answers[0]))
-    counts = [1 << power for power in range(len(worst).bit_length()) if 1 << power < len(worst)]
     if parts is None:
         return None
     choosing, judging = parts
+    if not judging.compare(reference.answers, reference.answers).passed:
+        return None
+    counts = [1 << power for power in range(len(worst).bit_length()) if 1 << power < len(worst)]
     for count in counts:
         keep = worst[:count]
+        share = _PROMISING_SHARE if count < counts[-1] else 1.0
         try:
             with _compressed(how, path, reference, keep) as engine:
-                if count < counts[-1] and not _is_promising(engine, reference, choosing):
+                if _loss(engine, reference, choosing) > share * choosing.max_loss:
                     continue
                 made = _judged(how, path, engine, replace(reference, judgement=judging))
         except UnsupportedModelError:  # too little is left to compress: it fits the model, and lost too much
@@ -159,14 +162,14 @@ def _with_kept(how: Compression, path: Path, reference: Reference, worst: Sequen
     return None
 
 
-def _is_promising(engine: Engine, reference: Reference, choosing: Judgement) -> bool:
+def _loss(engine: Engine, reference: Reference, choosing: Judgement) -> float:
+    """Return what is lost on the rows to choose by, which are executed alone."""
     rows = {name: choosing.seen(array) for name, array in reference.prepared.held_out.items()}
     expected = [choosing.seen(array) for array in reference.answers]
     try:
-        quality = replace(choosing, rows=None).compare(expected, trial.answers(engine, rows))
+        return replace(choosing, rows=None).compare(expected, trial.answers(engine, rows)).loss
     except EngineError:
-        return False
-    return quality.loss <= _PROMISING_SHARE * quality.limit
+        return math.inf
 
 
 @contextmanager

@@ -1,38 +1,123 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from onnx_models import Models
 
-from headrace_engines import attempt as attempts
 from headrace_engines import trial
 from headrace_engines.attempt import Reference, attempt
-from headrace_engines.compress.recipes import RECIPES
-from headrace_engines.judgement import Wish, judgement
+from headrace_engines.compress.recipes import chosen
+from headrace_engines.gates import Speed
+from headrace_engines.judgement import Judgement, Wish, judgement
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.source import Prepared
 
-_ROWS = {"x": np.random.default_rng(0).standard_normal((200, 32)).astype(np.float32)}
+_ROWS = 480
+_WIDTH = 16
+_RANDOM = np.random.default_rng(0)
+_CALIBRATION = _RANDOM.normal(size=(64, _WIDTH)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("widths", "kept"), [((32, 64, 8), 0), ((32, 64, 48, 8), 1)])
-def test_a_recipe_that_runs_out_of_layers_has_lost_too_much(
-    widths: tuple[int, ...], kept: int, models: Models
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A perceptron of five layers, the last of which suffers: a unit that is always 0 has large weights."""
+    folder = tmp_path_factory.mktemp("uneven")
+    path = folder / "model.onnx"
+    model = onnx.load(Models(folder).mlp((_WIDTH, 32, 32, 32, 32, 4), seed=3))
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    changed = {name: numpy_helper.to_array(weights[name]).copy() for name in ("w3", "b3", "w4")}
+    changed["w3"][:, 0] = changed["b3"][0] = 0
+    changed["w4"][0] = 1e6
+    for name, values in changed.items():
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def engine(uneven: Path) -> Iterator[OnnxRuntimeEngine]:
+    with closing(OnnxRuntimeEngine(uneven, max_batch_size=64)) as opened:
+        yield opened
+
+
+def _reference(engine: OnnxRuntimeEngine, model: Path, rows: np.ndarray) -> Reference:
+    (given,) = engine.spec.inputs
+    held_out = {given.name: rows.astype(np.float32)}
+    prepared = Prepared(model, {given.name: _CALIBRATION}, held_out, None, (), {})
+    answers = trial.answers(engine, held_out)
+    judged = judgement(["y"], answers, None, Wish(metric="fidelity", max_loss=0.1), made_up=False)
+    return Reference(model, engine, prepared, answers, judged, (64,))
+
+
+def _faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "compare_speed", lambda *_: (Speed(64, 2.0, 1.0),))
+
+
+def test_layers_are_chosen_by_some_rows_and_judged_by_the_others(
+    engine: OnnxRuntimeEngine, uneven: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = models.mlp(widths)
-    folder = path.parent / path.stem
-    folder.mkdir()
-    path = path.rename(folder / "model.onnx")
-    with closing(OnnxRuntimeEngine(path)) as engine:
-        answers = trial.answers(engine, _ROWS)
-        prepared = Prepared(path, _ROWS, _ROWS, None, answers, {})
-        judged = judgement(["y"], answers, None, Wish(metric="fidelity", max_loss=1e-9), made_up=False)
-        made = attempt(RECIPES["int8-cpu"], Reference(path, engine, prepared, answers, judged, (1, 8)))
-    assert made.lost_too_much
-    assert made.artefact.reason == attempts.NOT_GOOD
+    _faster(monkeypatch)
+    (how,) = chosen(["int8-cpu"], ("cpu",))
+    made = attempt(how, _reference(engine, uneven, _RANDOM.normal(size=(_ROWS, _WIDTH))))
+    assert made.artefact.passed
     assert made.comparison is not None
-    assert "fidelity" in made.comparison.verdict
-    assert sum(layer.kept for layer in made.comparison.layers) == kept
-    assert not list(folder.glob("model.int8*"))
+    assert made.comparison.quality is not None
+    assert made.comparison.quality.rows == _ROWS - _ROWS // 3
+    assert [layer.kept for layer in made.comparison.layers] == [True, False, False, False, False]
+
+
+def test_what_was_chosen_is_judged_once(
+    engine: OnnxRuntimeEngine, uneven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows to choose by are like those for calibration, and the others far beyond these."""
+    _faster(monkeypatch)
+    parts = Judgement("fidelity", ((0, "y"),), None, 0.01).divided(_ROWS)
+    assert parts is not None
+    judging = parts[1].rows
+    assert judging is not None
+    rows = np.where(judging[:, None], 100, 1) * _RANDOM.normal(size=(_ROWS, _WIDTH))
+    (how,) = chosen(["int8-cpu"], ("cpu",))
+    made = attempt(how, _reference(engine, uneven, rows))
+    assert not made.artefact.passed
+    assert made.comparison is not None
+    assert f"on {_ROWS - _ROWS // 3} held-out rows" in made.comparison.verdict
+    assert [layer.kept for layer in made.comparison.layers] == [True, False, False, False, False]
+    assert made.recipe.settings["kept"] == made.comparison.layers[0].name
+
+
+_UNKNOWN = "how good it is could not be judged"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "target", "reason", "verdict"),
+    [
+        ("int8-cpu", "cpu", _UNKNOWN, f"faster than FP32; {_UNKNOWN}"),
+        ("int8-tensorrt", "tensorrt", f"{_UNKNOWN}; its speed shows on a GPU alone", ""),
+    ],
+)
+def test_where_all_rows_are_answered_alike_no_artefact_is_called_good(
+    engine: OnnxRuntimeEngine,
+    uneven: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
+    target: str,
+    reason: str,
+    verdict: str,
+) -> None:
+    _faster(monkeypatch)
+    reference = _reference(engine, uneven, np.ones((_ROWS, _WIDTH)))
+    assert not reference.judgement.tells
+    generous = replace(reference, judgement=replace(reference.judgement, max_loss=0.99))
+    (how,) = chosen([recipe], (target,))
+    made = attempt(how, generous)
+    assert made.comparison is not None
+    assert (made.artefact.passed, made.artefact.reason) == (True, reason)
+    assert (made.comparison.quality, made.comparison.likeness) == (None, {})
+    assert made.comparison.verdict == (verdict or reason)
