@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final
 
 from headrace_engines.errors import EngineError
@@ -33,8 +33,8 @@ _END_SECONDS: Final = 1.0
 class Rebuilds:
     """Has built what versions order, one after the other. Any thread may call it."""
 
-    def __init__(self, replanner: Replanner, renew: Callable[[str, Version], None]) -> None:
-        """`renew` loads a version again, which finds the new plan then."""
+    def __init__(self, replanner: Replanner, renew: Callable[[str, Version], Version | None]) -> None:
+        """`renew` loads a version again, which finds the new plan then, and returns what serves instead."""
         self._replanner = replanner
         self._renew = renew
         self._asked: queue.SimpleQueue[Version | None] = queue.SimpleQueue()
@@ -59,31 +59,45 @@ class Rebuilds:
 
     def _run(self) -> None:
         while (version := self._asked.get()) is not None:
-            name = version.model.facts.name
             try:
-                if version.again() is not None and self._built(name, version):
-                    self._renew(name, version)
+                self._rebuild(version)
             except ShuttingDown:
                 return
             except Exception:  # one that cannot be rebuilt must not stop the others
+                name = version.model.facts.name
                 _logger.exception("model %s version %d: rebuilding its plan failed", name, version.number)
 
-    def _built(self, name: str, version: Version) -> bool:
-        """Build the best of the plans that can be built; return whether one could."""
+    def _rebuild(self, version: Version) -> None:
+        """Build what the version orders until it serves with the best that can be built and loaded.
+
+        A plan that was built may be refused when it is loaded; then what serves orders the next best. Each
+        order is fulfilled once, so this ends.
+        """
+        tried: set[tuple[str, str]] = set()
+        while (order := _untried(version, tried)) is not None and version.again() is not None:
+            tried.add((order.sha256, order.key))
+            if self._is_built(version, order):
+                version = self._renew(version.model.facts.name, version) or version
+
+    def _is_built(self, version: Version, order: PlanOrder) -> bool:
+        """Build a plan; return whether it could be built."""
         from headrace_engines.replan import Stopped
 
-        for order in version.rebuilds:
-            told = _Told(name, version.number, order)
-            try:
-                plan = self._replanner.build(order, told)
-            except Stopped:
-                raise ShuttingDown("the server is stopping") from None
-            except EngineError as error:
-                told.failed(error)
-            else:
-                told.built(str(plan.likeness))
-                return True
-        return False
+        told = _Told(version.model.facts.name, version.number, order)
+        try:
+            plan = self._replanner.build(order, told)
+        except Stopped:
+            raise ShuttingDown("the server is stopping") from None
+        except EngineError as error:
+            told.failed(error)
+            return False
+        told.built(str(plan.likeness))
+        return True
+
+
+def _untried(version: Version, tried: Container[tuple[str, str]]) -> PlanOrder | None:
+    """Return the best of what the version orders that was not tried."""
+    return next((order for order in version.rebuilds if (order.sha256, order.key) not in tried), None)
 
 
 class _Told:

@@ -107,23 +107,24 @@ class Rollout:
                     self._rebuilds.ask(version)
             return failures
 
-    def renew(self, name: str, version: Version) -> None:
+    def renew(self, name: str, version: Version) -> Version | None:
         """Load a version again from the same files, since there is something better to serve it with.
 
-        Nothing is done if it serves no more, or its files are others by now; a failure leaves it serving.
-        Raises ShuttingDown if the end of the server comes between.
+        Returns what serves in its place. None if it serves no more, or its files are others by now; or a
+        failure leaves it serving. Raises ShuttingDown if the end of the server comes between.
         """
         with self._turn(name, always), _held(self._places, name, always):
             standing = self._serving.get(name, {})
             source = version.again() if standing.get(version.number) is version else None
             if source is None:
-                return
+                return None
             outcome = self._load(name, source)
-            if isinstance(outcome, Version):
-                self._swap(name, {**standing, version.number: outcome}, {})
-                give_back()
-            else:
+            if not isinstance(outcome, Version):
                 _logger.error("model %s version %d serves as before: %s", name, version.number, outcome)
+                return None
+            self._swap(name, {**standing, version.number: outcome}, {})
+            give_back()
+            return outcome
 
     def withdraw(self, name: str, is_wanted: IsWanted = always) -> list[threading.Thread]:
         """Let no version of the model answer; return the threads that end with its last answers.
