@@ -1,7 +1,7 @@
 """From a source to a version in a model repository: `headrace build`.
 
-The expensive part runs once for each combination of source, recipes and library versions on a
-machine; after that a build is a copy from the store.
+The expensive part runs once for each combination of source, recipes and library versions; after that a
+build is a copy from the store, the speed of which is measured once on each machine that shares it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headrace_engines import digits, folders, gates, imported, manifest, publication, report, store
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression, chosen
@@ -24,9 +23,7 @@ from headrace_engines.plans import nvidia
 from headrace_engines.progress import Progress as Progress
 from headrace_engines.report import Report
 from headrace_engines.source import Source
-
-if TYPE_CHECKING:
-    from headrace_engines.pipeline import Plan
+from headrace_engines.store import Wanted
 
 REVISION = 5
 """Raised whenever the same source and tools come to make other bytes."""
@@ -100,29 +97,63 @@ def build(
     folder cannot be written.
     """
     publication.check_name(name)
+    _check_apart(into, store_folder)
     options.check()
     recipes = options.compressions()
     found = _source(source, options)
     tools = _tools(found, source, options)
     folders.check_writable(into)
-
-    def make(folder: Path) -> None:
-        from headrace_engines import pipeline  # libraries that a cached build does without
-
-        caches = store_folder / store.CACHES
-        pipeline.make(found, _plan(options, recipes), tools, folder, progress, caches)
-
-    with folders.writing(store_folder):
-        entry, cached = store.find_or_make(
-            store_folder,
-            key(found, options, tools),
-            make,
-            lambda: progress("waiting for another build", 0.0),
-        )
-    progress("publishing", 0.95)
-    folder, is_new = publication.publish(entry, into, name)
+    work = _Work(found, options, recipes, tools, store_folder / store.CACHES, progress)
+    named, machine = key(found, options, tools), report.machine_key(report.machine())
+    wanted = Wanted(named, machine, work.make, work.measure, work.is_same)
+    with (
+        folders.writing(store_folder),
+        store.find_or_make(store_folder, wanted, lambda: progress("waiting for another build", 0.0)) as kept,
+    ):
+        entry, cached = kept
+        progress("publishing", 0.95)
+        folder, is_new = publication.publish(entry, into, name)
     progress("done", 1.0)
     return BuildResult(folder, cached, is_new, entry.manifest, entry.report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done for a build that the store does not hold; the libraries for it are imported only then."""
+
+    source: Source
+    options: BuildOptions
+    recipes: tuple[Compression, ...]
+    tools: Mapping[str, str]
+    caches: Path
+    progress: Progress
+
+    def make(self, folder: Path) -> None:
+        from headrace_engines import pipeline
+
+        options = self.options
+        plan = pipeline.Plan(
+            self.recipes,
+            frozenset(options.recipes) - {AUTO},
+            options.wish,
+            options.max_batch_size,
+            TENSORRT in options.targets,
+        )
+        pipeline.make(self.source, plan, self.tools, folder, self.progress, self.caches)
+
+    def measure(self, folder: Path, described: Manifest, known: Report) -> None:
+        from headrace_engines import pipeline
+
+        pipeline.measure(self.source, described, known, folder, self.progress)
+
+    def is_same(self, described: Manifest) -> bool:
+        return self.source.is_same(described.source.settings)
+
+
+def _check_apart(into: Path, store_folder: Path) -> None:
+    """Raise ValueError where both are one folder, which is locked for the one and then for the other."""
+    if into.resolve() == store_folder.resolve():
+        raise ValueError(f"{into} is where builds are kept: name another folder for the model repository")
 
 
 def _source(named: str, options: BuildOptions) -> Source:
@@ -137,15 +168,8 @@ def _source(named: str, options: BuildOptions) -> Source:
     return imported.source(path, options.file)
 
 
-def _plan(options: BuildOptions, recipes: tuple[Compression, ...]) -> Plan:
-    from headrace_engines.pipeline import Plan
-
-    demanded = frozenset(options.recipes) - {AUTO}
-    return Plan(recipes, demanded, options.wish, options.max_batch_size, TENSORRT in options.targets)
-
-
 def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
-    """Return the name of all that decides the bytes of the artefacts, the gates included."""
+    """Return the name of all that decides the bytes of the artefacts, the gates included, on any machine."""
     facts = {
         "revision": REVISION,
         "formats": [manifest.FORMAT_VERSION, report.FORMAT_VERSION],

@@ -7,6 +7,7 @@ with a tenth of the scans a single one would already decide.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.documents import Scalar
 from headrace_engines.manifest import Recipe
 from headrace_engines.progress import Stages
-from headrace_engines.rows import data_hash
+from headrace_engines.rows import Rows, data_hash
 from headrace_engines.source import Prepared, Source
 
 INPUT = "image"
@@ -112,6 +114,10 @@ def prepare(folder: Path, stages: Stages) -> Prepared:
     )
 
 
+def _held_out(model: Path, facts: Mapping[str, Scalar]) -> Rows:
+    return {INPUT: held_out().images}
+
+
 SOURCE = Source(
     recipe=Recipe(
         name="digits",
@@ -130,4 +136,5 @@ SOURCE = Source(
     ),
     tools=("scikit-learn", "scipy", "skl2onnx"),
     prepare=prepare,
+    held_out=_held_out,
 )

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import files, independence
+from headrace_engines import files, independence, local_modules
 from headrace_engines.data import missing
 from headrace_engines.data.load import fingerprint, load, split
 from headrace_engines.data.options import Data, DataOptions, Split
@@ -57,7 +57,14 @@ def source(path: Path, options: FileOptions) -> Source:
     def prepare(folder: Path, stages: Stages) -> Prepared:
         return _prepared(path, found, options, folder, stages)
 
-    return Source(recipe, found.tools, prepare, found.extra, fingerprint(options.data))
+    def held_out(model: Path, facts: Mapping[str, Scalar]) -> Rows:
+        rows, _ = _data(model, options.data, _columns(facts))
+        return split(rows, options.data.seed).held_out
+
+    def is_same(facts: Mapping[str, Scalar]) -> bool:
+        return local_modules.are_same(facts, options.importing.factory)
+
+    return Source(recipe, found.tools, prepare, held_out, found.extra, fingerprint(options.data), is_same)
 
 
 def _settings(path: Path, found: Format, options: FileOptions) -> dict[str, Scalar]:
@@ -163,7 +170,7 @@ def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, sta
             labels=parts.labels,
             expected=expected,
             data=_hashes(rows, parts),
-            facts=_facts(session.facts, rows),
+            facts={**_facts(session.facts, rows), **session.modules()},
             made_up=rows.is_made_up,
             rows_apart=rows_apart,
             standard=standard if standard.exists() else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace_engines import class_labels, gates, manifest, page, report, trial
+from headrace_engines import class_labels, gates, manifest, page, report, timing, trial
 from headrace_engines.attempt import Attempt, Reference, attempt
 from headrace_engines.compress.recipes import CPU, TENSORRT, Compression
 from headrace_engines.data import missing
@@ -30,6 +30,7 @@ BATCH_SIZES = (1, 8, 32)
 CONVERSION_TOLERANCE = 1e-4
 """Answers of the converted model may be this far from those of its source, in parts of their range."""
 
+_FP32_FILE = "model.onnx"
 _AS_TRAINED = "the model as it was trained"
 _FOR_TENSORRT = "the model as it was trained, in operators that TensorRT knows"
 _ALONE = "the model as it was trained; its rows do not share a batch"
@@ -98,8 +99,25 @@ def make(
     _write(folder, described, measured)
 
 
+def measure(source: Source, described: Manifest, known: Report, folder: Path, progress: Progress) -> None:
+    """Time artefacts that another machine has made and described, and write report and page beside them.
+
+    What that machine's report tells of their answers is kept.
+    """
+    stages = Stages(progress)
+    with stages("reading the rows that are held out", 0.0):
+        rows = source.held_out(folder / _FP32_FILE, described.source.settings)
+    with stages("measuring speed on this machine", _PREPARED):
+        measured = timing.timed_here(folder, described, known, rows)
+    _write_report(folder, replace(measured, seconds=stages.seconds))
+
+
 def _write(folder: Path, described: Manifest, measured: Report) -> None:
     (folder / manifest.FILE_NAME).write_bytes(described.to_bytes())
+    _write_report(folder, measured)
+
+
+def _write_report(folder: Path, measured: Report) -> None:
     (folder / report.FILE_NAME).write_bytes(measured.to_bytes())
     page.write_page(folder)
 

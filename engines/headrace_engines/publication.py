@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace_engines import folders, store
+from headrace_engines import folders, report, store
 from headrace_engines.errors import ModelFileError
 from headrace_engines.printable import printable
+from headrace_engines.standing import standings
 from headrace_engines.store import Entry
 
 
 def publish(entry: Entry, into: Path, name: str) -> tuple[Path, bool]:
     """Return the version folder that holds the entry's artefacts, and whether it is new.
 
-    Nothing is done if the newest version has the same manifest and is whole. Raises ValueError if
-    `name` cannot be the name of a folder, FolderError if the repository cannot be written.
+    Nothing is done if the newest version has the same manifest, is whole, and serves the same: what was
+    measured on another machine may not. Raises ValueError if `name` cannot be the name of a folder,
+    FolderError if the repository cannot be written.
     """
     check_name(name)
     with folders.writing(into, folders.size_bytes(entry.folder)), folders.locked(into):
@@ -57,7 +59,20 @@ def _versions(model: Path) -> list[int]:
 
 
 def _holds(folder: Path, entry: Entry) -> bool:
+    """Whether a version holds the artefacts of the entry, and serves the same of them.
+
+    Two measurements on one machine are as good as each other, whatever they found.
+    """
     try:
-        return store.read(folder).manifest == entry.manifest
+        found = store.read(folder)
     except ModelFileError:
         return False
+    if found.manifest != entry.manifest:
+        return False
+    machines = {report.machine_key(one.report.machine) for one in (found, entry)}
+    return len(machines) == 1 or _served(found) == _served(entry)
+
+
+def _served(entry: Entry) -> list[str]:
+    """Return the files that may serve, in their order."""
+    return [one.artefact.file for one in standings(entry.manifest, entry.report) if one.may_serve]

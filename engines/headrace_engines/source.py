@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +56,13 @@ class Prepare(Protocol):
         """Write the model in FP32 as `model.onnx` into the folder."""
 
 
+class HeldOut(Protocol):
+    """Where the rows come from again that a model was judged by."""
+
+    def __call__(self, model: Path, facts: Mapping[str, Scalar]) -> Rows:
+        """Return them for a model that `prepare` has written, from what the manifest tells of its source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Something that can be built, known by facts that cost nothing to learn.
@@ -63,11 +70,14 @@ class Source:
     `recipe` and the versions of `tools` (names of installed distributions) decide every byte that
     `prepare` makes, so that an unchanged build is recognised without preparing anything. `extra` is the
     extra of Headrace that brings the tools. `fingerprint` tells the data apart that no manifest can name
-    before they are read.
+    before they are read. `held_out` gives the rows again that a model was judged by, and `is_same` says
+    whether what a manifest tells of its source, and is known only once that is prepared, would be so again.
     """
 
     recipe: Recipe
     tools: tuple[str, ...]
     prepare: Prepare
+    held_out: HeldOut
     extra: str = "build"
     fingerprint: str = ""
+    is_same: Callable[[Mapping[str, Scalar]], bool] = lambda facts: True

@@ -1,6 +1,7 @@
 """Built artefacts on this machine, each under the key of all that decides its bytes.
 
-What is found is proved by its hashes before it is used; an entry that was damaged is built again.
+What is found is proved by its hashes before it is used; an entry that was damaged is built again. A store may
+be shared by machines: artefacts are, and which of them are faster than FP32 is measured on each.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ CACHES: Final = "caches"
 """The folder in a store for what tools measured and will measure again without."""
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
+_KEY_SIGNS: Final = 48
+_MACHINE_SIGNS: Final = 16
 
 _log = logging.getLogger(__name__)
 
@@ -37,27 +40,82 @@ class Entry:
     report: Report
 
 
-def find_or_make(
-    store: Path, key: str, make: Callable[[Path], None], on_wait: Callable[[], None]
-) -> tuple[Entry, bool]:
-    """Return the entry of the key and whether it was there; else let `make` fill a folder for it.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a build asks a store for.
 
-    One process at a time makes an entry, so that two builds of the same do the work once and none
-    disturbs what another measures; `on_wait` is called if that means waiting.
+    `key` names all that decides the bytes, and `machine` what decides their speed: 64 hexadecimal digits
+    each. `make` fills a folder with artefacts, manifest, report and page; `measure` one that holds artefacts
+    and manifest with the two last, from the report of another machine. `is_same` says of what is there
+    whether it would be made again by all that no key can know before.
+    """
+
+    key: str
+    machine: str
+    make: Callable[[Path], None]
+    measure: Callable[[Path, Manifest, Report], None]
+    is_same: Callable[[Manifest], bool] = lambda described: True
+
+    @property
+    def name(self) -> str:
+        """The entry's folder."""
+        return f"{self.key[:_KEY_SIGNS]}{self.machine[:_MACHINE_SIGNS]}"
+
+
+@contextmanager
+def find_or_make(store: Path, wanted: Wanted, on_wait: Callable[[], None]) -> Iterator[tuple[Entry, bool]]:
+    """Find what is wanted, or have it made, and keep it there while the block uses it.
+
+    Gives the entry, and whether its artefacts were there. One process at a time uses a store, so that two
+    builds of the same do the work once and none disturbs what another measures; `on_wait` is called if that
+    means waiting.
     """
     with folders.locked(store, on_wait):
-        folder = store / key
-        entry = _find(folder)
-        if entry is not None:
-            with suppress(OSError):  # a store that cannot be written still serves builds
-                os.utime(folder)
-            return entry, True
-        with folders.staged(store) as staging:
-            make(staging)
-            folders.sync(staging)
-            staging.rename(folder)
-        folders.sync_entry(store)
-        return read(folder), False
+        folder = store / wanted.name
+        entry = _find(folder, wanted)
+        other = None if entry else _of_another_machine(store, wanted)
+        if entry is None:
+            with folders.staged(store) as staging:
+                _fill(staging, wanted, other)
+                folders.sync(staging)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                staging.rename(folder)
+            folders.sync_entry(store)
+            yield read(folder), other is not None
+            return
+        with suppress(OSError):  # a store that cannot be written still serves builds
+            os.utime(folder)
+        yield entry, True
+
+
+def _fill(staging: Path, wanted: Wanted, other: Entry | None) -> None:
+    if other is None:
+        wanted.make(staging)
+        return
+    made = (artefact.file for artefact in other.manifest.artefacts if artefact.passed)
+    for name in (manifest.FILE_NAME, *made, *other.manifest.weights):
+        _link(other.folder / name, staging / name)
+    wanted.measure(staging, other.manifest, other.report)
+
+
+def _link(file: Path, into: Path) -> None:
+    """Have a file in two folders of a store, once on the disk where its file system can do that."""
+    try:
+        into.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, into)
+
+
+def _of_another_machine(store: Path, wanted: Wanted) -> Entry | None:
+    """Return an entry with the same artefacts, whose speed another machine has measured."""
+    for folder in sorted(store.glob(f"{wanted.key[:_KEY_SIGNS]}*")):
+        if folder.name != wanted.name:
+            with suppress(ModelFileError):
+                entry = read(folder)
+                if wanted.is_same(entry.manifest):
+                    return entry
+    return None
 
 
 def read(folder: Path) -> Entry:
@@ -123,12 +181,12 @@ def prune(store: Path, unused_since: float, on_wait: Callable[[], None]) -> list
         return going
 
 
-def _find(folder: Path) -> Entry | None:
+def _find(folder: Path, wanted: Wanted) -> Entry | None:
     if not folder.exists():
         return None
     try:
-        return read(folder)
+        entry = read(folder)
     except ModelFileError as error:
         _log.warning("the build stored in %s is damaged and made again: %s", folder, error)
-        shutil.rmtree(folder)
         return None
+    return entry if wanted.is_same(entry.manifest) else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from headrace_engines import build as build_module
-from headrace_engines import digits, manifest, store
+from headrace_engines import digits, manifest, report, store, trial
 from headrace_engines.build import BuildOptions, BuildResult, build
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.gates import MIN_SPEED_RATIO
+from headrace_engines.gates import MIN_SPEED_RATIO, Speed
+from headrace_engines.load import load
 
 from .conftest import BuiltDigits
 
@@ -115,6 +117,28 @@ def test_an_unchanged_build_is_a_copy(built_digits: BuiltDigits, tmp_path: Path)
     assert _again(built_digits, tmp_path, "copy").is_new is False
 
 
+def test_a_repository_cannot_be_the_store(built_digits: BuiltDigits) -> None:
+    with pytest.raises(ValueError, match="is where builds are kept: name another folder"):
+        _again(built_digits, built_digits.store)
+
+
+def test_another_machine_measures_speed_itself(
+    built_digits: BuiltDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(built_digits.store, tmp_path / "store")
+    here = report.machine()
+    monkeypatch.setattr(report, "machine", lambda: here | {"processor": "another"})
+    as_fast = (Speed(1, 1.0, 1.0),)
+    monkeypatch.setattr(trial, "compare_speed", lambda *engines_rows_sizes: as_fast)
+    result = _again(replace(built_digits, store=tmp_path / "store"), tmp_path / "models")
+    assert (result.cached, result.manifest) == (True, built_digits.result.manifest)
+    assert result.report.machine["processor"] == "another"
+    assert [one.passed for one in result.report.comparisons] == [False]
+    served = load(result.folder)
+    served.close()
+    assert served.artefact == "model.onnx"
+
+
 def test_an_unknown_source_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedModelError,
@@ -130,13 +154,21 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     source = replace(digits.SOURCE, tools=("no-such-library",))
     monkeypatch.setitem(build_module.SOURCES, "digits", source)
     with pytest.raises(UnsupportedModelError, match=r"needs no-such-library, .*'\.\[cpu,build\]'"):
-        build("digits", "digits", tmp_path, store_folder=tmp_path, progress=lambda step, fraction: None)
+        build(
+            "digits",
+            "digits",
+            tmp_path,
+            store_folder=tmp_path / "store",
+            progress=lambda step, fraction: None,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bad_name_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model name '\.\./up'"):
-        build("digits", "../up", tmp_path, store_folder=tmp_path, progress=lambda step, fraction: None)
+        build(
+            "digits", "../up", tmp_path, store_folder=tmp_path / "store", progress=lambda step, fraction: None
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from headrace_engines import store
 from headrace_engines.errors import FolderError
+from headrace_engines.gates import Speed
 from headrace_engines.manifest import Recipe
 from headrace_engines.publication import publish
 from headrace_engines.store import Entry
@@ -46,6 +47,23 @@ def test_the_same_again_changes_nothing(tmp_path: Path, entry: Entry) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert publish(entry, tmp_path, "digits") == (tmp_path / "digits" / "1", False)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("processor", "ratio", "is_new"), [("another", 0.5, True), ("another", 3.0, False), (None, 0.5, False)]
+)
+def test_what_another_machine_measured_is_another_version_where_it_serves_otherwise(
+    tmp_path: Path, entry: Entry, processor: str | None, ratio: float, is_new: bool
+) -> None:
+    publish(entry, tmp_path / "models", "digits")
+    folder = tmp_path / "entry"
+    shutil.copytree(entry.folder, folder)
+    (compared,) = entry.report.comparisons
+    compared = replace(compared, passed=ratio > 1, speeds=(Speed(1, ratio, 1.0),))
+    machine = entry.report.machine | ({"processor": processor} if processor else {})
+    other = replace(entry.report, comparisons=(compared,), machine=machine)
+    (folder / "report.json").write_bytes(other.to_bytes())
+    assert publish(store.read(folder), tmp_path / "models", "digits")[1] == is_new
 
 
 def test_something_else_is_the_next_version(tmp_path: Path, entry: Entry, other_entry: Entry) -> None:

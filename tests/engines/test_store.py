@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace_engines import store
 from headrace_engines.errors import GateError, ModelFileError
+from headrace_engines.manifest import Manifest
+from headrace_engines.report import Report
+from headrace_engines.store import Wanted
 
 from .conftest import BuiltDigits
 
@@ -32,8 +39,16 @@ def maker(built_digits: BuiltDigits) -> _Maker:
     return _Maker(built_digits.result.folder)
 
 
-def _find_or_make(folder: Path, maker: Callable[[Path], None], key: str = _KEY) -> tuple[store.Entry, bool]:
-    return store.find_or_make(folder, key, maker, lambda: pytest.fail("nobody else is here"))
+def _find_or_make(
+    folder: Path, maker: Callable[[Path], None], key: str = _KEY, **further: Any
+) -> tuple[store.Entry, bool]:
+    wanted = Wanted(**{"key": key, "machine": _KEY, "make": maker, "measure": _not_asked, **further})
+    with store.find_or_make(folder, wanted, lambda: pytest.fail("nobody else is here")) as found:
+        return found
+
+
+def _not_asked(folder: Path, described: Manifest, known: Report) -> None:
+    pytest.fail("another machine's build was measured")
 
 
 def test_an_entry_is_made_once(tmp_path: Path, maker: _Maker, built_digits: BuiltDigits) -> None:
@@ -94,3 +109,60 @@ def test_a_failure_leaves_no_entry(tmp_path: Path, maker: _Maker) -> None:
         _find_or_make(tmp_path, refused)
     assert list(tmp_path.iterdir()) == []
     assert not _find_or_make(tmp_path, maker)[1]
+
+
+def test_another_machine_measures_what_one_has_made(tmp_path: Path, maker: _Maker) -> None:
+    made, _ = _find_or_make(tmp_path, maker)
+
+    def measure(folder: Path, described: Manifest, known: Report) -> None:
+        assert (described, known) == (made.manifest, made.report)
+        assert {path.name for path in folder.iterdir()} == {
+            "manifest.json",
+            *(artefact.file for artefact in described.artefacts),
+        }
+        here = replace(known, machine={"processor": "another"})
+        (folder / "report.json").write_bytes(here.to_bytes())
+
+    elsewhere: dict[str, Any] = {"machine": "1" * 64, "measure": measure}
+    found, was_there = _find_or_make(tmp_path, maker, **elsewhere)
+    assert (was_there, maker.times) == (True, 1)
+    assert found.manifest == made.manifest
+    assert found.report.machine == {"processor": "another"}
+    # From now on, each machine finds its own.
+    elsewhere["measure"] = _not_asked
+    assert _find_or_make(tmp_path, maker, **elsewhere)[0] == found
+    assert _find_or_make(tmp_path, maker)[0] == made
+    assert {single.damage for single in store.stored(tmp_path, verifying=True)} == {""}
+
+
+@pytest.mark.parametrize("machine", [_KEY, "1" * 64], ids=["this", "another"])
+def test_what_would_not_be_made_again_so_is_made_anew(tmp_path: Path, maker: _Maker, machine: str) -> None:
+    _find_or_make(tmp_path, maker)
+    asked = []
+
+    def is_same(described: Manifest) -> bool:
+        asked.append(described)
+        return False
+
+    made, was_there = _find_or_make(tmp_path, maker, machine=machine, is_same=is_same)
+    assert (was_there, maker.times) == (False, 2)
+    assert asked[0] == made.manifest
+
+
+def test_what_is_used_is_not_changed_meanwhile(tmp_path: Path, maker: _Maker) -> None:
+    wanted = Wanted(_KEY, _KEY, maker, _not_asked)
+    waited = threading.Event()
+    went_on = []
+
+    def take_away() -> None:
+        store.prune(tmp_path, time.time() + 60, waited.set)
+        went_on.append(True)
+
+    other = threading.Thread(target=take_away)
+    with store.find_or_make(tmp_path, wanted, lambda: None) as (entry, _):
+        other.start()
+        assert waited.wait(60)
+        assert not went_on
+        assert store.read(entry.folder) == entry
+    other.join()
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from headrace_engines import disk_space
+from headrace_engines import disk_space, local_modules
 from headrace_engines.errors import EngineError, FolderError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers import messages, sandbox
 from headrace_engines.importers.importer import Importer, ImportOptions, WritesPmml, standard_path
@@ -49,6 +49,8 @@ class _Opened:
                 return self._write_pmml(Path(question["into"]))
             case "answers":
                 return self._answers(question)
+            case "tell_modules":
+                return {"modules": local_modules.imported()}
             case unknown:
                 raise ValueError(f"asked to {unknown!r}")
 
@@ -62,6 +64,7 @@ class _Opened:
         )
         if options.is_trusted or options.factory:
             sys.path.append(str(Path.cwd()))  # code that a pickle or a factory names; last, to hide nothing
+            sys.dont_write_bytecode = True  # in a person's folders
         module = importlib.import_module(question["module"])
         self._importer: Importer = module.open_source(Path(question["path"]), options)
         return {"facts": dict(self._importer.facts), "network": self._network}

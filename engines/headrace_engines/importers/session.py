@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from headrace_engines import errors
+from headrace_engines import errors, local_modules
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, ModelFileError, UntrustedSource
 from headrace_engines.importers import messages, sandbox
@@ -69,6 +70,7 @@ class ImportSession:
         self._child = child
         self.facts: Mapping[str, Scalar] = {}
         """What the manifest tells of the source."""
+        self._began_ns = time.time_ns()
 
     def open(self, options: ImportOptions, *, is_trusted: bool) -> None:
         """Open the source, once."""
@@ -106,6 +108,12 @@ class ImportSession:
         question = {"do": "answers", "rows": str(came), "described": described, "into": str(answered)}
         answer = self._ask("answering rows", question)
         return tuple(messages.read_arrays(answered, answer["described"]).values())
+
+    def modules(self) -> dict[str, Scalar]:
+        """Return what the manifest tells of a person's own modules that were imported until now."""
+        told = self._ask("telling what it imported", {"do": "tell_modules"})["modules"]
+        named = {str(name): str(file) for name, file in dict(told).items()}
+        return local_modules.described(named, self._began_ns)
 
     def _ask(self, doing: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return the child's answer; raises what it raised, as the same class with the same text."""
