@@ -58,7 +58,7 @@ cut_parts() {
     cp "$work/tensorrt.tar.xz" "$rest"
     while [ -s "$rest" ]; do
         mkdir "$folder/p$number"
-        cp "$here/gpu/run.sh" "$folder/p$number/"
+        cp "$here/gpu/run.sh" "$work/needs.json" "$folder/p$number/"
         (cd "$work" && sha256sum tensorrt.tar.xz) > "$folder/p$number/tensorrt.sha256"
         head -c "$room" "$rest" > "$folder/p$number/tensorrt.$number"
         tail -c +$((room + 1)) "$rest" > "$rest.new" && mv "$rest.new" "$rest"

@@ -5,17 +5,28 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import json
 import lzma
 import os
+import platform
+import re
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools" / "gpu"
+NEEDS = {
+    "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+    "machine": platform.machine(),
+    "glibc": "2.17",
+    "cuda": 13,
+    "tensorrt_rtx": "1.2.3",
+}
 
 
 def packed(**files):
@@ -40,6 +51,7 @@ def bundle(tmp_path, monkeypatch):
         (part / f"tensorrt.{number}").write_bytes(piece)
         (part / "tensorrt.sha256").write_text(sums)
         (part / "run.sh").write_bytes((TOOLS / "run.sh").read_bytes())
+        (part / "needs.json").write_text(json.dumps(NEEDS))
     (tmp_path / ".gpu" / "p1" / "site.tar.xz").write_bytes(packed(package="a package"))
     (tmp_path / ".gpu" / "p1" / "cases.tar.xz").write_bytes(packed(nothing="no models"))
     monkeypatch.setenv("KEPT", str(tmp_path / "kept"))
@@ -81,9 +93,60 @@ def test_pieces_of_another_bundle_are_found(bundle):
     (bundle / "p2" / "tensorrt.2").write_bytes(bytes(50))
     assert run(bundle, "p1", "first").returncode == 2
     done = run(bundle, "p1", "second")
-    assert done.returncode == 1
-    assert "tensorrt.tar.xz: FAILED" in done.stdout
+    assert done.returncode == 3
+    assert "the pieces of TensorRT (tensorrt.1 tensorrt.2 tensorrt.3) do not make one whole" in done.stderr
     assert run(bundle, "p1", "third").returncode == 2
+
+
+def test_it_is_said_first_what_was_found(bundle):
+    done = run(bundle, "p1", "first")
+    python, gpu, libraries, *_ = done.stderr.splitlines()
+    assert python.startswith(f"gpu-check: Python {platform.python_version()} (")
+    assert gpu.startswith("gpu-check: GPU: ")
+    assert "the driver knows CUDA" in gpu
+    assert f"numpy {metadata.version('numpy')}" in libraries
+    assert libraries.endswith("carried: TensorRT for RTX 1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        (
+            {"python": "3.99"},
+            r"is for Python 3\.99 \(cp399\), and this is 3\.\d+ \(cp3\d+\): name one .*python3\.99",
+        ),
+        ({"machine": "vax"}, r"is for vax, and this is \w+"),
+        ({"glibc": "99.1"}, r"needs glibc 99\.1 or newer, and this is 2\.\d+"),
+    ],
+)
+def test_packages_that_cannot_be_imported_are_not_unpacked(needs, said, bundle):
+    (bundle / "p1" / "needs.json").write_text(json.dumps(NEEDS | needs))
+    done = run(bundle, "p1", "first")
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert re.search(said, last), done.stderr
+    assert not (bundle.parent / "kept").exists()
+
+
+def test_what_is_missing_and_not_carried_is_named(tmp_path):
+    (tmp_path / "needs.json").write_text(json.dumps(NEEDS))
+    command = [
+        sys.executable,
+        "-S",
+        str(TOOLS / "found.py"),
+        str(tmp_path / "needs.json"),
+    ]  # without packages
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "numpy and onnxruntime must be installed for" in done.stderr.splitlines()[-1]
+
+
+def test_another_interpreter_can_be_named_and_a_checkout_is_looked_for(bundle, monkeypatch):
+    monkeypatch.setenv("PYTHON", "no-such-python")
+    assert "there is no no-such-python here" in run(bundle, "p1", "first").stderr
+    command = ["bash", str(bundle / "p1" / "run.sh"), "first"]
+    elsewhere = subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=60, check=False)
+    assert (elsewhere.returncode, "is no checkout" in elsewhere.stderr) == (2, True)
 
 
 def test_the_server_that_is_carried_has_the_grpcio_that_the_completion_queue_was_tried_with():

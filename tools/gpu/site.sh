@@ -2,10 +2,10 @@
 # Pack what Python needs on a machine without a network:  site.sh PYTHON FOLDER
 #
 # FOLDER gets site.tar.xz (the server's packages, pycuda) and tensorrt.tar.xz (TensorRT for RTX, of the version that
-# PYTHON has), for Python 3.12 on x86-64. NumPy, onnx and ONNX Runtime are taken to be there, with CUDA's own bindings.
+# PYTHON has), for Python 3.12 on x86-64, and needs.json, which says what they can run on. NumPy, onnx and ONNX Runtime are taken to be there, with CUDA's own bindings.
 set -euo pipefail
 
-readonly VERSION=3.12
+readonly VERSION=3.12 GLIBC=2.28 CUDA=13
 here=$(cd "$(dirname "$0")" && pwd)
 python=$1 folder=$2
 scratch=$(mktemp -d)
@@ -15,7 +15,7 @@ say() { printf 'gpu-bundle: %s\n' "$*" >&2; }
 
 download() {  # FOLDER WHAT...
     "$python" -m pip -qq download --only-binary=:all: --python-version "$VERSION" --implementation cp \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$@"
+        --platform "manylinux_${GLIBC/./_}_x86_64" --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$@"
 }
 
 unpack() {  # FOLDER WHEEL...: licences stay; bytecode and long descriptions go
@@ -34,7 +34,7 @@ pack_tensorrt() {
     fi
     say "packing TensorRT for RTX $version: this takes minutes"
     mkdir "$scratch/tensorrt"
-    download "$scratch/wheels" --no-deps "tensorrt_rtx_cu13_libs==$version" "tensorrt_rtx_cu13_bindings==$version"
+    download "$scratch/wheels" --no-deps "tensorrt_rtx_cu${CUDA}_libs==$version" "tensorrt_rtx_cu${CUDA}_bindings==$version"
     unpack "$scratch/tensorrt" "$scratch"/wheels/tensorrt_*.whl
     # The package over the two is no wheel, and the same for every version of Python.
     "$python" - "$scratch/tensorrt" <<'END'
@@ -69,5 +69,11 @@ pack_site() {
     "$here/pack.sh" "$scratch/site" "$folder/site.tar.xz" --x86 --lzma2=preset=9e,dict=128MiB
 }
 
+tell_needs() {
+    printf '{"python": "%s", "machine": "x86_64", "glibc": "%s", "cuda": %s, "tensorrt_rtx": "%s"}\n' \
+        "$VERSION" "$GLIBC" "$CUDA" "$(cat "$folder/tensorrt.version")" > "$folder/needs.json"
+}
+
 pack_tensorrt
 pack_site
+tell_needs
