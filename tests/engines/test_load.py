@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from headrace_engines import report
 from headrace_engines.errors import ModelFileError
-from headrace_engines.gates import Speed
+from headrace_engines.gates import Quality, Speed
 from headrace_engines.load import Loaded, load
 from headrace_engines.manifest import FILE_NAME, FP32, Artefact, Manifest, Recipe
 from headrace_engines.report import Comparison, Report
@@ -25,6 +25,7 @@ from headrace_engines.spec import TensorSpec
 
 FLOAT = np.dtype(np.float32)
 INT8 = "model.int8-cpu.onnx"
+_JUDGED = Quality("accuracy", "y", 200, 1.0, 1.0, 0.0, -0.01, 0.01, 0.01)
 
 
 @contextmanager
@@ -65,7 +66,7 @@ class Version:
         """Write a report that finds INT8, and another artefact, so many times as fast as FP32."""
         found = {"int8-cpu": ratio, "other": other}
         compared = tuple(
-            Comparison(name, "cpu", times > 1, "", 2, 1, None, {}, (Speed(1, times, 1.0),))
+            Comparison(name, "cpu", times > 1, "", 2, 1, _JUDGED, {}, (Speed(1, times, 1.0),))
             for name, times in found.items()
         )
         (self.folder / report.FILE_NAME).write_bytes(Report(compared, {}, {}).to_bytes())
