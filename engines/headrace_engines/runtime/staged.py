@@ -12,8 +12,8 @@ import copy
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, Self
 
 from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ from headrace_engines.errors import (
     ExecutionError,
     MemoryExhausted,
 )
+from headrace_engines.renewal import in_usable_context
 from headrace_engines.runtime.arrays import check_arrays, in_halves
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
@@ -33,8 +34,6 @@ from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import let_go
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.spec import ModelSpec
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -300,22 +299,3 @@ class StagedEngine(ABC):
         """Return the next size that the engine was made ready for."""
         sizes = self.spec.batch_sizes
         return sizes[bisect.bisect_left(sizes, rows)]
-
-
-def in_usable_context(gpu: Gpu, step: Callable[[int], T]) -> T:
-    """Do a step of making an engine, with the generation of the context to do it in.
-
-    Where the context is spoilt meanwhile, by this engine or by another one, the step is done once more in a
-    fresh one; if it spoils that as well, another one is left to the others, and EngineSpoilt raised.
-    """
-    generation = gpu.generation
-    try:
-        return step(generation)
-    except EngineSpoilt as error:
-        _log.warning("GPU %d: an engine was spoilt while it was made: %s", gpu.facts.index, error)
-    generation = gpu.renew(generation)
-    try:
-        return step(generation)
-    except EngineSpoilt:
-        gpu.renew(generation)
-        raise

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace_engines.engine import Engine
-from headrace_engines.errors import EngineSpoilt
 from headrace_engines.load import Loaded
 from headrace_engines.machine import THIS_MACHINE, Machine
+from headrace_engines.renewal import with_renewal
 from headrace_engines.steps import StepEngine
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.workers import EngineWorker, worker_for
@@ -136,13 +136,8 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
 
 def _warm_up(engine: AnyEngine, given: GivenConfig) -> None:
     """Execute it for the first times, once more where its GPU was spoilt meanwhile, by whatever model."""
-    try:
-        warm_up(engine, given.warmups, given.settings.sequences)
-    except EngineSpoilt:
-        if isinstance(engine, StepEngine) or engine.device is None:
-            raise
-        engine.device.renew()
-        warm_up(engine, given.warmups, given.settings.sequences)
+    device = None if isinstance(engine, StepEngine) else engine.device
+    with_renewal(device, lambda: warm_up(engine, given.warmups, given.settings.sequences))
 
 
 def _instances(loaded: Loaded, unfinished: ExitStack) -> list[AnyEngine]:

@@ -9,9 +9,10 @@ from headrace_engines.declaration import NOTHING_DECLARED, Declaration
 from headrace_engines.described import check_described
 from headrace_engines.errors import DeviceError, EngineSpoilt
 from headrace_engines.plans.nvidia import Library
+from headrace_engines.renewal import in_usable_context
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.holdings import Holdings
-from headrace_engines.runtime.staged import Computing, StagedEngine, in_usable_context
+from headrace_engines.runtime.staged import Computing, StagedEngine
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.runtime.tensorrt.contexts import Contexts
 from headrace_engines.runtime.tensorrt.execution import shapes_of_outputs
