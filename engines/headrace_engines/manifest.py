@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,9 +73,10 @@ class Manifest:
 
     `data` holds the SHA-256 of each split, by its name; `tools` the version of each library that
     had a part in the bytes. `inputs` and `outputs` leave the batch axis out. `gates` are what the
-    artefacts were judged by. `made_up` says that there were no data, and noise took their place, so
-    that likeness to FP32 was judged and no use of the model. The artefacts stand in the order in which
-    they were made, the model as it was trained first.
+    artefacts were judged by, with "judged": false where FP32 answers every row alike, so that nothing could
+    be told of them. `made_up` says that there were no data, and noise took their place, so that likeness to
+    FP32 was judged and no use of the model. The artefacts stand in the order in which they were made, the
+    model as it was trained first.
     `weights` are the SHA-256 of files in which artefacts that are too large for one keep theirs, by name.
     """
 
@@ -154,6 +155,16 @@ def verify_weights(folder: Path, described: Manifest) -> None:
     """Raise ModelFileError unless the files that artefacts keep weights in are those of the manifest."""
     for name, expected in described.weights.items():
         verify_file(folder / name, expected)
+
+
+def damage(folder: Path, described: Manifest) -> Iterator[tuple[str, ModelFileError]]:
+    """Yield the names of files that are not as the manifest describes them, with what is wrong."""
+    kept = {artefact.file: artefact.sha256 for artefact in described.artefacts if artefact.passed}
+    for name, expected in (kept | dict(described.weights)).items():
+        try:
+            verify_file(folder / name, expected)
+        except ModelFileError as error:
+            yield name, error
 
 
 def verify_file(path: Path, expected: str) -> None:

@@ -59,14 +59,23 @@ def standings(
 
 def read(folder: Path, described: Manifest) -> tuple[Standing, ...]:
     """Return the artefacts of a version's folder; a report that cannot be used is logged."""
-    measured, unmeasured = None, _MISSING
-    try:
-        measured = report.read(folder)
-    except ModelFileError as error:
-        unmeasured = str(error)
-    if measured is None and any(map(_is_timed, described.artefacts)):
-        _log.warning("%s: what was made for the CPU is not served: %s", folder, unmeasured)
+    measured, unmeasured = _measured(folder)
+    if why := no_report(folder, described):
+        _log.warning("%s: what was made for the CPU is not served: %s", folder, why)
     return standings(described, measured, unmeasured)
+
+
+def no_report(folder: Path, described: Manifest) -> str:
+    """Say why nothing is known of speed where that keeps artefacts from serving; "" where it does not."""
+    measured, unmeasured = _measured(folder)
+    return unmeasured if measured is None and any(map(_is_timed, described.artefacts)) else ""
+
+
+def _measured(folder: Path) -> tuple[Report | None, str]:
+    try:
+        return report.read(folder), _MISSING
+    except ModelFileError as error:
+        return None, str(error)
 
 
 def _is_timed(artefact: Artefact) -> bool:

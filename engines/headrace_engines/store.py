@@ -123,10 +123,8 @@ def read(folder: Path) -> Entry:
     found, measured = manifest.read(folder), report.read(folder)
     if found is None or measured is None:
         raise ModelFileError(f"{manifest.FILE_NAME} or {report.FILE_NAME} is missing")
-    for artefact in found.artefacts:
-        if artefact.passed:
-            manifest.verify(folder, artefact)
-    manifest.verify_weights(folder, found)
+    for _, error in manifest.damage(folder, found):
+        raise error
     return Entry(folder, found, measured)
 
 

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from headrace_engines.gates import Speed
+from headrace_engines.manifest import Manifest, Recipe, artefact_of
+from headrace_engines.report import Comparison, Report
+from headrace_engines.spec import TensorSpec
 from headrace_server.models.check import Checked, check
 from headrace_server.models.versions import LoadOptions
 
@@ -241,3 +247,69 @@ def test_links_that_lead_nowhere_and_names_that_cannot_be_told(shelf: Shelf) -> 
             f"{shelf.folder}/new\\nline: its name has bytes that are no UTF-8, or control characters; ",
         ),
     ]
+
+
+def _built(shelf: Shelf) -> Path:
+    """Return a version as a build leaves it, whose artefact for the CPU is faster than FP32."""
+    folder = shelf.put("m") / "1"
+    shutil.copy(folder / "model.onnx", folder / "model.int8-cpu.onnx")
+    described = Manifest(
+        source=Recipe("test", {}),
+        recipes=(),
+        data={},
+        tools={},
+        inputs=(TensorSpec("x", np.dtype(np.float32), (4,)),),
+        outputs=(TensorSpec("y", np.dtype(np.float32), (3,)),),
+        artefacts=(
+            artefact_of(folder / "model.onnx", "fp32", "cpu", "as trained"),
+            artefact_of(folder / "model.int8-cpu.onnx", "int8-cpu", "cpu", "good"),
+        ),
+    )
+    (folder / "manifest.json").write_bytes(described.to_bytes())
+    faster = Comparison("int8-cpu", "cpu", True, "", 2, 1, None, {}, (Speed(1, 2.0, 1.0),))
+    (folder / "report.json").write_bytes(Report((faster,), {}, {}).to_bytes())
+    return folder
+
+
+def _flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "text", "served"),
+    [
+        (lambda built: _flipped(built / "model.onnx"), "model.onnx", "not the file", "model.int8-cpu.onnx"),
+        (lambda built: (built / "model.onnx").unlink(), "model.onnx", "no such file", "model.int8-cpu.onnx"),
+        (
+            lambda built: _flipped(built / "model.int8-cpu.onnx"),
+            "model.int8-cpu.onnx",
+            "not the",
+            "model.onnx",
+        ),
+        (lambda built: (built / "report.json").unlink(), "report.json", "report.json is", "model.onnx"),
+        (lambda built: (built / "report.json").write_text("{"), "report.json", "not JSON", "model.onnx"),
+    ],
+    ids=["flipped", "gone", "chosen", "no-report", "cut-report"],
+)
+def test_what_was_built_is_compared_with_its_manifest_whether_it_is_chosen_or_not(
+    shelf: Shelf, damage: Callable[[Path], object], file: str, text: str, served: str
+) -> None:
+    built = _built(shelf)
+    assert shelf.checked().troubles == ()
+    damage(built)
+    checked = shelf.checked()
+    assert [one.artefact for one in checked.servable] == [served]
+    (trouble,) = checked.troubles
+    assert trouble.path == built / file
+    assert text in trouble.text
+
+
+def test_what_keeps_a_version_from_loading_is_told_once(shelf: Shelf) -> None:
+    for file in _built(shelf).glob("*.onnx"):
+        _flipped(file)
+    checked = shelf.checked()
+    assert checked.servable == ()
+    (trouble,) = checked.troubles
+    assert trouble.text.count("not the file that manifest.json describes") == 2

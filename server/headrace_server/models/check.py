@@ -1,7 +1,8 @@
 """What would be served of some repositories, and everything that is in the way of it.
 
 Each version that a server would load is loaded, warmed up and closed again, so that whatever a server
-would find is found here, for all models at once.
+would find is found here, for all models at once. All that was built is compared with its manifest, also
+what is not chosen here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from headrace_engines import manifest, report, standing
+from headrace_engines.errors import ModelFileError
 from headrace_engines.spec import ModelSpec
 from headrace_server.models import model_config
 from headrace_server.models.layout import (
@@ -145,7 +148,11 @@ class _Check:
             self._tell(found.folder, error.problems)
         except Exception as error:  # whatever a library makes of a broken file must not end the check
             _logger.debug("%s: %s", folder, error, exc_info=True)
-            self.troubles.append(Trouble(folder, str(error) or type(error).__name__))
+            text = str(error) or type(error).__name__
+            self.troubles.append(Trouble(folder, text))
+            self.troubles += [one for one in _damage(folder) if one.text not in text]
+        else:
+            self.troubles += _damage(folder)
 
     def _servable(
         self, name: str, number: int, folder: Path, given: GivenConfig, *, is_faultless: bool
@@ -185,6 +192,21 @@ class _Check:
                 self.troubles.append(
                     Trouble(path, problem.text, problem.line, problem.field, problem.suggestion)
                 )
+
+
+def _damage(folder: Path) -> Iterator[Trouble]:
+    """Yield the files of a version that are not as they were built: on another machine they may be chosen."""
+    try:
+        described = manifest.read(folder)
+    except ModelFileError:
+        return  # it was not loaded either
+    if described is None:
+        return
+    for name, error in manifest.damage(folder, described):
+        yield Trouble(folder / name, str(error).removeprefix(f"{name}: "))
+    if why := standing.no_report(folder, described):
+        text = f"what was made for the CPU is not served: {why}"
+        yield Trouble(folder / report.FILE_NAME, text, suggestion="build it anew, or copy the version whole")
 
 
 def _is_among(field: str, told: Collection[str]) -> bool:
