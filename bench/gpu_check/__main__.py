@@ -117,11 +117,9 @@ def _cases(repository: Path) -> list[Case]:
 
 
 def _before(file: Path) -> list[Document]:
-    """Return what the first phase found on this machine; nothing if that was another machine."""
-    if not file.exists():
-        return []
-    found: list[Document] = json.loads(file.read_text())
-    return found
+    """Return what the first phase found on this machine; nothing if that was another machine, or no GPU."""
+    found: list[Document] = json.loads(file.read_text()) if file.exists() else []
+    return found if any(part["facts"].get("gpus") for part in found) else []
 
 
 def _parser() -> argparse.ArgumentParser:

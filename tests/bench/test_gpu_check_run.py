@@ -280,3 +280,13 @@ def test_without_a_gpu_each_part_says_so(models, tmp_path, capsys, monkeypatch):
     assert {part["part"].partition(" ")[0] for part in others} >= {"answers", "server", "copies", "drivers"}
     assert document["summary"] == ["GPU: none: CUDA shows none", "plans: none was tried"]
     assert "graphs digits-mlp/fp16, copies, drivers pycuda" in said.out
+
+
+def test_a_second_phase_looks_for_a_gpu_where_the_first_found_none(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run", in_process)
+    for phase in ("first", "second"):
+        command = ["--cases", str(models), "--out", str(tmp_path / phase), "--work", str(tmp_path)]
+        with present():
+            assert main([*command, "--phase", phase]) == 2
+    document = json.loads((tmp_path / "second" / report.JSON_NAME).read_text())
+    assert [part["part"] for part in document["parts"] if not part["fate"]] == ["machine"]
