@@ -231,6 +231,9 @@ def _planned(
 
 def _gates(reference: Reference) -> dict[str, Scalar]:
     judged = reference.judgement
+    told: dict[str, Scalar] = {} if judged.threshold is None else {"threshold": judged.threshold}
+    if not judged.tells:
+        told["judged"] = False
     return {
         "metric": judged.metric,
         "outputs": ",".join(name for _, name in judged.outputs),
@@ -239,6 +242,7 @@ def _gates(reference: Reference) -> dict[str, Scalar]:
         "confidence": gates.CONFIDENCE,
         "min_speed_ratio": gates.MIN_SPEED_RATIO,
         "batch_sizes": ",".join(map(str, reference.sizes)),
+        **told,
     }
 
 

@@ -37,11 +37,11 @@ class Layer:
 class Comparison:
     """One artefact, named by its recipe, beside the FP32 model that it was made from.
 
-    `quality` is what the gate judged, None where the answers were no numbers; `likeness` holds further
-    figures, by name: "sqnr_db", "worst_row" (the error of the worst row in standard deviations of the
-    output), "agreement" (the share of rows with the same class). `speeds` are empty where no speed was
-    measured. `layers` are there where the layers were looked at, worst first. `verdict` is the outcome
-    with its figures.
+    `quality` is what the gate judged, None where the answers were no numbers, or FP32 answered every row
+    alike, so that nothing could be judged; `likeness` holds further figures, by name: "sqnr_db" of the worst
+    column, "worst_row" (the error of its worst row in standard deviations of the column), "agreement" (the
+    share of rows with the same class). `speeds` are empty where no speed was measured. `layers` are there
+    where the layers were looked at, worst first. `verdict` is the outcome with its figures.
     """
 
     recipe: str
@@ -67,7 +67,7 @@ class Report:
 
     `conversion_error` is the largest difference between the answers of the source and of its ONNX, in
     parts of the output's range. `warnings` are sentences for whoever builds. `reference` is the metric of
-    the model in FP32 on the held-out rows.
+    the model in FP32 on the held-out rows, of several columns that of the first.
     """
 
     comparisons: tuple[Comparison, ...]

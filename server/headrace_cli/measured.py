@@ -58,7 +58,8 @@ def speed_table(comparisons: Sequence[Comparison]) -> Table:
 def show(out: Console, made: Manifest, report: Report) -> None:
     """Print what a build measured: quality, speed, and what whoever builds should know."""
     metric, rows = made.gates.get("metric", "quality"), made.gates.get("rows", 0)
-    out.print(f"fp32: {metric} {report.reference:.4f} on {rows} held-out rows", markup=False)
+    known = f"{metric} {report.reference:.4f}" if made.gates.get("judged", True) else "quality not judged"
+    out.print(f"fp32: {known} on {rows} held-out rows", markup=False)
     if report.comparisons:
         out.print(quality_table(report.comparisons))
     timed = [compared for compared in report.comparisons if compared.speeds]
@@ -95,7 +96,7 @@ def _quality_row(compared: Comparison) -> tuple[str, ...]:
 
 def _figures(quality: Quality | None) -> tuple[str, ...]:
     if quality is None:
-        return ("no numbers", "", "", "", "", "")
+        return ("not judged", "", "", "", "", "")
     return (
         quality.metric,
         str(quality.rows),

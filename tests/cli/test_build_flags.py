@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from onnx_models import Models
 
 from headrace_cli.build_options import options_of
@@ -46,6 +48,21 @@ def test_building_on_noise_is_said(model: Path, tmp_path: Path, capsys: pytest.C
     assert (
         "note: without data, the artefacts could only be compared with FP32 on noise"
         in capsys.readouterr().out
+    )
+
+
+def test_a_model_that_answers_all_noise_alike_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = onnx.load(model)
+    (weights,) = (tensor for tensor in dead.graph.initializer if tensor.name == "w1")
+    weights.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(weights), weights.name))
+    onnx.save(dead, model)
+    assert _build(model, folder=tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "fp32: quality not judged on " in told
+    assert (
+        "note: quality could not be judged, since the answers of FP32 in 'y' are the same for every" in told
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from onnx_models import Models
 from sklearn.neural_network import MLPClassifier
 
 from headrace_engines import digits, manifest, pipeline, report, trial
@@ -21,6 +23,7 @@ from headrace_engines.manifest import Manifest, Recipe
 from headrace_engines.pipeline import Plan
 from headrace_engines.progress import Stages
 from headrace_engines.report import Report
+from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.source import Prepared, Source
 from headrace_engines.standing import standings
 
@@ -198,6 +201,33 @@ def test_without_labels_only_likeness_is_judged_and_it_is_told(
     assert [warning in told for told in measured.warnings] == [True]
     assert measured.comparisons[0].quality is not None
     assert measured.comparisons[0].quality.reference == 1.0
+
+
+def test_where_all_rows_are_answered_alike_nothing_is_called_judged(
+    tmp_path: Path, small: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "compare_speed", _timed([2.0]))
+    rows = np.repeat(small.held_out[digits.INPUT][:1], 200, 0)
+    expected = (np.repeat(small.expected[0][:1], 200, 0),)
+    alike = replace(small, labels=None, held_out={digits.INPUT: rows}, expected=expected)
+    described, measured, _ = _make(alike, tmp_path)
+    assert described.gates["judged"] is False
+    assert any(told.startswith("quality could not be judged") for told in measured.warnings)
+    assert measured.comparisons[0].quality is None
+
+
+def test_above_what_one_score_names_class_1_stands_in_the_manifest(
+    tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "compare_speed", _timed([2.0]))
+    model = models.mlp((4, 8, 1))
+    rows = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    with closing(OnnxRuntimeEngine(model)) as engine:
+        answers = trial.answers(engine, {"x": rows})
+    prepared = Prepared(model, {"x": rows}, {"x": rows + 0}, answers[0][:, 0] > 0, answers, {})
+    described, measured, _ = _make(prepared, tmp_path, _wished(task="classification"))
+    assert (described.gates["metric"], described.gates["threshold"]) == ("accuracy", 0.0)
+    assert any("was taken for a logit" in told for told in measured.warnings)
 
 
 def test_labels_that_cannot_be_are_refused(tmp_path: Path, small: Prepared) -> None:
