@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +19,13 @@ from typing import Final, TextIO
 
 from headrace_proto import __version__
 from headrace_proto.certificates import CertificateError
-from headrace_server import room_options
+from headrace_server import room_options, stop_signals
 from headrace_server.config import Loaded, ServerConfig
 from headrace_server.core.gpu_watchdog import GpuWatchdog
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
 from headrace_server.discovery.registry import Registrar, RegistrationError, why_not_registered
+from headrace_server.ending import end
 from headrace_server.garbage import Garbage
 from headrace_server.listen_address import ListenAddress
 from headrace_server.models.layout import RepositoryError
@@ -58,8 +57,6 @@ _WHY_NOT_STARTED: Final = (
 )  # fmt: skip
 _LEAST_FILES: Final = 32
 """Open files below which event loop, gRPC and Python fail each in its own way, gRPC by ending the process."""
-_SAME_STOP_SECONDS: Final = 0.5
-"""Signals that come so close are one: `timeout` and others send theirs to a child and to its group."""
 _ENGINES_SECONDS: Final = 1.0
 """Kept of the time for a stop, so that one model that hangs leaves the others time to end."""
 _TRACES_SECONDS: Final = 5.0
@@ -73,7 +70,7 @@ GPU_LOST: Final = 75
 def run(loaded: Loaded) -> int:
     """Serve until a signal comes; return the exit code: 0 after a stop, 1 if the server cannot start.
 
-    Does not return, but exits, while a thread is still executing, and with GPU_LOST.
+    May not return, but end the process: see `end`.
     """
     config = loaded.config
     log = logs.set_up(config.log_level, config.log_format)
@@ -86,16 +83,11 @@ def run(loaded: Loaded) -> int:
         # What a program prints must not stand before the ready line, or after it.
         with redirect_stdout(sys.stderr), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             server = Server(config, log, output)
-            engines_closed = runner.run(server.serve())
+            is_idle = runner.run(server.serve())
     except _WHY_NOT_STARTED as error:
         _logger.error("%s", error)  # noqa: TRY400  # the text says it all; a traceback would hide it
         return 1
-    if not engines_closed:
-        logging.shutdown()
-        # A thread that computes while the interpreter is taken down would abort the process, and one that is
-        # stuck in a GPU's driver would keep it.
-        os._exit(server.exit_code)
-    return server.exit_code
+    return end(server.exit_code, is_idle=is_idle)
 
 
 class Server:
@@ -126,12 +118,12 @@ class Server:
         self.exit_code = 0
 
     async def serve(self) -> bool:
-        """Start, serve until a signal, stop; return whether every engine ended in time.
+        """Start, serve until a signal, stop; return whether every engine ended in time, and no GPU is lost.
 
         Raises one of the errors of `_WHY_NOT_STARTED` if it cannot start.
         """
         self._loop = asyncio.get_running_loop()
-        self._catch_signals(self._loop)
+        stop_signals.catch(self._loop, self._stop_now)
         wanted = self._repository.open()
         diagnostics = Diagnostics(self._log, self._tracing)
         transport = choice.make(
@@ -284,28 +276,9 @@ class Server:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._changed.set)
 
-    def _catch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        signals = 0
-
-        def stop() -> None:
-            nonlocal signals
-            signals += 1
-            if signals > 1:
-                _logger.info("a signal so soon after the first is taken for the same")
-                return
-            self._stop.set()
-            self._changed.set()
-            loop.call_later(_SAME_STOP_SECONDS, let_the_next_one_end)
-            _logger.info("stopping")
-
-        def let_the_next_one_end() -> None:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
-            _logger.info("still stopping; a second signal ends the process at once")
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+    def _stop_now(self) -> None:
+        self._stop.set()
+        self._changed.set()
 
 
 def _check_files() -> None:

@@ -6,13 +6,23 @@ As they end they free their memory on the GPU.
 from __future__ import annotations
 
 import ctypes
+import threading
 import traceback
+from typing import Final
+
+_kept: Final = threading.Event()
 
 
 def keep_for_ever(*things: object) -> None:
     """Have objects outlive all, whose context is gone: their memory may be somebody else's by now."""
     for thing in things:
+        _kept.set()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def has_kept() -> bool:
+    """Whether anything outlives all, and a library would free it if the interpreter were taken down."""
+    return _kept.is_set()
 
 
 def let_go(error: BaseException) -> None:
