@@ -60,7 +60,7 @@ class BuildOptions:
 
     def compressions(self) -> tuple[Compression, ...]:
         """Return the recipes to be tried; raises ValueError for one that there is not."""
-        return chosen(self.recipes, self.targets)
+        return chosen(self.recipes, self.targets, alone=self.max_batch_size == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,7 @@ def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
         "wish": asdict(options.wish),
         "max_batch_size": options.max_batch_size,
         "tools": dict(tools),
+        "plans": _architecture(options),
         "gates": [gates.MAX_LOSS, gates.CREDIBLE_FACTOR, gates.CONFIDENCE, gates.MIN_SPEED_RATIO],
     }
     return hashlib.sha256(dump(facts)).hexdigest()
@@ -192,6 +193,15 @@ def _tools(found: Source, named: str, options: BuildOptions) -> dict[str, str]:
     if library := nvidia.installed() if TENSORRT in options.targets else None:
         tools[library.name] = library.version
     return tools
+
+
+def _architecture(options: BuildOptions) -> str:
+    """Return for which GPUs plans are built here; "" where none are."""
+    library = nvidia.installed() if TENSORRT in options.targets else None
+    try:
+        return nvidia.architecture(library) if library else ""
+    except UnsupportedModelError:
+        return ""
 
 
 def _version(tool: str, source: str, extra: str) -> str:

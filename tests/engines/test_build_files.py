@@ -23,6 +23,7 @@ from headrace_engines.imported import FileOptions
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.judgement import Wish
 from headrace_engines.load import load
+from headrace_engines.plans import nvidia
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
 _ROWS = 600
@@ -136,6 +137,18 @@ def test_whatever_decides_the_outcome_is_another_build(
     assert len(keys) == 2
     found = imported.source(wide, labelled.file)
     assert key(found, labelled, {"onnx": "2"}) not in keys
+
+
+def test_plans_for_another_gpu_are_another_build(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(_INT8, targets=("cpu", "tensorrt"))
+    source = imported.source(wide, options.file)
+    keys = [key(source, options, {})]
+    monkeypatch.setattr(nvidia, "installed", lambda: nvidia.Library(nvidia.TENSORRT, "10.13.2"))
+    for architecture in ("sm80", "sm90"):
+        monkeypatch.setattr(nvidia, "architecture", lambda library, found=architecture: found)
+        keys.append(key(source, options, {}))
+    assert len(set(keys)) == 3
+    assert key(source, _INT8, {}) not in keys
 
 
 def test_other_rows_in_the_same_place_are_another_build(wide: Path, tmp_path: Path) -> None:
@@ -319,3 +332,9 @@ def test_pixels_may_be_scaled_inside_the_model(tmp_path: Path, models: Models) -
     assert (tensor.name, tensor.dtype, tensor.dims) == ("picture", np.uint8, (8, 8, 3))
     assert result.report.conversion_error < 1e-5
     assert result.manifest.source.settings["pixels.mean"] == "0.4,0.5,0.6"
+
+
+def test_scales_of_the_moment_are_tried_unasked_where_no_batches_are_served() -> None:
+    batched, alone = BuildOptions(), BuildOptions(max_batch_size=1)
+    assert "dynamic" not in [how.name for how in batched.compressions()]
+    assert "dynamic" in [how.name for how in alone.compressions()]
