@@ -20,7 +20,7 @@ from typing import Final, TextIO
 from headrace_proto import __version__
 from headrace_proto.certificates import CertificateError
 from headrace_server import room_options, stop_signals
-from headrace_server.config import Loaded, ServerConfig
+from headrace_server.config import Loaded
 from headrace_server.core.gpu_watchdog import GpuWatchdog
 from headrace_server.core.service import Service
 from headrace_server.discovery.consul import ConsulRegistrar
@@ -30,6 +30,7 @@ from headrace_server.garbage import Garbage
 from headrace_server.listen_address import ListenAddress
 from headrace_server.models.layout import RepositoryError
 from headrace_server.models.repository import Mode, Repository
+from headrace_server.server_config import ServerConfig
 from headrace_server.telemetry import logs
 from headrace_server.telemetry.gpus import Gpus
 from headrace_server.telemetry.log_settings import LogControl

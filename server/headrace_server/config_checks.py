@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from headrace_proto.consul import split_address
 from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.options import ConfigError
-
-if TYPE_CHECKING:
-    from headrace_server.config import ServerConfig
+from headrace_server.server_config import ServerConfig
 
 
 def check(config: ServerConfig, origins: Mapping[str, str]) -> None:

@@ -13,7 +13,6 @@ import grpc
 from headrace_engines.errors import DeviceError
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_proto import __version__
-from headrace_server.config import ServerConfig
 from headrace_server.config_checks import gpu_bounds
 from headrace_server.core.model import Limits
 from headrace_server.discovery.consul import ConsulSettings
@@ -24,6 +23,7 @@ from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.models.catalogue import ModelCatalogue
 from headrace_server.models.repository import Mode, RepositoryOptions
 from headrace_server.models.versions import LoadOptions
+from headrace_server.server_config import ServerConfig
 from headrace_server.telemetry.gpus import Samples
 from headrace_server.telemetry.trace_file import TraceWriter
 from headrace_server.telemetry.trace_settings import OFF, TIMESTAMPS, TraceSettings

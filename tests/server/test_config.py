@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from headrace_server.config import OPTIONS, ServerConfig, load, prepare_grpc
+from headrace_server.config import OPTIONS, load, prepare_grpc
 from headrace_server.config_checks import gpu_bounds
 from headrace_server.options import ConfigError, Option
+from headrace_server.server_config import ServerConfig
 
 
 def written(folder: Path, text: str) -> Path:
