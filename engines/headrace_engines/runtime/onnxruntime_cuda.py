@@ -208,7 +208,7 @@ class _Session:
         return min(took)
 
     def _measured(self, driver: Driver, staging: Staging, size: int) -> float:
-        staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0))
+        staging.launch(driver, 0, size, functools.partial(self.enqueue, driver, 0, size))
         staging.collect(driver, 0)
         times = staging.times(0)
         return times.compute_ns / 1e6 if times else 0.0

@@ -1,8 +1,7 @@
 """What engines on a GPU share: two batches in flight, fixed batch sizes, a fresh start in another context.
 
 An engine says what it computes (`Computing`); everything around it stands here. A batch runs at the next
-size that the engine was made ready for: what pads it is computed and not answered. One that the GPU's memory
-does not suffice for is computed in parts.
+size that the engine was made ready for: what pads it is computed and not answered.
 """
 
 from __future__ import annotations
@@ -19,15 +18,9 @@ from numpy.typing import NDArray
 
 from headrace_engines.device_rows import Placed
 from headrace_engines.engine import DeviceSide, DeviceTimes
-from headrace_engines.errors import (
-    DeviceError,
-    EngineError,
-    EngineSpoilt,
-    ExecutionError,
-    MemoryExhausted,
-)
+from headrace_engines.errors import DeviceError, EngineError, EngineSpoilt, ExecutionError
 from headrace_engines.renewal import in_usable_context
-from headrace_engines.runtime.arrays import check_arrays, in_halves
+from headrace_engines.runtime.arrays import check_arrays
 from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.holdings import Holdings
@@ -85,8 +78,6 @@ class StagedEngine(ABC):
         self._holdings: Holdings | None = None
         self._staging: Staging | None = None
         self._computing: Computing | None = None
-        self._most_rows = 0
-        """That are executed at once: all, until memory does not suffice for them."""
 
     @abstractmethod
     def _made(self, holdings: Holdings, staging: Staging | None) -> Computing:
@@ -116,16 +107,21 @@ class StagedEngine(ABC):
 
         Those that are `placed` are copied from where they stand on the GPU.
         """
-        if not 0 < rows <= self.spec.max_batch_size:
-            raise ValueError(f"{rows} rows were submitted, expected 1 to {self.spec.max_batch_size}")
-        while True:
-            try:
-                self._submit(slot, rows, placed)
-            except MemoryExhausted as error:
-                if not self._lower(rows, error):
-                    raise
-            else:
-                return
+        size = self._size_for(rows)
+        staging = self._slots_of(self._staging)
+        is_alone = staging.is_idle
+        is_begun = False
+        try:
+            with self._gpu.use(self._generation) as driver:
+                is_begun = True
+                computing = self._live()
+                staging.launch(driver, slot, rows, lambda: computing.enqueue(driver, slot, size), placed)
+        except EngineSpoilt as error:
+            let_go(error)
+            raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
+        except EngineError as error:
+            let_go(error)
+            raise
 
     def wait(self, slot: int) -> Arrays:
         """Wait until the slot's rows are there."""
@@ -187,43 +183,6 @@ class StagedEngine(ABC):
         finally:
             self._gpu.close()
 
-    def _submit(self, slot: int, rows: int, placed: Sequence[Placed]) -> None:
-        """Have the rows computed, in parts where they are more than memory suffices for."""
-        staging = self._slots_of(self._staging)
-        is_alone = staging.is_idle
-        is_begun = False
-        try:
-            with self._gpu.use(self._generation) as driver:
-                computing = self._live()
-                if rows > self._most_rows:
-                    staging.settle(driver)  # so that what spoils the context from here on is this batch
-                    is_alone = True
-                is_begun = True
-
-                def enqueue(count: int) -> None:
-                    computing.enqueue(driver, slot, self._size_for(count))
-
-                staging.launch(driver, slot, rows, enqueue, placed, self._most_rows)
-        except EngineSpoilt as error:
-            let_go(error)
-            raise EngineSpoilt(str(error), was_executed=is_begun and is_alone) from error
-        except EngineError as error:
-            let_go(error)
-            raise
-
-    def _lower(self, rows: int, error: MemoryExhausted) -> bool:
-        """Have half as many rows executed at once as memory did not suffice for; tell whether that can be."""
-        failed = self._size_for(min(rows, self._most_rows))
-        smaller = [size for size in self.spec.batch_sizes if size < failed]
-        if not smaller:
-            return False
-        self._most_rows = max((size for size in smaller if 2 * size <= failed), default=smaller[0])
-        _log.warning(
-            "GPU %d: %d rows at once are too many for its memory, and %d are executed from now on: %s",
-            self.gpu, failed, self._most_rows, error,
-        )  # fmt: skip
-        return True
-
     def _begin(self) -> None:
         """Make the engine ready to compute. Raises EngineError."""
         in_usable_context(self._gpu, self._start)
@@ -243,7 +202,6 @@ class StagedEngine(ABC):
             raise
         if sizes:
             self.spec = dataclasses.replace(self.spec, batch_sizes=sizes)
-        self._most_rows = self.spec.max_batch_size
 
     def _finish(self) -> None:
         """Give back what there is, whatever of it fails."""
@@ -278,7 +236,7 @@ class StagedEngine(ABC):
 
     def _run_unstaged(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
         try:
-            return in_halves(self.spec, self._live().run, arrays)
+            return self._live().run(arrays)
         except EngineError as error:
             let_go(error)
             raise
@@ -297,5 +255,7 @@ class StagedEngine(ABC):
 
     def _size_for(self, rows: int) -> int:
         """Return the next size that the engine was made ready for."""
+        if not 0 < rows <= self.spec.max_batch_size:
+            raise ValueError(f"{rows} rows were submitted, expected 1 to {self.spec.max_batch_size}")
         sizes = self.spec.batch_sizes
         return sizes[bisect.bisect_left(sizes, rows)]

@@ -55,8 +55,6 @@ class Slot:
     events: Events
     rows: int = 0
     """Of the batch that was launched and is not collected."""
-    is_whole: bool = True
-    """Whether it was executed at once, so that the events tell what it took."""
     placed: Sequence[Placed] = ()
     """What of it is copied on the GPU, and is held on to until that is done."""
     times: DeviceTimes | None = field(default=None)
@@ -74,7 +72,6 @@ class Staging:
         self._slots = [self._slot(holdings, driver, spec) for _ in range(slots)]
         self._rows_in = [tuple(buffer.rows for buffer in slot.inputs) for slot in self._slots]
         self._in_flight: list[int] = []
-        self._settled = holdings.event(driver)
         # What is left in a buffer pads a batch: never anything that no row has been, such as a wild index.
         for slot in self._slots:
             for buffer in slot.inputs:
@@ -112,27 +109,20 @@ class Staging:
         driver: Driver,
         slot: int,
         rows: int,
-        enqueue: Callable[[int], None],
+        enqueue: Callable[[], None],
         placed: Sequence[Placed] = (),
-        most: int = 0,
     ) -> None:
-        """Copy the first `rows` rows in, have `enqueue` put work on them into the computing stream, copy out.
+        """Copy the first `rows` rows in, have `enqueue` put work into the computing stream, copy them out.
 
-        Rows that are `placed`, in order, are copied from where they stand on the GPU. Returns at once, unless
-        there are more than `most` rows: then they are done in parts, each waited for before the next. If a
+        Rows that are `placed`, in order, are copied from where they stand on the GPU. Returns at once. If a
         call fails nothing is in flight in the slot any more; raises what it raised.
         """
         way = self._slots[slot]
         if way.rows:
             raise ValueError(f"slot {slot} has a batch in flight")
         way.placed = placed
-        step = most or rows
-        way.is_whole = rows <= step
         try:
-            for first in reversed(range(0, rows, step)):  # the last one leaves its rows where they belong
-                self._put(driver, way, range(first, min(first + step, rows)), enqueue)
-                if first:
-                    self._wait_for_all(driver, way.events.out_done)
+            self._put(driver, way, rows, enqueue)
         except BaseException:
             self._drain(driver, way.events.out_done)
             way.placed = ()
@@ -154,7 +144,7 @@ class Staging:
             rows, way.rows = way.rows, 0
             way.placed = ()
             self._in_flight.remove(slot)
-        way.times = _times(driver, way.events) if way.is_whole else None
+        way.times = _times(driver, way.events)
         return tuple(buffer.rows[:rows] for buffer in way.outputs)
 
     def times(self, slot: int) -> DeviceTimes | None:
@@ -168,46 +158,31 @@ class Staging:
             slot.rows, slot.placed = 0, ()
         self._in_flight.clear()
 
-    def settle(self, driver: Driver) -> None:
-        """Wait until all that is in flight is done; it is still to be collected."""
-        self._wait_for_all(driver, self._settled)
-
-    def _put(self, driver: Driver, way: Slot, rows: range, enqueue: Callable[[int], None]) -> None:
-        """Have some of the host's rows computed, which is done at the beginning of the buffers on the GPU.
-
-        Their answers end where they belong there, too: they may be copied on from there.
-        """
+    def _put(self, driver: Driver, way: Slot, rows: int, enqueue: Callable[[], None]) -> None:
         events, into, out = way.events, self._copying_in, self._copying_out
         driver.record(events.in_begun, into)
         for position, buffer in enumerate(way.inputs):
-            self._copy_in(driver, buffer, rows, _placed_in(way, position))
+            self._copy_in(driver, buffer, rows * buffer.row_bytes, _placed_in(way, position))
         driver.record(events.in_done, into)
         driver.wait_event(self.computing, events.in_done)
         driver.record(events.begun, self.computing)
-        enqueue(len(rows))
+        enqueue()
         driver.record(events.computed, self.computing)
         driver.wait_event(out, events.computed)
         for buffer in way.outputs:
-            start, stop = rows.start * buffer.row_bytes, rows.stop * buffer.row_bytes
-            if start:
-                driver.copy_within(buffer.address + start, buffer.address, stop - start, out)
-            driver.copy_out(buffer.host[start:stop], buffer.address + start, out)
+            driver.copy_out(buffer.host[: rows * buffer.row_bytes], buffer.address, out)
         driver.record(events.out_done, out)
 
-    def _copy_in(self, driver: Driver, buffer: Buffer, rows: range, placed: Sequence[Placed]) -> None:
-        """Copy the host's bytes of some rows to the GPU, and between them what stands there already."""
-        start, stop = rows.start * buffer.row_bytes, rows.stop * buffer.row_bytes
-        into, to, end = self._copying_in, buffer.address - start, start
-        for _, begin, there in placed:
-            first, last = max(begin, start), min(begin + len(there), stop)
-            if first >= last:
-                continue
-            if first > end:
-                driver.copy_in(to + end, buffer.host[end:first], into)
-            driver.copy_within(to + first, there.address() + first - begin, last - first, into)
-            end = last
-        if stop > end:
-            driver.copy_in(to + end, buffer.host[end:stop], into)
+    def _copy_in(self, driver: Driver, buffer: Buffer, size_bytes: int, placed: Sequence[Placed]) -> None:
+        """Copy the host's bytes to the GPU, and between them what stands there already."""
+        into, end = self._copying_in, 0
+        for _, begin, rows in placed:
+            if begin > end:
+                driver.copy_in(buffer.address + end, buffer.host[end:begin], into)
+            driver.copy_within(buffer.address + begin, rows.address(), len(rows), into)
+            end = begin + len(rows)
+        if size_bytes > end:
+            driver.copy_in(buffer.address + end, buffer.host[end:size_bytes], into)
 
     def _drain(self, driver: Driver, event: Any) -> None:
         """Wait for all three streams: if that cannot be done, the buffers cannot be used again."""

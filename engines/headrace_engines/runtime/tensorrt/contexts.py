@@ -239,7 +239,7 @@ class Contexts:
 
     def _answers(self, driver: Driver, slot: int, size: int) -> Arrays:
         """Execute the rows that are in the slot, and return copies of the answers."""
-        self._staging.launch(driver, slot, size, functools.partial(self.enqueue, driver, slot))
+        self._staging.launch(driver, slot, size, functools.partial(self.enqueue, driver, slot, size))
         return tuple(output.copy() for output in self._staging.collect(driver, slot))
 
     def _keep_compiled(self, loaded: LoadedPlan) -> None:
