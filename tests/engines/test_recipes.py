@@ -28,6 +28,18 @@ def test_auto_is_what_is_sensible_for_the_targets(
     assert tuple(how.name for how in chosen("auto", targets)) == expected
 
 
+@pytest.mark.parametrize(
+    ("targets", "besides"), [((CPU,), ("dynamic",)), ((TENSORRT,), ()), ((CPU, TENSORRT), ("dynamic",))]
+)
+def test_auto_adds_scales_of_the_moment_for_single_rows(
+    targets: tuple[str, ...], besides: tuple[str, ...]
+) -> None:
+    batched, alone = chosen("auto", targets), chosen("auto", targets, alone=True)
+    assert {how.name for how in alone} - {how.name for how in batched} == set(besides)
+    assert set(batched) <= set(alone)
+    assert chosen(["int8-cpu"], [CPU], alone=True) == chosen(["int8-cpu"], [CPU])
+
+
 def test_auto_among_names_adds_to_them_and_nothing_is_tried_twice() -> None:
     names = [how.name for how in chosen(["dynamic", "auto", "int8-cpu"], [CPU])]
     assert names == ["dynamic", *AUTO[CPU]]

@@ -127,9 +127,16 @@ AUTO: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """What is tried for a target where nobody said what to try."""
 
+AUTO_ALONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({CPU: ("dynamic",), TENSORRT: ()})
+"""What is tried besides for a model that is served one row at a time, as it would mix the rows of a batch."""
 
-def chosen(names: Sequence[str] | Literal["auto"], targets: Collection[str]) -> tuple[Compression, ...]:
+
+def chosen(
+    names: Sequence[str] | Literal["auto"], targets: Collection[str], *, alone: bool = False
+) -> tuple[Compression, ...]:
     """Return the recipes of these names, each once; `auto` stands for the sensible ones of the targets.
+
+    `alone` says that the model is served one row at a time.
 
     Raises ValueError naming what there is if one is unknown, cannot be joined so, or is for none of
     the targets.
@@ -137,7 +144,12 @@ def chosen(names: Sequence[str] | Literal["auto"], targets: Collection[str]) -> 
     unknown = sorted(set(targets) - AUTO.keys())
     if unknown:
         raise ValueError(f"unknown target {unknown[0]!r}; expected {' or '.join(AUTO)}")
-    automatic = [name for target in AUTO if target in targets for name in AUTO[target]]
+    automatic = [
+        name
+        for target in AUTO
+        if target in targets
+        for name in (*AUTO[target], *(AUTO_ALONE[target] if alone else ()))
+    ]
     found: dict[str, Compression] = {}
     for name in ["auto"] if isinstance(names, str) else names:
         for single in automatic if name == "auto" else [name]:
