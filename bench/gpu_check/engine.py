@@ -53,6 +53,9 @@ def speed(engine: Engine, rows: int, seconds: float) -> dict[str, Cell]:
         "rows/s": round(rows / alone),
         "rows/s, 2 in flight": round(rows / together),
     }
+    executed = min((size for size in engine.spec.batch_sizes if size >= rows), default=rows)
+    if executed != rows:  # there was no memory for more sizes
+        cells["padded to"] = executed
     if (parts := shares(engine, rows, seconds)) is not None:
         cells["in µs"] = round(parts.copy_in, 1)
         cells["compute µs"] = round(parts.compute, 1)

@@ -16,9 +16,7 @@ from typing import Any
 
 _MISSING = 2
 _PATIENCE_SECONDS = 20
-_LEFT_OUT = ("numpy", "onnxruntime")
-"""Without these nothing starts, and they are too large to be carried."""
-_BESIDE = ("onnx", "cuda-bindings", "onnxruntime-gpu")
+_BESIDE = ("onnx", "onnxruntime-gpu")
 
 
 def main() -> None:
@@ -31,11 +29,11 @@ def main() -> None:
         tell(f"GPU: {_gpus()}; the driver knows CUDA {cuda or '- there is none'}")
         if cuda and cuda < needs["cuda"]:
             tell(f"the driver is too old for what is carried, made for CUDA {needs['cuda']}: expect no plan")
-        versions = {name: _version(name) for name in (*_LEFT_OUT, *_BESIDE)}
+        versions = {name: _version(name) for name in (*needs["packages"], *_BESIDE)}
         there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         tell(f"there: {there or 'no library'}; carried: TensorRT for RTX {needs['tensorrt_rtx']}")
-        lacking = [name for name in _LEFT_OUT if not versions[name]]
-        if lacking and not (lacking == ["onnxruntime"] and versions["onnxruntime-gpu"]):
+        lacking = [name for name in needs["packages"] if not (versions[name] or versions.get(f"{name}-gpu"))]
+        if lacking:
             why = f"{' and '.join(lacking)} must be installed for {sys.executable}: they are not carried"
     if why:
         tell(why)

@@ -2,10 +2,11 @@
 # Pack what Python needs on a machine without a network:  site.sh PYTHON FOLDER
 #
 # FOLDER gets site.tar.xz (the server's packages, pycuda) and tensorrt.tar.xz (TensorRT for RTX, of the version that
-# PYTHON has), for Python 3.12 on x86-64, and needs.json, which says what they can run on. NumPy, onnx and ONNX Runtime are taken to be there, with CUDA's own bindings.
+# PYTHON has), for Python 3.12 on x86-64, and needs.json, which says what they can run on. What is taken to be there
+# is too large to be carried, too.
 set -euo pipefail
 
-readonly VERSION=3.12 GLIBC=2.28 CUDA=13
+readonly VERSION=3.12 GLIBC=2.28 CUDA=13 THERE='"numpy", "onnxruntime", "cuda-bindings"'
 here=$(cd "$(dirname "$0")" && pwd)
 python=$1 folder=$2
 scratch=$(mktemp -d)
@@ -70,8 +71,8 @@ pack_site() {
 }
 
 tell_needs() {
-    printf '{"python": "%s", "machine": "x86_64", "glibc": "%s", "cuda": %s, "tensorrt_rtx": "%s"}\n' \
-        "$VERSION" "$GLIBC" "$CUDA" "$(cat "$folder/tensorrt.version")" > "$folder/needs.json"
+    printf '{"python": "%s", "machine": "x86_64", "glibc": "%s", "cuda": %s, "tensorrt_rtx": "%s", "packages": [%s]}\n' \
+        "$VERSION" "$GLIBC" "$CUDA" "$(cat "$folder/tensorrt.version")" "$THERE" > "$folder/needs.json"
 }
 
 pack_tensorrt
