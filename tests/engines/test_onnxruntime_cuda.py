@@ -248,7 +248,7 @@ def test_a_batch_that_the_library_refuses_leaves_the_engine_whole(models):
             bench.submit(0, rows_of(2))
         bench.provider.failures.append(failure(OUT_OF_MEMORY))
         with pytest.raises(MemoryExhausted, match="4096 bytes were asked for"):
-            bench.submit(0, rows_of(1))
+            bench.submit(0, rows_of(2))
         bench.submit(0, rows_of(2))
         np.testing.assert_array_equal(bench.wait(0)[0], expected(path, rows_of(2))[0])
 

@@ -233,7 +233,7 @@ def _served(plan: Path, driver: FakeDriver) -> list[EngineError]:
 @pytest.mark.parametrize("name", _FAULTS)
 def test_what_has_no_slots_fails_as_well(models: Models, tmp_path: Path, call: str, name: str) -> None:
     path = models.unary("Neg", TensorProto.FLOAT, ("N", "T"), ("N", "T"))
-    x = np.ones((1, 5), np.float32)
+    x = np.ones((3, 5), np.float32)
     with FakeDriver() as driver, opened(plan_of(path, tmp_path), driver) as engine:
         driver.fail(call, name)
         with pytest.raises((_FAULTS[name], EngineSpoilt) if name in _ONCE else _FAULTS[name]) as failure:

@@ -1,4 +1,4 @@
-"""Batches that a GPU's memory does not suffice for: they are refused, and a smaller one is computed after them."""
+"""Batches that a GPU's memory does not suffice for: refused, and a smaller one is computed after them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from fake_cuda import EAGER, LATE, FakeDriver, Order, fake_gpu
 from fake_onnxruntime import OUT_OF_MEMORY, failure, fake_provider
-from fake_tensorrt import library, opened, plan_of
+from fake_tensorrt import opened, plan_of
 from onnx import TensorProto
 from onnx_models import Models
 
 from headrace_engines.errors import MemoryExhausted
 from headrace_engines.runtime.onnxruntime_cuda import OnnxRuntimeCudaEngine
-from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
 
 OUT = "CUDA_ERROR_OUT_OF_MEMORY"
 
@@ -44,12 +43,7 @@ def test_a_plans_batch_is_refused_and_those_beside_it_answered(
     models: Models, tmp_path: Path, call: str, order: Order
 ) -> None:
     plan = plan_of(models.adding(1), tmp_path, batches=[(1, 8, 8)])
-    with (
-        FakeDriver(order) as driver,
-        closing(
-            TensorRtEngine(plan, library=library(driver), gpu=fake_gpu(driver), max_batch_size=8)
-        ) as engine,
-    ):
+    with FakeDriver(order) as driver, opened(plan, driver, max_batch_size=8) as engine:
         submit(engine, driver, 1, rows_of(2))
         driver.fail(call, OUT)
         with pytest.raises(MemoryExhausted):
