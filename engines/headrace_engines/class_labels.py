@@ -17,6 +17,7 @@ from headrace_engines.data import missing
 from headrace_engines.data.columns import listed
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import DataError
+from headrace_engines.rows import text_of
 
 Classes = tuple[Scalar, ...]
 """The classes that a source knows, in the order of its scores; none where it does not tell."""
@@ -62,7 +63,7 @@ def fitted(
             raise DataError(f"the labels have shape {list(labels.shape[1:])} a row; expected one class")
         labels = labels.reshape(-1)
     if are_text(labels):
-        labels = np.array([_text(label) for label in labels], object)
+        labels = np.array([text_of(label) for label in labels], object)
     alike = classes if are_text(labels) == any(isinstance(each, str) for each in classes) else ()
     if answers.dtype.kind != "f":
         _check(labels, alike, name, places)
@@ -99,7 +100,3 @@ def _ranks(labels: NDArray[Any], count: int, name: str) -> NDArray[np.int64]:
     if len(kinds) != count:
         raise DataError(f"the labels are of {len(kinds)} classes, and output {name!r} has {count}")
     return ranks.astype(np.int64)
-
-
-def _text(label: object) -> str:
-    return label.decode() if isinstance(label, bytes) else str(label)

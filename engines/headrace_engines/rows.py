@@ -22,6 +22,11 @@ def data_hash(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def text_of(item: object) -> str:
+    """Return a text that a row or a label holds; some libraries hold its UTF-8."""
+    return item.decode() if isinstance(item, bytes) else str(item)
+
+
 def _contents(array: NDArray[Any]) -> bytes:
     if array.dtype != object:
         return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

@@ -21,11 +21,13 @@ from sklearn.ensemble import (
     AdaBoostClassifier,
     AdaBoostRegressor,
     BaggingClassifier,
+    GradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
     StackingClassifier,
+    VotingClassifier,
     VotingRegressor,
 )
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -118,6 +120,8 @@ _CLASSIFIERS = [
     AdaBoostClassifier(n_estimators=4, random_state=0),
     BaggingClassifier(n_estimators=3, random_state=0),
     StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]),
+    VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft", weights=[1, 3]),
+    GradientBoostingClassifier(n_estimators=4, init="zero"),
     make_pipeline(StandardScaler(), PCA(3), LogisticRegression()),
     make_pipeline(SelectKBest(k=3), VarianceThreshold(), MinMaxScaler(), LogisticRegression()),
     make_pipeline(SimpleImputer(), RobustScaler(), Normalizer(), LogisticRegression()),
@@ -125,6 +129,16 @@ _CLASSIFIERS = [
     make_pipeline(PowerTransformer(), TruncatedSVD(3), LogisticRegression()),
     make_pipeline(KBinsDiscretizer(3, encode="ordinal"), LogisticRegression()),
 ]
+
+
+_VOTERS = [("a", LogisticRegression()), ("b", GaussianNB()), ("c", BernoulliNB())]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 2, 5]])
+def test_the_most_votes_are_the_label(weights: Any, tmp_path: Path) -> None:
+    estimator = VotingClassifier(_VOTERS, weights=weights).fit(ROWS, THREE * 3 - 1)
+    found = assert_faithful(_importer(estimator), tmp_path, {"input": ROWS})
+    assert [output.name for output in found["cpu"].graph.output] == ["label"]
 
 
 @pytest.mark.parametrize("estimator", _REGRESSORS, ids=lambda each: type(each).__name__)
@@ -278,8 +292,10 @@ def test_columns_of_a_matrix_are_prepared_inside_the_graph(tmp_path: Path) -> No
     [
         (_perceptron(), np.eye(3, dtype=int)[THREE], "several labels at once"),
         (make_pipeline(FunctionTransformer(np.sin), Ridge()), VALUES, "FunctionTransformer|Pipeline cannot"),
+        (VotingClassifier(_VOTERS), np.array(list("abc"))[THREE], "labels alone, and these are text: train"),
+        (SGDClassifier(loss="modified_huber"), THREE, "modified_huber.*train it with loss='log_loss'"),
     ],
-    ids=["several labels", "a function"],
+    ids=["several labels", "a function", "labels that are text alone", "equal probabilities"],
 )
 def test_what_cannot_be_converted_is_refused_by_name(
     estimator: Any, labels: Any, complaint: str, tmp_path: Path

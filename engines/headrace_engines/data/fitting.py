@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headrace_engines.data import columns
 from headrace_engines.data.options import Found
 from headrace_engines.errors import DataError
-from headrace_engines.rows import Rows
+from headrace_engines.rows import Rows, text_of
 from headrace_engines.samples import is_floating
 from headrace_engines.spec import ANY, TensorSpec
 
@@ -44,7 +44,7 @@ def fitted_labels(found: Found) -> NDArray[Any] | None:
         return None
     labels = found.labels[:, 0] if found.labels.shape[1:] == (1,) else found.labels
     if labels.dtype.kind in "OSU":
-        return np.array([_text(label) for label in labels.ravel()], dtype=object).reshape(labels.shape)
+        return np.array([text_of(label) for label in labels.ravel()], dtype=object).reshape(labels.shape)
     if labels.dtype.kind not in "biuf":
         raise DataError(f"{found.name}: labels are of type {labels.dtype}: expected numbers or text")
     if labels.dtype.kind != "f":
@@ -55,10 +55,6 @@ def fitted_labels(found: Found) -> NDArray[Any] | None:
     # A table does not tell whole numbers from others by their type.
     whole = found.is_table and np.array_equal(labels, np.round(labels))
     return labels.astype(np.int64 if whole else np.float64)
-
-
-def _text(label: object) -> str:
-    return label.decode() if isinstance(label, bytes) else str(label)
 
 
 def _given(found: Found, tensor: TensorSpec, chosen: columns.Chosen) -> NDArray[Any]:

@@ -8,7 +8,7 @@ ONNX's own operators for TensorRT.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,12 +16,12 @@ import joblib
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, InputError, ModelFileError, UnsupportedModelError
-from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, written
+from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, relabel, written
 from headrace_engines.importers.importer import COLUMNS, ImportOptions
+from headrace_engines.importers.reasons import first_line
 from headrace_engines.rows import Rows
 
 INPUT: Final = "input"
@@ -73,7 +73,7 @@ def open_source(path: Path, options: ImportOptions) -> BoostingImporter:
     except (EngineError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # a library says of a damaged file what it likes
-        raise ModelFileError(f"{path.name}: damaged, or no such model: {_brief(error)}") from error
+        raise ModelFileError(f"{path.name}: damaged, or no such model: {first_line(error)}") from error
     return BoostingImporter(booster, options)
 
 
@@ -137,9 +137,9 @@ class BoostingImporter:
             raise
         except Exception as error:  # the exporter raises whatever it meets
             raise UnsupportedModelError(
-                f"{self._booster.name} cannot be converted to ONNX: {_brief(error)}"
+                f"{self._booster.name} cannot be converted to ONNX: {first_line(error)}"
             ) from error
-        written(model, self._opset, self._outputs, {}, _relabelled(self._booster.classes)).save(path)
+        written(model, self._opset, self._outputs, {}, self._relabel).save(path)
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return what the library answers; InputError if it does not take the rows."""
@@ -152,11 +152,16 @@ class BoostingImporter:
         try:
             answer = self._booster.answer(features)
         except (ValueError, TypeError) as error:  # categories that are none, say
-            raise InputError(f"{self._booster.name} does not take these rows: {_brief(error)}") from error
+            raise InputError(f"{self._booster.name} does not take these rows: {first_line(error)}") from error
         classes = self._booster.classes
         if classes is None or _is_text(classes):
             return (answer.astype(np.float32),)
         return classes[answer.argmax(axis=1)].astype(np.int64), answer.astype(np.float32)
+
+    def _relabel(self, model: onnx.ModelProto) -> None:
+        classes = self._booster.classes
+        if classes is not None and not _is_text(classes):
+            relabel(model, classes.astype(np.int64))
 
     @property
     def _outputs(self) -> tuple[str, ...]:
@@ -167,24 +172,3 @@ class BoostingImporter:
 
 def _is_text(classes: NDArray[Any]) -> bool:
     return classes.dtype.kind in "OUS"
-
-
-def _relabelled(classes: NDArray[Any] | None) -> Callable[[onnx.ModelProto], None]:
-    """Return what puts the classes' own numbers in the place of their places."""
-
-    def relabel(model: onnx.ModelProto) -> None:
-        if classes is None or _is_text(classes) or np.array_equal(classes, np.arange(len(classes))):
-            return
-        output = model.graph.output[0].name
-        place, table = f"{output}_place", f"{output}_classes"
-        for node in model.graph.node:
-            for names in (node.input, node.output):
-                names[:] = [place if name == output else name for name in names]
-        model.graph.initializer.append(numpy_helper.from_array(classes.astype(np.int64), table))
-        model.graph.node.append(helper.make_node("Gather", [table, place], [output], axis=0))
-
-    return relabel
-
-
-def _brief(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

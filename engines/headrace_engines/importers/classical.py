@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from headrace_engines.importers import exported
@@ -76,6 +77,17 @@ def written(
             output.CopyFrom(helper.make_tensor_value_info(output.name, element, shapes[output.name]))
         exported.settle(each, kept)
     return Converted(cpu, standard)
+
+
+def relabel(model: onnx.ModelProto, classes: NDArray[np.int64]) -> None:
+    """Let the first output, which is a class's place, be that class's own number."""
+    if np.array_equal(classes, np.arange(len(classes))):
+        return
+    output = model.graph.output[0].name
+    place, table = f"{output}_place", f"{output}_classes"
+    _rename(model.graph, output, place)
+    model.graph.initializer.append(numpy_helper.from_array(classes, table))
+    model.graph.node.append(helper.make_node("Gather", [table, place], [output], axis=0))
 
 
 def _declare(model: onnx.ModelProto, opset: int) -> None:

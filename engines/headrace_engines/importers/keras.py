@@ -24,7 +24,8 @@ from headrace_engines.errors import InputError, UnsupportedModelError
 from headrace_engines.importers import exported, keras_sources
 from headrace_engines.importers.canonical import canonise
 from headrace_engines.importers.importer import ImportOptions
-from headrace_engines.importers.keras_sources import Source, brief
+from headrace_engines.importers.keras_sources import Source
+from headrace_engines.importers.reasons import brief
 from headrace_engines.rows import Rows
 
 _OPSETS: Final = range(17, 19)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import h5py
 
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
+from headrace_engines.rows import text_of
 
 _CODE_CLASSES: Final = frozenset({"Lambda", "TorchModuleWrapper", "__lambda__"})
 """Parts of a model that are Python code of their own, stored with it."""
@@ -64,12 +65,8 @@ def _hdf5(path: Path) -> KerasFile:
                 "into the "
                 "model where it is made (model.load_weights) and store it whole: model.save('model.keras')"
             )
-        version = _text(file.attrs.get("keras_version", "2."))
-        return KerasFile(path, version, json.loads(_text(file.attrs["model_config"])), is_hdf5=True)
-
-
-def _text(attribute: Any) -> str:
-    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+        version = text_of(file.attrs.get("keras_version", "2."))
+        return KerasFile(path, version, json.loads(text_of(file.attrs["model_config"])), is_hdf5=True)
 
 
 def _is_code(node: dict[str, Any]) -> bool:

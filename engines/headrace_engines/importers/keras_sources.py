@@ -17,13 +17,13 @@ from headrace_engines.errors import EngineError, ModelFileError, UnsupportedMode
 from headrace_engines.importers import exported, keras_files
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.keras_files import KerasFile
+from headrace_engines.importers.reasons import brief
 
 _SIGNATURE: Final = "serving_default"
 _UNKNOWN_CLASS: Final = re.compile(
     r"Could not locate (?:class|function) '([^']+)'|Unknown [\w ]+: '?([\w.>]+)'?"
 )
 _KERAS_2: Final = "tf_keras"
-_TOLD_CHARACTERS: Final = 300
 
 
 Answer = Callable[..., Mapping[str, Any]]
@@ -230,9 +230,3 @@ def _check_batch(model: str, outputs: Mapping[str, Any]) -> None:
                 f"the output {name!r} of {model} is {tuple(tensor.shape)}, without a row on its first axis "
                 "for each row that comes: leave it out"
             )
-
-
-def brief(error: BaseException) -> str:
-    """Return the class and the first words of what TensorFlow or Keras raised."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_TOLD_CHARACTERS]}{'…' if len(text) > _TOLD_CHARACTERS else ''}"

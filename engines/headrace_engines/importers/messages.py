@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_engines.rows import text_of
+
 _TEXT = "text"
 
 
@@ -80,7 +82,7 @@ def _item(scalar: Any) -> Any:
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype != object:
         return array
-    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    texts = [text_of(item) for item in array.ravel()]
     return np.array(texts, np.str_).reshape(array.shape)
 
 

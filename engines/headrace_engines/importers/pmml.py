@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import InputError, UnsupportedModelError
 from headrace_engines.importers import pmml_values
-from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, written
+from headrace_engines.importers.classical import LABEL, PREDICTION, PROBABILITIES, relabel, written
 from headrace_engines.importers.importer import COLUMNS, ImportOptions
 from headrace_engines.importers.pmml_document import Document
 from headrace_engines.importers.pmml_graph import INPUT, model_of
@@ -87,16 +86,8 @@ class PmmlImporter:
         return ("" if self._labels is None else LABEL, PROBABILITIES)
 
     def _relabel(self, model: onnx.ModelProto) -> None:
-        """Put the classes' own numbers in the place of their places."""
-        if self._labels is None or np.array_equal(self._labels, np.arange(len(self._labels))):
-            return
-        output = model.graph.output[0].name
-        place, table = f"{output}_place", f"{output}_classes"
-        for node in model.graph.node:
-            for names in (node.input, node.output):
-                names[:] = [place if name == output else name for name in names]
-        model.graph.initializer.append(numpy_helper.from_array(self._labels, table))
-        model.graph.node.append(helper.make_node("Gather", [table, place], [output], axis=0))
+        if self._labels is not None:
+            relabel(model, self._labels)
 
 
 def _numbers(classes: tuple[str, ...]) -> NDArray[np.int64] | None:

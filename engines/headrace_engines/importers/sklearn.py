@@ -49,6 +49,7 @@ from headrace_engines.importers.classical import (
     written,
 )
 from headrace_engines.importers.importer import COLUMNS, ImportOptions
+from headrace_engines.importers.reasons import first_line
 from headrace_engines.importers.sklearn_inputs import MATRIX, inputs_of
 from headrace_engines.rows import Rows
 
@@ -142,7 +143,7 @@ class SklearnImporter:
                 return tuple(_answer(self._estimator, name, given) for name in self._outputs if name)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{type(self._estimator).__name__} does not take these rows: {brief(error)}"
+                f"{type(self._estimator).__name__} does not take these rows: {first_line(error)}"
             ) from error
 
     def _columns(self) -> Sequence[object] | None:
@@ -166,6 +167,13 @@ class SklearnImporter:
                 f"{type(estimator).__name__} gives several labels at once: store an estimator for each"
             )
         is_text = np.asarray(classes).dtype.kind in "OUS"
+        if scores == SCORES and not hasattr(estimator, "decision_function"):
+            if is_text:
+                raise UnsupportedModelError(
+                    f"{type(estimator).__name__} gives labels alone, and these are text: train it with "
+                    "numbers for classes, or such that it gives probabilities (voting='soft')"
+                )
+            return (LABEL, "")
         return ("" if is_text else LABEL, scores)
 
     def _amend(self, model: onnx.ModelProto) -> None:
@@ -197,7 +205,7 @@ class SklearnImporter:
         except Exception as error:  # the exporter's converters raise whatever they meet
             told = f"; it was stored by {self._other_version}" if self._other_version else ""
             raise UnsupportedModelError(
-                f"{type(estimator).__name__} cannot be converted to ONNX: {brief(error)}{told}"
+                f"{type(estimator).__name__} cannot be converted to ONNX: {first_line(error)}{told}"
             ) from error
         return model
 
@@ -220,11 +228,6 @@ def _order_scores(model: onnx.ModelProto, estimator: Any) -> None:
         negative = f"{score}_negative"
         model.graph.node.append(helper.make_node("Neg", [score], [negative]))
         model.graph.node.append(helper.make_node("Concat", [negative, score], [output], axis=1))
-
-
-def brief(error: Exception) -> str:
-    """Return the first line of what an exporter or an estimator says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _unknown(error: Exception) -> str:

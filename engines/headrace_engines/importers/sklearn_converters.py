@@ -10,6 +10,7 @@ A perceptron that predicts several values has a column for each. What is made of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -63,6 +64,10 @@ def _completed(exporter: Converter, scope: Any, operator: Any, container: Any) -
     for node in container.nodes[before:]:
         if node.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor"):
             _correct(node, trees)
+            if (
+                getattr(operator.raw_operator, "init", None) == "zero"
+            ):  # written as one value, whatever is scored
+                _drop(node, "base_values")
 
 
 def _trees(estimator: Any) -> Iterable[Any]:
@@ -90,6 +95,11 @@ def _correct(node: Any, trees: Sequence[Any]) -> None:
         node.attribute.append(helper.make_attribute(name, values.tolist()))
 
 
+def _drop(node: Any, name: str) -> None:
+    for attribute in [each for each in node.attribute if each.name == name]:
+        node.attribute.remove(attribute)
+
+
 def _logistic(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
     """Run the exporter's converter of linear classifiers, and correct one of discriminant analysis."""
     before = len(container.nodes)
@@ -101,6 +111,30 @@ def _logistic(exporter: Converter, scope: Any, operator: Any, container: Any) ->
         for attribute in node.attribute:
             if attribute.name == "post_transform":
                 attribute.s = b"LOGISTIC"
+
+
+def _voted(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
+    """Run the exporter's converter of votes, which refuses for what `transform` alone would give."""
+    estimator = operator.raw_operator
+    operator.raw_operator = plain = copy.copy(estimator)
+    plain.flatten_transform = False
+    if estimator.weights is not None:
+        plain.weights = np.asarray(estimator._weights_not_none)
+    try:
+        exporter(scope, operator, container)
+    finally:
+        operator.raw_operator = estimator
+
+
+def _descended(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
+    """Run the exporter's converter of SGDClassifier, but for probabilities that do not tell its label."""
+    estimator = operator.raw_operator
+    if estimator.loss == "modified_huber" and len(estimator.classes_) > 2:
+        raise UnsupportedModelError(
+            "SGDClassifier with loss='modified_huber' gives several classes the same probability, of which "
+            "its conversion takes the first for the label: train it with loss='log_loss'"
+        )
+    exporter(scope, operator, container)
 
 
 def _in_columns(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
@@ -161,5 +195,7 @@ _SINGLE: Final = {
     "SklearnMLPRegressor": _in_columns,
     "SklearnNormalizer": sklearn_columns.normalized,
     "SklearnOneHotEncoder": sklearn_columns.one_hot,
+    "SklearnSGDClassifier": _descended,
     "SklearnSimpleImputer": sklearn_columns.imputed,
+    "SklearnVotingClassifier": _voted,
 }

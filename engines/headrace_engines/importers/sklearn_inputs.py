@@ -18,7 +18,7 @@ from sklearn.compose import ColumnTransformer
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.importer import ImportOptions
-from headrace_engines.rows import Rows
+from headrace_engines.rows import Rows, text_of
 
 MATRIX: Final = "input"
 """The name of the only input of an estimator that takes a matrix."""
@@ -153,5 +153,5 @@ def _kind(part: Any, place: int) -> str:
 
 
 def _texts(array: NDArray[Any]) -> NDArray[Any]:
-    items = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    items = [text_of(item) for item in array.ravel()]
     return np.array(items, object).reshape(array.shape)

@@ -27,7 +27,8 @@ from headrace_engines.documents import Scalar
 from headrace_engines.errors import InputError, UnsupportedModelError
 from headrace_engines.importers import exported, torch_signature, torch_sources
 from headrace_engines.importers.importer import ImportOptions
-from headrace_engines.importers.torch_signature import Input, brief, name_of
+from headrace_engines.importers.reasons import brief
+from headrace_engines.importers.torch_signature import Input, name_of
 from headrace_engines.importers.torch_sources import Stored
 from headrace_engines.importers.torch_tracing import (
     Arrange,

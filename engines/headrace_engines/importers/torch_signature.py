@@ -20,8 +20,6 @@ TRACED_ROWS: Final = 2
 _TRACED_SIZE: Final = 7
 """Of a dimension that each request chooses."""
 
-_TOLD_CHARACTERS: Final = 300
-
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -107,12 +105,6 @@ def named(answer: Any, module: str) -> list[tuple[str, torch.Tensor]]:
 def name_of(module: torch.nn.Module) -> str:
     """Return the name of the module's class, of a scripted one the class it was made from."""
     return str(getattr(module, "original_name", "")) or type(module).__qualname__
-
-
-def brief(error: BaseException) -> str:
-    """Return the class and the first words of what a framework raised: most say too much for one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_TOLD_CHARACTERS]}{'…' if len(text) > _TOLD_CHARACTERS else ''}"
 
 
 def _name(path: Iterable[Any]) -> str:

@@ -21,7 +21,8 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from headrace_engines.errors import ModelFileError, UnsupportedModelError, UntrustedSource
 from headrace_engines.importers.importer import ImportOptions
 from headrace_engines.importers.missing import missing
-from headrace_engines.importers.torch_signature import brief, name_of
+from headrace_engines.importers.reasons import brief
+from headrace_engines.importers.torch_signature import name_of
 from headrace_engines.named_function import named_function
 
 _CHECKPOINT_KEYS: Final = ("state_dict", "model_state_dict", "model")

@@ -13,7 +13,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers import exported
-from headrace_engines.importers.torch_signature import Input, brief
+from headrace_engines.importers.reasons import brief
+from headrace_engines.importers.torch_signature import Input
 from headrace_engines.spec import ANY
 
 Arrange = Callable[[list[torch.Tensor]], tuple[Sequence[Any], Mapping[str, Any]]]
