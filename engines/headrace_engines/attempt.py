@@ -231,7 +231,8 @@ def _answers_judged(path: Path, engine: Engine, reference: Reference) -> _Trial:
     try:
         gates.check_quality(path.name, quality)
     except GateError as error:
-        return _Trial(quality, likeness, str(error))
+        why = "" if reference.judgement.tells else f"; {reference.judgement.notes[-1]}"
+        return _Trial(quality, likeness, f"{error}{why}")
     return _Trial(quality, likeness, "")
 
 

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import metrics
+from headrace_engines import metrics, outputs
 from headrace_engines.engine import Engine
 from headrace_engines.errors import ExecutionError, GateError
 from headrace_engines.samples import accepted_recipe
@@ -33,14 +33,18 @@ _ROWS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How like the reference's the answers are; `agreement` is 1 where no output tells classes."""
+    """How like the reference's the answers are; `agreement` is 1 where no output tells classes.
+
+    `sqnr_db` is that of the worst column. `rows` are 1 where the reference answers all of them alike.
+    """
 
     rows: int
     sqnr_db: float
     agreement: float
 
     def __str__(self) -> str:
-        return f"SQNR {self.sqnr_db:.1f} dB, top-1 agreement {self.agreement:.3f}, on {self.rows} rows"
+        rows = f"{self.rows} rows" if self.rows > 1 else "rows that are answered alike, which tells little"
+        return f"SQNR {self.sqnr_db:.1f} dB, top-1 agreement {self.agreement:.3f}, on {rows}"
 
 
 def judge(name: str, reference: Engine, candidate: Engine) -> Likeness:
@@ -77,7 +81,8 @@ def likeness(reference: Sequence[NDArray[Any]], answers: Sequence[NDArray[Any]])
         default=metrics.sqnr_db(np.zeros(1)),
     )
     agreement = min((_agreement(*pair) for pair in pairs), default=1.0)
-    return Likeness(len(reference[0]), sqnr, agreement)
+    differ = any(outputs.differ(one) for one, _ in pairs)
+    return Likeness(len(reference[0]) if differ else 1, sqnr, agreement)
 
 
 def _agreement(reference: NDArray[Any], answers: NDArray[Any]) -> float:

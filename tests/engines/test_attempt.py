@@ -121,3 +121,8 @@ def test_where_all_rows_are_answered_alike_no_artefact_is_called_good(
     assert (made.artefact.passed, made.artefact.reason) == (True, reason)
     assert (made.comparison.quality, made.comparison.likeness) == (None, {})
     assert made.comparison.verdict == (verdict or reason)
+    strict = replace(reference, judgement=replace(reference.judgement, max_loss=1e-9))
+    refused = attempt(how, strict)
+    assert refused.comparison is not None
+    assert not refused.artefact.passed
+    assert "quality could not be judged, since the answers of FP32" in refused.comparison.verdict

@@ -42,6 +42,17 @@ def test_noise_is_told_in_decibels_also_of_bfloat16() -> None:
     assert likeness([halved], [halved]).sqnr_db == 200
 
 
+def test_rows_that_are_answered_alike_tell_little() -> None:
+    alike = SCORES[:1].repeat(64, 0)
+    assert str(likeness([alike], [alike])).endswith("on rows that are answered alike, which tells little")
+    assert str(likeness([alike, SCORES.repeat(16, 0)], [alike, SCORES.repeat(16, 0)])).endswith("on 64 rows")
+
+
+def test_a_dead_column_beside_a_large_one_is_no_likeness() -> None:
+    values = np.random.default_rng(0).normal(size=(64, 2)) * [1e6, 1e-3]
+    assert likeness([values], [values * [1, 0]]).sqnr_db < 1
+
+
 @pytest.mark.parametrize("answers", [np.full_like(SCORES, np.nan), SCORES[:, :2]])
 def test_answers_without_sense_are_not_alike(answers: np.ndarray) -> None:
     found = likeness([SCORES], [answers])
