@@ -87,13 +87,13 @@ class Machine:
     ) -> OnnxRuntimeCudaEngine:
         """Return the ONNX file as an engine of ONNX Runtime on the GPU of this index."""
         try:
-            from headrace_engines.runtime import onnx_provider, onnxruntime_cuda
+            from headrace_engines.runtime import onnxruntime_cuda
         except ImportError as error:
             raise UnsupportedModelError(
                 f"needs onnxruntime-gpu, which cannot be imported ({error}): in a clone, pip install "
                 "'.[cuda]'"
             ) from error
-        if not onnx_provider.available():
+        if not onnxruntime_cuda.available():
             raise UnsupportedModelError(
                 "needs ONNX Runtime with its CUDA provider, and the one that is installed lacks that: in a "
                 "clone, pip uninstall onnxruntime, and pip install '.[cuda]'"

@@ -35,11 +35,13 @@ from headrace_engines.runtime.cuda.driver import Driver
 from headrace_engines.runtime.gpu_sizes import chosen_sizes, fitting_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
-from headrace_engines.runtime.onnx_provider import ProviderFile
+from headrace_engines.runtime.onnx_provider import ProviderFile, available
 from headrace_engines.runtime.onnx_session import NATIVE_ERRORS, OnnxSession, fail
 from headrace_engines.runtime.staged import Arrays, StagedEngine
 from headrace_engines.runtime.staging import Staging
 from headrace_engines.spec import ModelSpec
+
+__all__ = ["OnnxRuntimeCudaEngine", "available"]
 
 _EXECUTIONS: Final = 3
 """Of each size at load: the quickest is what it takes, since the first ones find the algorithms."""
