@@ -22,7 +22,7 @@ from headrace_engines.documents import Scalar
 from headrace_engines.errors import ModelFileError
 
 _SETTING: Final = "module."
-_INSTALLED: Final = ("site-packages", "dist-packages")
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _CHANGED: Final = "changed while it was built"
 
 
@@ -33,15 +33,23 @@ def imported() -> dict[str, str]:
     folders = tuple({place for other in others for place in (Path(other), Path(other).resolve())})
     found = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and _is_local(Path(file).absolute(), folders):
-            found[name] = str(Path(file).absolute())
-    return found
+        told = getattr(module, "__dict__", {}).get("__file__")
+        file = Path(told).absolute() if isinstance(told, str) else None
+        if file and file.is_file() and not any(map(file.is_relative_to, folders)):
+            found[name] = file
+    installed = {root: _is_installed(root) for root in {_root(*pair) for pair in found.items()}}
+    return {name: str(file) for name, file in found.items() if not installed[_root(name, file)]}
 
 
-def _is_local(file: Path, others: Sequence[Path]) -> bool:
-    is_installed = any(part in _INSTALLED for part in file.parts) or any(map(file.is_relative_to, others))
-    return not is_installed and file.is_file()
+def _root(name: str, file: Path) -> Path:
+    """Return the folder that a module was looked for in."""
+    depth = name.count(".") + (file.stem == "__init__")
+    return file.parents[min(depth, len(file.parents) - 1)]
+
+
+def _is_installed(root: Path) -> bool:
+    """Whether libraries were installed into a folder; pip leaves a note of each there."""
+    return not _INSTALLED.isdisjoint(root.parts) or any(root.glob("*.dist-info"))
 
 
 def described(modules: Mapping[str, str], began_ns: int) -> dict[str, Scalar]:

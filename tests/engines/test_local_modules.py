@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -61,6 +62,17 @@ def test_modules_that_no_library_brought_are_known(folder: Path, monkeypatch: py
     assert names.items() <= found.items()
     for shared in (np, json, local_modules, pytest):
         assert shared.__name__ not in found
+    assert not any(name.startswith("numpy.") for name in found)
+
+
+def test_modules_beside_pip_s_notes_are_a_library_s(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "own_net-1.dist-info").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent / "temporary"))
+    for name, file in _files(folder).items():
+        module = ModuleType(name)
+        module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+    assert not _files(folder).keys() & local_modules.imported().keys()
 
 
 def test_a_manifest_tells_of_them_by_name_and_hash(folder: Path) -> None:

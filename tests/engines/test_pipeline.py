@@ -272,10 +272,10 @@ def test_the_same_again_is_the_same_manifest_however_fast_the_machine_is(
 def test_another_machine_measures_speed_anew_and_nothing_else(
     tmp_path: Path, small: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "compare_speed", _timed([3.0, 2.0]))
-    plan = Plan(chosen(("int8-cpu", "int8-cpu-percentile", "int8-tensorrt"), ("cpu", "tensorrt")))
+    monkeypatch.setattr(trial, "compare_speed", _timed([3.0]))
+    plan = Plan(chosen(("int8-cpu", "int8-tensorrt"), ("cpu", "tensorrt")))
     described, measured, _ = _make(small, tmp_path, plan)
-    monkeypatch.setattr(trial, "compare_speed", _timed([1.0, 1.0, 2.0]))
+    monkeypatch.setattr(trial, "compare_speed", _timed([1.0, 1.0]))
     monkeypatch.setattr(report, "machine", lambda: {"processor": "another"})
     held_out = small.held_out
     source = Source(Recipe("small", {}), (), lambda folder, stages: small, lambda model, facts: held_out)
@@ -284,9 +284,7 @@ def test_another_machine_measures_speed_anew_and_nothing_else(
     assert again is not None
     assert again.machine == {"processor": "another"}
     assert (again.warnings, again.conversion_error) == (measured.warnings, measured.conversion_error)
-    assert [(one.passed, one.speed_ratio) for one in again.comparisons] == [
-        (False, 1.0), (True, pytest.approx(2.0)), (True, None),
-    ]  # fmt: skip
+    assert [(one.passed, one.speed_ratio) for one in again.comparisons] == [(False, 1.0), (True, None)]
     kept = [replace(one, speeds=(), passed=True, verdict="") for one in again.comparisons]
     assert kept == [replace(one, speeds=(), passed=True, verdict="") for one in measured.comparisons]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import threading
@@ -45,6 +46,10 @@ def _find_or_make(
     wanted = Wanted(**{"key": key, "machine": _KEY, "make": maker, "measure": _not_asked, **further})
     with store.find_or_make(folder, wanted, lambda: pytest.fail("nobody else is here")) as found:
         return found
+
+
+def _no_links(link: Path, file: Path) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def _not_asked(folder: Path, described: Manifest, known: Report) -> None:
@@ -111,7 +116,12 @@ def test_a_failure_leaves_no_entry(tmp_path: Path, maker: _Maker) -> None:
     assert not _find_or_make(tmp_path, maker)[1]
 
 
-def test_another_machine_measures_what_one_has_made(tmp_path: Path, maker: _Maker) -> None:
+@pytest.mark.parametrize("has_links", [True, False])
+def test_another_machine_measures_what_one_has_made(
+    tmp_path: Path, maker: _Maker, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
     made, _ = _find_or_make(tmp_path, maker)
 
     def measure(folder: Path, described: Manifest, known: Report) -> None:
@@ -147,6 +157,18 @@ def test_what_would_not_be_made_again_so_is_made_anew(tmp_path: Path, maker: _Ma
     made, was_there = _find_or_make(tmp_path, maker, machine=machine, is_same=is_same)
     assert (was_there, maker.times) == (False, 2)
     assert asked[0] == made.manifest
+
+
+def test_a_failure_leaves_what_was_there_as_it_was(tmp_path: Path, maker: _Maker) -> None:
+    made, _ = _find_or_make(tmp_path, maker)
+
+    def refused(folder: Path) -> None:
+        (folder / "model.onnx").write_text("half")
+        raise GateError("not good enough")
+
+    with pytest.raises(GateError, match="not good enough"):
+        _find_or_make(tmp_path, refused, is_same=lambda described: False)
+    assert _find_or_make(tmp_path, maker) == (made, True)
 
 
 def test_what_is_used_is_not_changed_meanwhile(tmp_path: Path, maker: _Maker) -> None:
