@@ -100,7 +100,8 @@ _IMPORT: Final = (
         "May be given again.",
     ),
     click.option(
-        "--opset", type=int, default=17, show_default=True, help="Version of ONNX's operators to write."
+        "--opset", type=int, default=17, show_default=True,
+        help="Least version of ONNX's operators to write, 13 to 23.",
     ),
     click.option(
         "--import-timeout-secs", type=click.FloatRange(0, min_open=True), default=1800, show_default=True,

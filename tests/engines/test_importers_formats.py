@@ -181,7 +181,7 @@ def test_a_model_is_told_by_its_content(
         (b"\x16" + b"\0" * 7 + b'{"w":', "safetensors whose header was cut short"),
         (bytes([len(_TENSORS)]) + b"\0" * 7 + _TENSORS + b"123", "safetensors whose weights were cut short"),
         (_onnx_model()[:-12], "an ONNX model that was cut short"),
-        (_PMML[:-5], "PMML that does not end with PMML>: the file was cut short"),
+        (_PMML[:-5], "PMML that does not end with </PMML>: the file was cut short"),
         (b"<PMML", "an XML document without an element"),
         (b"< PMML>", "no well-formed XML"),
         (_XGBOOST[:-9], "XGBoost's JSON that does not end with }: the file was cut short"),

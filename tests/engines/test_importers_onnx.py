@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from headrace_engines.errors import ModelFileError, UnsupportedModelError
 from headrace_engines.importers.formats import detect
 from headrace_engines.importers.importer import ImportOptions, standard_path
+from headrace_engines.importers.onnx import open_source
 from headrace_engines.importers.session import import_session
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -234,6 +235,27 @@ def test_an_opset_that_is_asked_for_is_written(tmp_path: Path) -> None:
     assert error < 1e-5
     assert model.opset_import[0].version == 19
     assert model.ir_version == 9
+
+
+@pytest.mark.parametrize("opset", [1, 7, 12, 24, 99])
+def test_an_opset_that_is_not_written_is_refused_with_those_that_are(opset: int) -> None:
+    with pytest.raises(ValueError, match=rf"--opset {opset}: models are written in opsets 13 to 23"):
+        ImportOptions(opset=opset)
+
+
+def test_an_opset_that_the_runtime_does_not_run_is_named(tmp_path: Path) -> None:
+    model = network(
+        [oh.make_node("Relu", ["x"], ["y"])], [info("x", ["N", 4])], [info("y", ["N", 4])], opset=1
+    )
+    onnx.save(model, tmp_path / "old.onnx")
+    importer = open_source(tmp_path / "old.onnx", ImportOptions())
+    with pytest.raises(UnsupportedModelError, match=r"in opset 1, .*Relu\(1\).*: export it with opset 17"):
+        importer.answers({"x": np.zeros((1, 4), np.float32)})
+
+
+def test_a_factory_has_no_effect_on_a_whole_model_and_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="and a file of ONNX needs none: leave it out"):
+        open_source(tmp_path / "model.onnx", ImportOptions(factory="net.py:make"))
 
 
 def test_functions_of_the_model_are_written_out(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def open_source(path: Path, options: ImportOptions) -> BoostingImporter:
     Raises ModelFileError if it is damaged, UnsupportedModelError if it holds something else or uses what
     the exporter does not know.
     """
+    options.check_factory("a model of boosted trees")
     with path.open("rb") as file:
         start = file.read(8)
     try:

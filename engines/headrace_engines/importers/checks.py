@@ -32,6 +32,9 @@ _WEIGHTED: Final = frozenset(
         "RNN",
     )
 )
+_RANDOM: Final = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
 _CONSTANTS_APART: Final = 4
 """The first IR version in which constants are no inputs."""
 _ROUNDED: Final = (
@@ -72,7 +75,7 @@ def _keep_constants(model: onnx.ModelProto) -> None:
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """Raise UnsupportedModelError for operators that nobody knows, or not in the model's opset."""
+    """Raise UnsupportedModelError for operators that are random, or unknown in the model's opset."""
     if not opset(model) and any(node.domain in STANDARD for node in _nodes(model)):
         raise UnsupportedModelError("the model does not say in which opset it is written: export it anew")
     versions = {
@@ -83,6 +86,12 @@ def check_operators(model: onnx.ModelProto) -> None:
     for node in _nodes(model):
         domain = "" if node.domain in STANDARD else node.domain
         label = printable(node.name or node.output[0])
+        if node.op_type in _RANDOM and not domain:
+            raise UnsupportedModelError(
+                f"the operator {node.op_type} ({label!r}) answers differently each time, so that the model "
+                "can neither be judged nor its answers be kept: export it in evaluation mode, or take what "
+                "is random as an input"
+            )
         if (node.domain, node.op_type) in local or domain.startswith(_RUNTIMES_OWN):
             continue
         if not onnx.defs.has(node.op_type, domain):

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from headrace_engines.documents import Scalar
+from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.limits import Limits
 from headrace_engines.rows import Rows
 
@@ -18,6 +19,10 @@ COLUMNS = "columns"
 
 OPSET = 17
 """The version of ONNX's operators that is written unless told: both runtimes know all of it."""
+OLDEST_OPSET = 13
+"""Operators of older opsets have their axes in attributes, which neither quantisation nor TensorRT like."""
+NEWEST_OPSET = 23
+"""What the oldest ONNX Runtime that Headrace runs with knows, and TensorRT as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +31,9 @@ class ImportOptions:
 
     `factory` names the function that returns a PyTorch module for a file that holds weights alone:
     "file.py:function" or "package.module:function". `input_shapes` are the dims of one row, by the
-    input's name; `input_dtypes` NumPy's names of the inputs' dtypes. `is_trusted` says that code inside
-    the source may be executed: an importer never does so without.
+    input's name; `input_dtypes` NumPy's names of the inputs' dtypes. `opset` is the least that is
+    written. `is_trusted` says that code inside the source may be executed: an importer never does so
+    without.
     """
 
     factory: str = ""
@@ -36,6 +42,22 @@ class ImportOptions:
     opset: int = OPSET
     is_trusted: bool = False
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an opset that is not written."""
+        if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
+            raise ValueError(
+                f"--opset {self.opset}: models are written in opsets {OLDEST_OPSET} to {NEWEST_OPSET}, which "
+                "both runtimes know"
+            )
+
+    def check_factory(self, what: str) -> None:
+        """Raise UnsupportedModelError for a factory that would have no effect on a source of this kind."""
+        if self.factory:
+            raise UnsupportedModelError(
+                f"--factory makes the module of PyTorch that weights are for, and {what} needs none: leave "
+                "it out"
+            )
 
 
 def standard_path(path: Path) -> Path:

@@ -38,6 +38,7 @@ _MOST_PARAMETERS: Final = 2**29
 
 def open_source(path: Path, options: ImportOptions) -> KerasImporter:
     """Open a model that Keras or TensorFlow stored, for inference, on one thread."""
+    options.check_factory("a model of Keras or TensorFlow")
     with suppress(RuntimeError):  # it was used before in this process, and keeps to what it has
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

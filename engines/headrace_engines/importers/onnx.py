@@ -10,14 +10,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
+from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers import exported, model_file, opsets
 from headrace_engines.importers.batch_axis import real_inputs
 from headrace_engines.importers.exported import BATCH_AXIS
-from headrace_engines.importers.importer import ImportOptions, standard_path
+from headrace_engines.importers.importer import OPSET, ImportOptions, standard_path
 from headrace_engines.importers.onnx_layout import file_of
+from headrace_engines.importers.reasons import first_line
 from headrace_engines.importers.standard import is_native, standardise
 from headrace_engines.importers.standard.graph import ML_DOMAIN
 from headrace_engines.printable import printable
@@ -78,7 +80,14 @@ class OnnxImporter:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = _LOG_FATAL
-        return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        except native.NotImplemented as error:
+            raise UnsupportedModelError(
+                f"ONNX Runtime does not run the model as it came, in opset {opsets.opset(self._model)}, so "
+                f"that nothing can be compared with its answers ({first_line(error).rpartition(' : ')[2]}): "
+                f"export it with opset {OPSET}"
+            ) from error
 
     def _tell_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Fix the sizes that the file leaves open where others were given for one row."""
@@ -102,6 +111,7 @@ class OnnxImporter:
 
 def open_source(path: Path, options: ImportOptions) -> OnnxImporter:
     """Read the file, or the one in a folder."""
+    options.check_factory("a file of ONNX")
     return OnnxImporter(file_of(path), options)
 
 

@@ -9,13 +9,10 @@ from google.protobuf.message import Error as MessageError
 from onnx import helper, version_converter
 
 from headrace_engines.errors import UnsupportedModelError
+from headrace_engines.importers.importer import NEWEST_OPSET, OLDEST_OPSET
 
 STANDARD: Final = ("", "ai.onnx")
 """What ONNX's own domain is called."""
-NEWEST: Final = 23
-"""What the oldest ONNX Runtime that Headrace runs with knows, and TensorRT as well."""
-_LOWEST: Final = 13
-"""Operators of older opsets have their axes in attributes, which neither quantisation nor TensorRT like."""
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -45,16 +42,21 @@ def suited(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     if not opset(model):  # operators of other domains alone, as a forest's
         model.opset_import.append(helper.make_opsetid("", least))
     version = opset(model)
-    wanted = max(least, min(version, NEWEST))
+    if version > onnx.defs.onnx_opset_version():
+        raise UnsupportedModelError(
+            f"the model says that it is written in opset {version}, and the newest that is known here is "
+            f"{onnx.defs.onnx_opset_version()}: export it with {OLDEST_OPSET} to {NEWEST_OPSET}"
+        )
+    wanted = max(least, min(version, NEWEST_OPSET))
     if version != wanted:
         try:
             model = version_converter.convert_version(model, wanted)
         except (RuntimeError, ValueError, MessageError) as error:
-            if not _LOWEST <= version <= NEWEST:
+            if not OLDEST_OPSET <= version <= NEWEST_OPSET:
                 reason = " ".join(str(error).rpartition("failed: ")[2].split())
                 raise UnsupportedModelError(
-                    f"the model is written in opset {version}, and {_LOWEST} to {NEWEST} are taken; it "
-                    f"cannot be converted ({reason}): export it with opset {least}"
+                    f"the model is written in opset {version}, and cannot be converted to one of "
+                    f"{OLDEST_OPSET} to {NEWEST_OPSET} ({reason}): export it with one of these"
                 ) from error
     del model.graph.value_info[:]
     model.ir_version = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)

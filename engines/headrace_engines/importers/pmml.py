@@ -34,6 +34,7 @@ def open_source(path: Path, options: ImportOptions) -> PmmlImporter:
     Raises ModelFileError if it is damaged or contradicts itself, UnsupportedModelError naming the element
     that is not read.
     """
+    options.check_factory("a document in PMML")
     return PmmlImporter(read(path), options)
 
 

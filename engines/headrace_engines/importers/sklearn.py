@@ -66,6 +66,7 @@ def open_source(path: Path, options: ImportOptions) -> SklearnImporter:
     Raises ModelFileError if it is damaged or another version of scikit-learn wrote what this one cannot
     restore, UnsupportedModelError if it holds no fitted estimator, or one that cannot be converted.
     """
+    options.check_factory("an estimator of scikit-learn")
     stored = sklearn_files.opened(path, options)
     estimator = sklearn_files.fitted(stored.content, path.name)
     return SklearnImporter(estimator, options, stored.other_version)

@@ -80,17 +80,15 @@ def _xml(path: Path, start: bytes) -> Finding:
     if name != "PMML":
         raise UnsupportedModelError(f"{path.name}: an XML document of <{printable(name)}>, and no PMML")
     if not start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _check_end(path, b"PMML>", "PMML")
+        _check_end(path, b"PMML>", "PMML", "</PMML>")
     return Finding(Kind.PMML, "PMML document", runs_code=False)
 
 
-def _check_end(path: Path, end: bytes, what: str) -> None:
+def _check_end(path: Path, end: bytes, what: str, told: str = "}") -> None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         if not file.read().rstrip(b"\0\r\n\t ").endswith(end):
-            raise ModelFileError(
-                f"{path.name}: {what} that does not end with {end.decode()}: the file was cut short"
-            )
+            raise ModelFileError(f"{path.name}: {what} that does not end with {told}: the file was cut short")
 
 
 def _refuse(path: Path, start: bytes) -> None:
