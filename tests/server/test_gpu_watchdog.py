@@ -16,6 +16,7 @@ from headrace_server.core.gpu_watchdog import GpuWatchdog
 from headrace_server.core.model import Limits, Model
 from headrace_server.core.trials import trials_on
 from headrace_server.errors import DeviceLost
+from headrace_server.telemetry.long_executions import LongExecutions
 
 AT_ONCE = 1e-9
 
@@ -125,7 +126,7 @@ class SlowToRenew(ScriptedDevice):
 
 
 def test_making_an_engine_anew_is_no_execution_and_has_a_longest_time_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = SlowToRenew()
     with serving(device) as served:
@@ -133,6 +134,8 @@ def test_making_an_engine_anew_is_no_execution_and_has_a_longest_time_of_its_own
         watched = Watched(served, longest_seconds=AT_ONCE)
         watched.watchdog.look()
         assert served.model.lost is None
+        LongExecutions(served.shelf, after_seconds=0).look()
+        assert "instance 0 is being made anew for 0 s without an answer" in caplog.text
         monkeypatch.setattr(gpu_watchdog, "LONGEST_RENEWAL_SECONDS", AT_ONCE)
         watched.watchdog.look()
         assert "has been made anew on GPU 0 for" in str(served.model.lost)

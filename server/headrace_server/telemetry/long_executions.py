@@ -43,9 +43,10 @@ class LongExecutions:
                 key = (facts.serial, one.instance, one.since_ns)
                 long.add(key)
                 if key not in self._told:
+                    doing = "is being made anew" if one.is_renewal else "has executed"
                     _logger.warning(
-                        "model %s version %s: instance %d has executed for %.0f s without an answer, "
+                        "model %s version %s: instance %d %s for %.0f s without an answer, "
                         "with %d requests in hand; %d wait",
-                        facts.name, facts.version, one.instance, seconds, one.requests, model.waiting,
+                        facts.name, facts.version, one.instance, doing, seconds, one.requests, model.waiting,
                     )  # fmt: skip
         self._told = long
