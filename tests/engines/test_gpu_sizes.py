@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace_engines.errors import MemoryExhausted
 from headrace_engines.runtime.gpu_sizes import MOST_SIZES, chosen_sizes
 
 
@@ -36,6 +38,26 @@ def test_steps_come_where_the_next_size_takes_longer() -> None:
     assert chosen_sizes(1, 32, lambda size: max(size, 16)) == (1, 2, 4, 8, 16, 18, 20, 24, 28, 32)
     assert chosen_sizes(1, 8, lambda size: 1.0 if size < 8 else 1.09) == (1, 2, 4, 8)
     assert chosen_sizes(1, 8, lambda size: 1.0 if size < 8 else 1.11) == (1, 2, 4, 6, 7, 8)
+
+
+def full_at(*sizes: int) -> Callable[[int], float]:
+    """Return how long sizes take that are too large for the memory if they are among these."""
+
+    def milliseconds(size: int) -> float:
+        if size in sizes:
+            raise MemoryExhausted("no more")
+        return float(size)
+
+    return milliseconds
+
+
+def test_sizes_end_where_memory_does() -> None:
+    assert chosen_sizes(1, 16, full_at(4)) == (8, 16)
+    assert chosen_sizes(1, 16, full_at(12)) == (1, 2, 4, 8, 16)
+    rooms = iter([True, True, False])
+    assert chosen_sizes(1, 16, float, lambda: next(rooms)) == (4, 8, 16)
+    with pytest.raises(MemoryExhausted):
+        chosen_sizes(1, 16, full_at(16))
 
 
 @given(

@@ -65,6 +65,9 @@ def fitting_sizes(
     for size in sorted(sizes, reverse=True):
         may_fail = bool(made) or not is_needed
         if may_fail and not has_room():
+            _log.info(
+                "batches of %d rows get no size of their own: contexts have their share of memory", size
+            )
             break
         try:
             made[size] = ready(size)
@@ -72,7 +75,7 @@ def fitting_sizes(
             if not may_fail:
                 raise
             let_go(error)
-            _log.warning("no more batch sizes than down to %d: %s", min(made, default=size), error)
+            _log.warning("batches of %d rows get no size of their own: %s", size, error)
             break
     return made
 
