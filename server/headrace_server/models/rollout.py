@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from headrace_engines.errors import EngineError
@@ -18,29 +17,17 @@ from headrace_engines.memory import give_back
 from headrace_engines.printable import printable
 from headrace_server.core.catalogue import IsWanted, always
 from headrace_server.core.model import Model
-from headrace_server.errors import DeadlineMissed, ShuttingDown
+from headrace_server.errors import ShuttingDown
 from headrace_server.models import long_loads
 from headrace_server.models.catalogue import OF_REPOSITORY, WHOLE, ModelCatalogue
 from headrace_server.models.model_config_problems import ConfigError
 from headrace_server.models.plan import PlanError, Source
 from headrace_server.models.rebuilds import Rebuilds
+from headrace_server.models.turns import LOOK_SECONDS, Turns
 from headrace_server.models.versions import LoadOptions, Version, open_version
 
 _logger = logging.getLogger(__name__)
 _STOPPING: Final = "the server is stopping"
-
-_LOOK_SECONDS: Final = 0.5
-"""Between looks whether whoever waits is still there."""
-
-
-class _Turn:
-    """Whose turn it is to change one model; kept while somebody has it or waits for it."""
-
-    __slots__ = ("askers", "lock")
-
-    def __init__(self) -> None:
-        self.askers = 0
-        self.lock = threading.Lock()
 
 
 class Rollout:
@@ -56,10 +43,9 @@ class Rollout:
         self._catalogue = catalogue
         self._options = options
         self._parallel = parallel
-        self._places = threading.BoundedSemaphore(parallel)
+        self._turns = Turns(parallel)
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._turns: dict[str, _Turn] = {}
         self._serving: dict[str, dict[int, Version]] = {}
         self._draining: set[Version] = set()
         self._loading = 0
@@ -81,7 +67,7 @@ class Rollout:
         Raises what `planned` raises but for what is wrong with the model, ShuttingDown if the end of the
         server comes between, and DeadlineMissed if it is not wanted any more when its turn comes.
         """
-        with self._turn(name, is_wanted), _held(self._places, name, is_wanted):
+        with self._turns.place(name, is_wanted):
             standing = self._serving.get(name, {})
             try:
                 sources = planned()
@@ -113,7 +99,7 @@ class Rollout:
         Returns what serves in its place. None if it serves no more, or its files are others by now; or a
         failure leaves it serving. Raises ShuttingDown if the end of the server comes between.
         """
-        with self._turn(name, always), _held(self._places, name, always):
+        with self._turns.place(name, always):
             standing = self._serving.get(name, {})
             source = version.again() if standing.get(version.number) is version else None
             if source is None:
@@ -131,14 +117,14 @@ class Rollout:
 
         Raises DeadlineMissed if it is not wanted any more when its turn comes.
         """
-        with self._turn(name, is_wanted):
+        with self._turns.turn(name, is_wanted):
             return self._swap(name, {}, {})
 
     def unload(self, name: str, is_wanted: IsWanted) -> None:
         """Withdraw the model, and wait for its last answers while that is wanted. Raises DeadlineMissed."""
         for thread in self.withdraw(name, is_wanted):
             while thread.is_alive() and is_wanted():
-                thread.join(_LOOK_SECONDS)
+                thread.join(LOOK_SECONDS)
 
     def models(self) -> list[Model]:
         """Return every model that has engines, also those that answer their last requests."""
@@ -163,20 +149,6 @@ class Rollout:
             _logger.warning("not finished in %.1f s: %s", timeout_seconds, names)
         with self._lock:
             return not late and not self._loading
-
-    @contextmanager
-    def _turn(self, name: str, is_wanted: IsWanted) -> Iterator[None]:
-        with self._lock:
-            turn = self._turns.setdefault(name, _Turn())
-            turn.askers += 1
-        try:
-            with _held(turn.lock, name, is_wanted):
-                yield
-        finally:
-            with self._lock:
-                turn.askers -= 1
-                if not turn.askers:
-                    del self._turns[name]
 
     def _tell_loading(self, name: str, wanted: Iterable[Source]) -> None:
         self._catalogue.announce(name, [source.number for source in wanted])
@@ -261,20 +233,3 @@ class Rollout:
     def _model_lost(self) -> None:
         self._catalogue.note_loss()
         self._on_change()
-
-
-@contextmanager
-def _held(lock: threading.Lock | threading.Semaphore, name: str, is_wanted: IsWanted) -> Iterator[None]:
-    """Hold the lock in the block. Raises DeadlineMissed if nobody waits for the model any more."""
-    while not lock.acquire(timeout=_LOOK_SECONDS):
-        _check_wanted(name, is_wanted)
-    try:
-        _check_wanted(name, is_wanted)
-        yield
-    finally:
-        lock.release()
-
-
-def _check_wanted(name: str, is_wanted: IsWanted) -> None:
-    if not is_wanted():
-        raise DeadlineMissed(f"model {name!r}: whoever asked had gone before its turn came")
