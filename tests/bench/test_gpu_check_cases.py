@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from bench import first_answer
 from bench.gpu_check import networks, serving
 from bench.gpu_check.cases import NETWORKS, cases, described, find
+from bench.gpu_check.engine import speed
 from bench.gpu_check.make_cases import make
 from bench.gpu_check.regions import SHARED_MEMORY
 from bench.gpu_check.serving import MESSAGES, Load, put_under, start
@@ -71,6 +73,13 @@ def test_what_is_made_reads_digits_in_every_precision(repository):
         (answers,) = trial.answers(engine, {INPUT: case.rows(256)})
         engine.close()
         assert np.mean(classes(answers) == labels) > 0.9, case.name
+
+
+def test_a_batch_that_runs_in_a_larger_size_says_in_which(repository):
+    case = next(iter(cases(repository)))
+    with closing(OnnxRuntimeEngine(case.folder / case.onnx.file, max_batch_size=8)) as engine:
+        engine.spec = dataclasses.replace(engine.spec, batch_sizes=(4, 8))
+        assert [speed(engine, rows, 0.001).get("padded to") for rows in (2, 4, 5)] == [4, None, 8]
 
 
 def test_large_networks_keep_a_signal_as_large_as_it_is(tmp_path):
