@@ -12,7 +12,7 @@ from headrace_engines import folders, manifest
 from headrace_engines.candidates import MODEL
 from headrace_engines.errors import FolderError, ModelFileError, UnsupportedModelError
 from headrace_engines.importers.formats import detect
-from headrace_engines.importers.importer import ImportOptions, standard_path
+from headrace_engines.importers.importer import ImportOptions, standard_path, typical_path
 from headrace_engines.importers.session import import_session
 
 ONNX: Final = ".onnx"
@@ -46,7 +46,8 @@ def export(source: Path, to: Path, options: ImportOptions) -> tuple[Path, ...]:
             _copy(built, staging)
         else:
             _convert(source, staging, options)
-        standard_path(staging).unlink(missing_ok=True)
+        for other in (standard_path(staging), typical_path(staging)):
+            other.unlink(missing_ok=True)
         made = sorted(Path(folder).iterdir(), key=lambda file: file.name != to.name)
         places = tuple(to.parent / file.name for file in made)
         for place in places:

@@ -21,7 +21,7 @@ from headrace_engines.documents import Scalar
 from headrace_engines.errors import DataError, InputError, ModelFileError, UnsupportedModelError
 from headrace_engines.folding import Fold, fold_in
 from headrace_engines.importers.formats import Format, Kind, detect
-from headrace_engines.importers.importer import COLUMNS, ImportOptions
+from headrace_engines.importers.importer import COLUMNS, ImportOptions, typical_path
 from headrace_engines.manifest import Recipe
 from headrace_engines.printable import printable
 from headrace_engines.progress import Stages
@@ -221,6 +221,16 @@ def _expected(
     return tuple(np.concatenate(parts) for parts in zip(*single, strict=True))
 
 
+def _typical(model: Path) -> NDArray[np.float32] | None:
+    """Return the rows that the model told of, and drop their file: what lies beside a model is published."""
+    path = typical_path(model)
+    if not path.exists():
+        return None
+    rows: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    path.unlink()
+    return rows
+
+
 def _data(model: Path, options: DataOptions, known: tuple[str, ...]) -> tuple[Data, bool]:
     """Return the rows, and whether they share a batch without changing each other's answers.
 
@@ -236,7 +246,7 @@ def _data(model: Path, options: DataOptions, known: tuple[str, ...]) -> tuple[Da
             )
         if any(tensor.dtype.kind == "O" for tensor in engine.spec.inputs) and options.source is None:
             raise DataError("texts cannot be made up: give rows with --data")
-        rows = load(options, engine.spec.inputs, engine.run, known)
+        rows = load(options, engine.spec.inputs, engine.run, known, _typical(model))
         return rows, independence.check(engine).independent
 
 

@@ -37,18 +37,23 @@ _KINDS = "a .npz, .npy, .csv, .tsv or .parquet file, a folder of pictures, or fi
 
 
 def load(
-    options: DataOptions, inputs: Sequence[TensorSpec], execute: Execute, known: Sequence[str] = ()
+    options: DataOptions,
+    inputs: Sequence[TensorSpec],
+    execute: Execute,
+    known: Sequence[str] = (),
+    typical: NDArray[np.float32] | None = None,
 ) -> Data:
     """Return the rows that `options` tell of; made-up ones, which `execute` takes, without a source.
 
-    `known` are the names of the columns that the model's one matrix was fitted on, where its source tells.
-    Raises DataError naming file, column and row if they cannot be read or do not fit the inputs.
+    `known` are the names of the columns that the model's one matrix was fitted on, where its source tells;
+    made-up rows are near the `typical` ones, [rows, features], where it tells of such. Raises DataError
+    naming file, column and row if they cannot be read or do not fit the inputs.
     """
     if options.source is None:
         for flag, given in (("labels", options.labels), ("columns", options.columns)):
             if given:
                 raise DataError(f"--{flag} was given without the data that it is about: --data gives them")
-        rows = made_up.rows(inputs, execute, options.seed)
+        rows = made_up.rows(inputs, execute, options.seed, typical)
         described: Mapping[str, Scalar] = {"source": "made up", "seed": options.seed}
         return Data(rows, None, True, data_hash(*rows.values()), described)
     found = _limited(_labelled(_found(options, inputs), options.labels), options)

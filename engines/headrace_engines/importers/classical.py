@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from headrace_engines.importers import exported
-from headrace_engines.importers.importer import standard_path
+from headrace_engines.importers import exported, typical
+from headrace_engines.importers.importer import standard_path, typical_path
 from headrace_engines.importers.standard import is_native, standardise
 from headrace_engines.importers.standard.graph import operator_of
 
@@ -28,16 +28,22 @@ PREDICTION: Final = "prediction"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A model for CPUs, and the same in ONNX's own domain where that is another: `standard`, for TensorRT."""
+    """A model for CPUs, and the same in ONNX's own domain where that is another: `standard`, for TensorRT.
+
+    `typical` are rows [rows, features] near which it was trained, where it tells of any.
+    """
 
     cpu: onnx.ModelProto
     standard: onnx.ModelProto
+    typical: NDArray[np.float32] | None = None
 
     def save(self, path: Path) -> None:
         """Write the model, and the other beside it, as `standard_path`, if there is one."""
         exported.save(self.cpu, path)
         if self.standard is not self.cpu:
             exported.save(self.standard, standard_path(path))
+        if self.typical is not None:
+            np.save(typical_path(path), self.typical)
 
 
 def written(
@@ -53,6 +59,7 @@ def written(
     once its outputs are tensors.
     """
     _declare(model, opset)
+    near = typical.rows(model)
     for node in model.graph.node:
         # Every system has this locale for lowering letters. A category that is unknown is told by zeros,
         # as the alternative is to fail the whole batch.
@@ -76,7 +83,7 @@ def written(
             element = output.type.tensor_type.elem_type
             output.CopyFrom(helper.make_tensor_value_info(output.name, element, shapes[output.name]))
         exported.settle(each, kept)
-    return Converted(cpu, standard)
+    return Converted(cpu, standard, near)
 
 
 def relabel(model: onnx.ModelProto, classes: NDArray[np.int64]) -> None:

@@ -65,6 +65,11 @@ def standard_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.standard.onnx")
 
 
+def typical_path(path: Path) -> Path:
+    """Return where rows like those of its training lie beside a model that tells of such."""
+    return path.with_name(f"{path.stem}.typical.npy")
+
+
 class Importer(Protocol):
     """A source that was opened in its own framework.
 
@@ -87,7 +92,8 @@ class Importer(Protocol):
         The first axis of every input and output is dynamic and named "batch"; their names are the
         source's. Weights lie in files beside `path` where they come to more than 2 GB. A model with
         operators that CPUs execute better than what they stand for is also written as `standard_path`,
-        in ONNX's own domain.
+        in ONNX's own domain. One that tells of rows like those of its training, as support vectors are,
+        leaves some at `typical_path`: FP32 [rows, features].
         """
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:

@@ -14,10 +14,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import UnsupportedModelError
-from headrace_engines.importers import exported, model_file, opsets
+from headrace_engines.importers import exported, model_file, opsets, typical
 from headrace_engines.importers.batch_axis import real_inputs
 from headrace_engines.importers.exported import BATCH_AXIS
-from headrace_engines.importers.importer import OPSET, ImportOptions, standard_path
+from headrace_engines.importers.importer import OPSET, ImportOptions, standard_path, typical_path
 from headrace_engines.importers.onnx_layout import file_of
 from headrace_engines.importers.reasons import first_line
 from headrace_engines.importers.standard import is_native, standardise
@@ -57,6 +57,9 @@ class OnnxImporter:
         exported.save(model, path)
         if any(map(is_native, model.graph.node)):
             exported.save(standardise(model).model, standard_path(path))
+        near = typical.rows(self._model)
+        if near is not None:
+            np.save(typical_path(path), near)
 
     def answers(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """Return what the file as it came answers, to as many rows at a time as it is fixed at."""
