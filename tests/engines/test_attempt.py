@@ -25,20 +25,24 @@ _RANDOM = np.random.default_rng(0)
 _CALIBRATION = _RANDOM.normal(size=(64, _WIDTH)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A perceptron of five layers, the last of which suffers: a unit that is always 0 has large weights."""
-    folder = tmp_path_factory.mktemp("uneven")
+def _perceptron(folder: Path, *suffering: int) -> Path:
+    """Return one of five layers, of which some suffer: a unit that is always 0 has large weights there."""
     path = folder / "model.onnx"
     model = onnx.load(Models(folder).mlp((_WIDTH, 32, 32, 32, 32, 4), seed=3))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    changed = {name: numpy_helper.to_array(weights[name]).copy() for name in ("w3", "b3", "w4")}
-    changed["w3"][:, 0] = changed["b3"][0] = 0
-    changed["w4"][0] = 1e6
-    for name, values in changed.items():
-        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    values = {name: numpy_helper.to_array(tensor).copy() for name, tensor in weights.items()}
+    for layer in suffering:
+        values[f"w{layer - 1}"][:, 0] = values[f"b{layer - 1}"][0] = 0
+        values[f"w{layer}"][0] = 1e6
+    for name, changed in values.items():
+        weights[name].CopyFrom(numpy_helper.from_array(changed, name))
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _perceptron(tmp_path_factory.mktemp("uneven"), 4)
 
 
 @pytest.fixture
@@ -71,6 +75,19 @@ def test_layers_are_chosen_by_some_rows_and_judged_by_the_others(
     assert made.comparison.quality is not None
     assert made.comparison.quality.rows == _ROWS - _ROWS // 3
     assert [layer.kept for layer in made.comparison.layers] == [True, False, False, False, False]
+
+
+def test_what_does_not_do_for_the_rows_to_choose_by_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _faster(monkeypatch)
+    model = _perceptron(tmp_path, 2, 4)
+    (how,) = chosen(["int8-cpu"], ("cpu",))
+    with closing(OnnxRuntimeEngine(model, max_batch_size=64)) as engine:
+        made = attempt(how, _reference(engine, model, _RANDOM.normal(size=(_ROWS, _WIDTH))))
+    assert made.artefact.passed
+    assert made.comparison is not None
+    assert [layer.kept for layer in made.comparison.layers] == [True, True, False, False, False]
 
 
 def test_what_was_chosen_is_judged_once(

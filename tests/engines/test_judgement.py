@@ -272,12 +272,16 @@ def test_an_artefact_is_chosen_and_judged_by_different_rows(
         assert part.labels is None or labels is None or np.array_equal(part.labels, part.seen(labels))
 
 
-def test_each_class_is_divided_by_itself() -> None:
-    rare = np.where(np.arange(_ROWS) < 6, 1, 0)
+@pytest.mark.parametrize("count", [3, 6, 9, 12, 30])
+def test_each_class_is_divided_by_itself(count: int) -> None:
+    rare = np.where(np.arange(_ROWS) < count, 1, 0)
     scores = np.where(rare == 1, 0.9, _SHARE[:, 0] / 2)
     parts = _judged((scores,), rare, metric="auc").divided(_ROWS)
     assert parts is not None
-    assert [np.count_nonzero(part.labels) for part in parts] == [2, 4]
+    assert [np.count_nonzero(part.labels) for part in parts] == [count // 3, count - count // 3]
+
+
+def test_without_rows_or_classes_for_both_parts_there_are_none() -> None:
     rarest = np.where(np.arange(_ROWS) < 1, 1, 0)
     assert Judgement("auc", ((0, "y"),), rarest, 0.01).divided(_ROWS) is None
     assert Judgement("fidelity", ((0, "y"),), None, 0.01).divided(2) is None
