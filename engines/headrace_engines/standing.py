@@ -60,8 +60,8 @@ def standings(
 def read(folder: Path, described: Manifest) -> tuple[Standing, ...]:
     """Return the artefacts of a version's folder; a report that cannot be used is logged."""
     measured, unmeasured = _measured(folder)
-    if why := no_report(folder, described):
-        _log.warning("%s: what was made for the CPU is not served: %s", folder, why)
+    if measured is None and any(map(_is_timed, described.artefacts)):
+        _log.warning("%s: what was made for the CPU is not served: %s", folder, unmeasured)
     return standings(described, measured, unmeasured)
 
 
