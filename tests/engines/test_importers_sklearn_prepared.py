@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from classical_models import assert_faithful
+from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Binarizer, KBinsDiscretizer, Normalizer, OneHotEncoder
+from sklearn.preprocessing import (
+    Binarizer,
+    KBinsDiscretizer,
+    MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    RobustScaler,
+    StandardScaler,
+)
 
 from headrace_engines.errors import UnsupportedModelError
 from headrace_engines.importers.importer import ImportOptions
@@ -51,6 +60,18 @@ def test_a_value_on_an_edge_is_in_the_bin_that_it_is_in_for_numbers_of_64_bits(
     step.fit(_TENTHS)
     edges = np.stack(list(step.bin_edges_), axis=1)
     _faithful(step, _TENTHS, np.concatenate([_TENTHS, edges, edges * 10]), tmp_path)
+
+
+@pytest.mark.parametrize("scalers", [(StandardScaler(),), (MinMaxScaler((-1, 2)), RobustScaler())], ids=str)
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_a_value_that_was_scaled_is_in_the_bin_that_it_is_in_for_numbers_of_64_bits(
+    scalers: Any, in_columns: bool, tmp_path: Path
+) -> None:
+    steps: Any = make_pipeline(*scalers, KBinsDiscretizer(8, encode="ordinal"))
+    if in_columns:
+        steps = ColumnTransformer([("bins", steps, [0, 2]), ("rest", "passthrough", [1])])
+    rows = np.concatenate([_TENTHS * 3.3 + 17, np.nextafter(np.float32(_TENTHS * 3.3 + 17), np.float32(99))])
+    _faithful(steps, np.float32(_TENTHS * 3.3 + 17), rows, tmp_path)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, -0.1, 0.5, 0.0])

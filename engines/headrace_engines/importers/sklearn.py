@@ -38,7 +38,13 @@ from sklearn.svm import SVC, LinearSVC, NuSVC
 
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, InputError, UnsupportedModelError
-from headrace_engines.importers import pmml_writer, sklearn_converters, sklearn_files, sklearn_folding
+from headrace_engines.importers import (
+    pmml_writer,
+    sklearn_bins,
+    sklearn_converters,
+    sklearn_files,
+    sklearn_folding,
+)
 from headrace_engines.importers.classical import (
     LABEL,
     ML_OPSET,
@@ -187,8 +193,9 @@ class SklearnImporter:
             from headrace_engines.importers.boosting import register  # frameworks of another extra
 
             register(_modules(self._estimator))
-        model = sklearn_folding.folded(self._estimator, self._exported)
-        return self._exported(self._estimator) if model is None else model
+        estimator = sklearn_bins.folded(self._estimator)
+        model = sklearn_folding.folded(estimator, self._exported)
+        return self._exported(estimator) if model is None else model
 
     def _exported(self, estimator: Any) -> onnx.ModelProto:
         try:

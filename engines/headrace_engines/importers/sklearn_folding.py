@@ -40,7 +40,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from headrace_engines.importers.sklearn_histogram import rounded_down
 
-_SCALERS: Final = (MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler)
+SCALERS: Final = (MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler)
 _HISTOGRAMS: Final = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 _TREES: Final = (
     DecisionTreeClassifier,
@@ -101,7 +101,7 @@ def _parted(steps: Steps) -> tuple[Steps, tuple[_Scaling, ...]]:
 
 def _without_scalers(steps: Steps) -> tuple[Steps, Steps]:
     count = len(steps)
-    while count and isinstance(steps[count - 1], _SCALERS):
+    while count and isinstance(steps[count - 1], SCALERS):
         count -= 1
     return steps[:count], steps[count:]
 
@@ -206,7 +206,7 @@ def _unscaled(
         found = np.empty(len(wanted), np.float32)
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
-            found[start : start + _AT_ONCE] = _searched(
+            found[start : start + _AT_ONCE] = searched(
                 scaling.scalers,
                 part[:, 0].astype(np.int64),
                 part[:, 1].astype(thresholds.dtype),
@@ -216,13 +216,16 @@ def _unscaled(
     return result
 
 
-def _searched(
+def searched(
     scalers: Steps,
     features: NDArray[np.int64],
     thresholds: NDArray[Any],
     is_strict: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """Halve the FP32 numbers, counted from the least to the greatest, until each threshold has its own."""
+    """Return the FP32 numbers that divide others as these thresholds divide what the scalers make of them.
+
+    The numbers are halved, counted from the least to the greatest, until each threshold has its own.
+    """
     count = scalers[0].n_features_in_
     rows = np.arange(len(features))
     low = np.full(len(features), -_LARGEST - 1)  # the last number that is known to be below
