@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace_engines.importers import exported
+from headrace_engines.importers import exported, model_file
 
 
 def noisy(axis: str = "unk__12") -> onnx.ModelProto:
@@ -85,6 +85,25 @@ def test_weights_that_do_not_fit_lie_beside_the_model(
     rows = np.array([[1, 2]], np.float32)
     (wide,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": rows})
     assert np.allclose(wide, 2 * rows @ weights)
+
+
+def test_weights_beside_a_model_are_written_anew_and_as_open_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = noisy()
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2048, np.float32), "weights"))
+    monkeypatch.setattr(exported, "_LARGEST_BYTES", 4096)
+    path, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    exported.save(model, path)
+    size_bytes = beside.stat().st_size
+    exported.save(model_file.read(path), path)
+    assert beside.stat().st_size == size_bytes
+    assert beside.stat().st_mode == path.stat().st_mode
+    (found,) = (each for each in model_file.read(path).graph.initializer if each.name == "weights")
+    assert numpy_helper.to_array(found).tolist() == [1.0] * 2048
+    monkeypatch.undo()
+    exported.save(model_file.read(path), path)
+    assert not beside.exists()
 
 
 @pytest.mark.parametrize(

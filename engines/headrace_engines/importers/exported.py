@@ -48,12 +48,18 @@ def settle(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write the model; weights go to a file of their own beside it where they do not fit into one."""
+    """Write the model; weights go to a file of their own beside it where they do not fit into one.
+
+    What was written there before, and is held by the model as far as it is wanted, is replaced.
+    """
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # the library would write behind what is there
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if weights < _LARGEST_BYTES:
         path.write_bytes(model.SerializeToString(deterministic=True))
     else:
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save_model(model, path, save_as_external_data=True, location=beside.name)
+        beside.chmod(path.stat().st_mode)  # a server under another user may read both, or neither
 
 
 def unlike(names: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
