@@ -40,9 +40,19 @@ def metric(answers: Answers, labels: NDArray[Any] | None, task: str, *, made_up:
     if widest > 1:
         return ACCURACY
     is_binary = set(np.unique(labels)) <= {0, 1} and any(
-        outputs.are_shares(answers[index]) for index in floats
+        outputs.are_shares(answers[index]) or _are_logits(answers[index], labels) for index in floats
     )
     return ACCURACY if is_binary else RMSE
+
+
+def _are_logits(array: NDArray[Any], labels: NDArray[Any]) -> bool:
+    """Whether values are farther from labels of 0 and 1 than the mean of these: so they are none of them."""
+    if outputs.width(array) != 1:
+        return False
+    values = np.asarray(array, np.float64).reshape(-1)
+    given = np.isfinite(values)
+    errors = (values - labels.reshape(-1))[given]
+    return bool(errors.size and np.mean(errors**2) > np.var(labels))
 
 
 def class_output(answers: Answers, metric: str, labels: NDArray[Any] | None = None) -> int:

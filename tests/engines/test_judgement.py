@@ -18,6 +18,7 @@ _ONE_HOT = np.eye(3)[_CLASSES]
 _NAMES = np.array(["a", "b", "c"], object)[_CLASSES]
 _VALUE = _RANDOM.normal(size=(_ROWS, 1)).astype(np.float32)
 _SHARE = (1 / (1 + np.exp(-_VALUE))).astype(np.float32)
+_NEAR_CLASS = ((_VALUE > 0) + 0.1 * _VALUE).astype(np.float32)
 _PICTURE = _RANDOM.normal(size=(_ROWS, 2, 2, 3)).astype(np.float32)
 
 
@@ -39,6 +40,8 @@ def _judged(
         pytest.param((_CLASSES, _SHARES), _NAMES, {}, "accuracy", "y1", id="texts of numbered classes"),
         pytest.param((_SHARE,), _SHARE[:, 0] > 0.5, {}, "accuracy", "y0", id="yes or no"),
         pytest.param((_SHARE,), (_SHARE > 0.5).astype(int), {}, "accuracy", "y0", id="a probability"),
+        pytest.param((_VALUE,), (_VALUE > 0).astype(int), {}, "accuracy", "y0", id="a logit"),
+        pytest.param((_NEAR_CLASS,), (_VALUE > 0).astype(int), {}, "rmse", "y0", id="near 0 and 1"),
         pytest.param((_VALUE,), _VALUE[:, 0], {}, "rmse", "y0", id="values"),
         pytest.param((_VALUE,), np.round(_VALUE * 7), {}, "rmse", "y0", id="whole values"),
         pytest.param((_LOGITS,), _LOGITS, {}, "rmse", "y0", id="several values"),
