@@ -39,6 +39,7 @@ _EXPORTED: Final = (
     "SklearnRandomForestRegressor",
 )
 _HISTOGRAM: Final = ("SklearnHistGradientBoostingClassifier", "SklearnHistGradientBoostingRegressor")
+_TWO: Final = 2
 _SCALERS: Final = ("SklearnScaler", "SklearnRobustScaler", "SklearnMinMaxScaler")
 
 Converter = Callable[[Any, Any, Any], None]
@@ -127,14 +128,17 @@ def _voted(exporter: Converter, scope: Any, operator: Any, container: Any) -> No
 
 
 def _descended(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
-    """Run the exporter's converter of SGDClassifier, but for probabilities that do not tell its label."""
-    estimator = operator.raw_operator
-    if estimator.loss == "modified_huber" and len(estimator.classes_) > 2:
-        raise UnsupportedModelError(
-            "SGDClassifier with loss='modified_huber' gives several classes the same probability, of which "
-            "its conversion takes the first for the label: train it with loss='log_loss'"
-        )
+    """Run the exporter's converter of SGDClassifier, and take the label of several classes from their scores.
+
+    Probabilities of classes whose scores differ may be the same: one, most of all.
+    """
+    before = len(container.nodes)
     exporter(scope, operator, container)
+    if len(operator.raw_operator.classes_) > _TWO:
+        made = container.nodes[before:]
+        (score, *_) = (node.output[0] for node in made if node.op_type == "Add")
+        (best,) = (node for node in made if node.op_type == "ArgMax")
+        best.input[0] = score
 
 
 def _in_columns(exporter: Converter, scope: Any, operator: Any, container: Any) -> None:
