@@ -17,8 +17,8 @@ from headrace_engines.spec import TensorSpec
 
 _ROWS: Final = 512
 _FEWEST_ROWS: Final = 32
-_MOST_BYTES: Final = 64 << 20
-"""Rows that are larger are of models that take longer for each: a build stays a matter of minutes."""
+_MOST_BYTES: Final = 200 << 20
+"""Larger rows are of models that take longer for each; pictures of 224 by 224 still are enough to be judged by."""
 _TRIED_ROWS: Final = 8
 _NEAREST: Final = 1e-3
 
