@@ -128,6 +128,26 @@ def test_a_batch_that_may_be_the_cause_is_tried_while_nothing_else_on_its_gpu_is
     assert not trials_on(7).are_on
 
 
+class Party:
+    """Another one on the GPU."""
+
+    has_batch = True
+
+
+def test_who_has_its_turn_gives_it_back_though_the_trials_have_ended_meanwhile() -> None:
+    trials, suspect, gate = trials_on(8), Party(), Gate()
+    trials.join(suspect)
+    trials.suspect()
+    with serving(ScriptedDevice(rows_spec(1), gpu=8, before=gate), (1,)) as served:
+        gate.arrival()
+        trials.leave(suspect)
+        gate.open()
+        assert served.answers.rows_of(0) == answered(1)
+        served.infer(1, 2)
+        assert served.answers.rows_of(1) == answered(2), "the first has left the air"
+        assert not trials._turns
+
+
 @pytest.mark.parametrize("call", ["submit", "wait"])
 def test_a_batch_that_was_not_executed_is_executed_by_the_renewed_engine(call: str) -> None:
     device = ScriptedDevice(rows_spec(2))

@@ -40,6 +40,7 @@ class DeviceWorker(Worker):
         self._lookahead = Lookahead(self._largest_rows)
         self._renewal = Renewal(model.facts.name, engine)
         self._trials = Trials() if self._gpu is None else trials_on(self._gpu)
+        self._has_turn = False
 
     @property
     def has_batch(self) -> bool:
@@ -114,6 +115,7 @@ class DeviceWorker(Worker):
         """Have one batch executed by itself: in turn with all on the device, while batches are on trial."""
         if self._trials.are_on:
             self._trials.take_turn(self, self._flights.check)
+            self._has_turn = True
             self._drop_unwanted()
         if self._flights.has_again:
             self._launch(self._flights.begin_again())
@@ -169,10 +171,14 @@ class DeviceWorker(Worker):
 
     def _left(self) -> None:
         """Note that a batch is in the air no more."""
-        if self._trials.are_on:
+        self._give_turn()
+        if self._trials.are_on and not self._flights and not self._flights.has_tried:
+            self._trials.acquit(self)
+
+    def _give_turn(self) -> None:
+        if self._has_turn:  # also when the trials have ended meanwhile
+            self._has_turn = False
             self._trials.give_turn(self)
-            if not self._flights and not self._flights.has_tried:
-                self._trials.acquit(self)
 
     def _recover(self, flight: Flight, spoilt: EngineSpoilt) -> None:
         """Have all in flight executed again by a renewed engine, but for a batch that has spoilt it twice."""
@@ -185,7 +191,7 @@ class DeviceWorker(Worker):
         elif suspect is not None:
             suspect.was_tried = True
         self._flights.ground()
-        self._trials.give_turn(self)
+        self._give_turn()
         self._renew(spoilt)
         self._drop_unwanted()
         self._left()

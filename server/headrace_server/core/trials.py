@@ -75,10 +75,9 @@ class Trials:
                 raise
 
     def give_turn(self, party: Party) -> None:
-        """Let the next have its turn, if the party has it."""
+        """Let the next have its turn."""
         with self._changed:
-            if self._turns and self._turns[0] is party:
-                self._end_turn(party)
+            self._end_turn(party)
 
     def wake(self) -> None:
         """Have those that wait check whether they still want to."""
