@@ -307,3 +307,17 @@ def test_a_number_between_categories_is_the_one_that_the_library_cuts_it_to(
 def test_what_ranks_is_read(suffix: str, tmp_path: Path) -> None:
     model = xgboost.XGBRanker(n_estimators=4, n_jobs=1).fit(ROWS, TWO, qid=np.arange(len(ROWS)) // 10)
     assert_faithful(open_source(_stored(model, tmp_path / f"m{suffix}"), _TRUSTED), tmp_path, {"input": ROWS})
+
+
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        ({"booster": "dart"}, "XGBoost's dart cannot be converted to ONNX; gbtree can"),
+        ({"missing": -999.0}, r"XGBRegressor takes -999\.0 for missing: train it with NaN"),
+    ],
+)
+def test_what_is_refused_alone_is_refused_in_a_pipeline(told: dict[str, Any], complaint: str) -> None:
+    model = xgboost.XGBRegressor(n_estimators=2, n_jobs=1, **told)
+    pipeline = make_pipeline(FunctionTransformer(), model).fit(ROWS, VALUES)
+    with pytest.raises(UnsupportedModelError, match=complaint):
+        SklearnImporter(pipeline, ImportOptions(), "").converted({})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,12 +49,24 @@ def from_object(content: Any) -> XgboostBooster:
     if isinstance(content, xgboost.Booster):
         return XgboostBooster(content, "Booster")
     name = type(content).__name__
-    missing = getattr(content, "missing", math.nan)
-    if not math.isnan(missing):
-        raise UnsupportedModelError(f"{name} takes {missing} for missing: train it with NaN for that")
+    _check_missing(content)
     booster = content.get_booster()
     best = booster.attr("best_iteration")
     return XgboostBooster(booster if best is None else booster[: int(best) + 1], name)
+
+
+def _check_missing(estimator: Any) -> None:
+    missing = getattr(estimator, "missing", math.nan)
+    if not math.isnan(missing):
+        raise UnsupportedModelError(
+            f"{type(estimator).__name__} takes {missing} for missing: train it with NaN for that"
+        )
+
+
+def _check_kind(learner: Mapping[str, Any]) -> None:
+    kind = learner["gradient_booster"]["name"]
+    if kind != "gbtree":
+        raise UnsupportedModelError(f"XGBoost's {kind} cannot be converted to ONNX; gbtree can")
 
 
 class XgboostBooster:
@@ -63,9 +76,7 @@ class XgboostBooster:
         """Raises UnsupportedModelError naming what the exporter would write wrongly, or not at all."""
         learner = json.loads(booster.save_config())["learner"]
         objective = learner["objective"]["name"]
-        kind = learner["gradient_booster"]["name"]
-        if kind != "gbtree":
-            raise UnsupportedModelError(f"XGBoost's {kind} cannot be converted to ONNX; gbtree can")
+        _check_kind(learner)
         if objective not in (*_CLASSES, *_VALUES):
             raise UnsupportedModelError(
                 f"XGBoost's objective {objective} cannot be converted to ONNX; these can: "
@@ -129,9 +140,12 @@ def register() -> None:
     )
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
+        estimator = operator.raw_operator
+        _check_missing(estimator)
+        _check_kind(json.loads(estimator.get_booster().save_config())["learner"])
         before = len(container.nodes)
         converter(scope, operator, container)
-        features = operator.raw_operator.n_features_in_
+        features = estimator.n_features_in_
         make_whole(container.nodes, container.initializers, features, towards_zero=False, start=before)
 
     options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
