@@ -58,9 +58,12 @@ class BuildOptions:
         if self.max_batch_size < 1:
             raise ValueError(f"max_batch_size {self.max_batch_size}: expected 1 or more")
 
-    def compressions(self) -> tuple[Compression, ...]:
-        """Return the recipes to be tried; raises ValueError for one that there is not."""
-        return chosen(self.recipes, self.targets, alone=self.max_batch_size == 1)
+    def compressions(self, *, alone: bool = False) -> tuple[Compression, ...]:
+        """Return the recipes to be tried, where a model is served one row at a time if `alone`.
+
+        Raises ValueError for one that there is not.
+        """
+        return chosen(self.recipes, self.targets, alone=alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,11 @@ def build(
     publication.check_name(name)
     _check_apart(into, store_folder)
     options.check()
-    recipes = options.compressions()
+    options.compressions()  # raises for a recipe that there is not, before anything is opened
     found = _source(source, options)
     tools = _tools(found, source, options)
     folders.check_writable(into)
-    work = _Work(found, options, recipes, tools, store_folder / store.CACHES, progress)
+    work = _Work(found, options, tools, store_folder / store.CACHES, progress)
     named, machine = key(found, options, tools), report.machine_key(report.machine())
     wanted = Wanted(named, machine, work.make, work.measure, work.is_same)
     with (
@@ -123,7 +126,6 @@ class _Work:
 
     source: Source
     options: BuildOptions
-    recipes: tuple[Compression, ...]
     tools: Mapping[str, str]
     caches: Path
     progress: Progress
@@ -133,7 +135,8 @@ class _Work:
 
         options = self.options
         plan = pipeline.Plan(
-            self.recipes,
+            options.compressions(),
+            options.compressions(alone=True),
             frozenset(options.recipes) - {AUTO},
             options.wish,
             options.max_batch_size,
@@ -176,6 +179,7 @@ def key(source: Source, options: BuildOptions, tools: Mapping[str, str]) -> str:
         "source": asdict(source.recipe),
         "data": source.fingerprint,
         "recipes": [asdict(how.recipe) for how in options.compressions()],
+        "alone": [asdict(how.recipe) for how in options.compressions(alone=True)],
         "demanded": sorted(options.recipes),
         "targets": sorted(options.targets),
         "wish": asdict(options.wish),

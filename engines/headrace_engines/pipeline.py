@@ -41,11 +41,13 @@ _PREPARED, _JUDGED = 0.4, 0.95
 class Plan:
     """What is to be made of a source, all of which decides the outcome.
 
+    `alone` are the recipes for a model that is served one row at a time; the same ones where there are none.
     The recipes in `demanded` were asked for by name: where one is not good enough, so is the build.
     `builds_plans` says that TensorRT is a target.
     """
 
     recipes: tuple[Compression, ...]
+    alone: tuple[Compression, ...] = ()
     demanded: frozenset[str] = frozenset()
     wish: Wish = Wish()
     max_batch_size: int = 64
@@ -167,8 +169,9 @@ def _check_answered(prepared: Prepared, answers: Answers) -> None:
 
 def _attempts(reference: Reference, plan: Plan, stages: Stages) -> list[Attempt]:
     made: list[Attempt] = []
-    share = (_JUDGED - _PREPARED) / max(len(plan.recipes), 1)
-    for number, how in enumerate(plan.recipes):
+    recipes = plan.alone or plan.recipes if reference.sizes[-1] == 1 else plan.recipes
+    share = (_JUDGED - _PREPARED) / max(len(recipes), 1)
+    for number, how in enumerate(recipes):
         with stages(f"trying {how.name}", _PREPARED + (number + 0.1) * share):
             tried = attempt(how, reference)
         if how.name in plan.demanded:

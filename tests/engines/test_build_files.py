@@ -332,9 +332,3 @@ def test_pixels_may_be_scaled_inside_the_model(tmp_path: Path, models: Models) -
     assert (tensor.name, tensor.dtype, tensor.dims) == ("picture", np.uint8, (8, 8, 3))
     assert result.report.conversion_error < 1e-5
     assert result.manifest.source.settings["pixels.mean"] == "0.4,0.5,0.6"
-
-
-def test_scales_of_the_moment_are_tried_unasked_where_no_batches_are_served() -> None:
-    batched, alone = BuildOptions(), BuildOptions(max_batch_size=1)
-    assert "dynamic" not in [how.name for how in batched.compressions()]
-    assert "dynamic" in [how.name for how in alone.compressions()]

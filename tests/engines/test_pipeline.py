@@ -71,6 +71,17 @@ def _make(prepared: Prepared, folder: Path, plan: Plan = _INT8) -> Made:
     return described, measured, steps
 
 
+@pytest.mark.parametrize(
+    ("rows_apart", "most", "tried"), [(True, 64, "int8-cpu"), (False, 64, "dynamic"), (True, 1, "dynamic")]
+)
+def test_a_model_that_is_served_one_row_at_a_time_is_given_the_recipes_for_that(
+    rows_apart: bool, most: int, tried: str, small: Prepared, tmp_path: Path
+) -> None:
+    plan = replace(_INT8, alone=chosen(("dynamic",), ("cpu",)), max_batch_size=most)
+    _, _, steps = _make(replace(small, rows_apart=rows_apart), tmp_path, plan)
+    assert [step for step, _ in steps if step.startswith("trying")] == [f"trying {tried}"]
+
+
 def _wished(**wishes: object) -> Plan:
     return replace(_INT8, wish=Wish(**wishes))  # type: ignore[arg-type]  # a table of cases
 

@@ -18,7 +18,7 @@ from headrace_engines.spec import TensorSpec
 _ROWS: Final = 512
 _FEWEST_ROWS: Final = 32
 _MOST_BYTES: Final = 200 << 20
-"""Larger rows are of models that take longer for each; pictures of 224 by 224 still are enough to be judged by."""
+"""Larger rows are of models that take longer for each; pictures of 224 by 224 are enough to judge by."""
 _TRIED_ROWS: Final = 8
 _NEAREST: Final = 1e-3
 
