@@ -12,6 +12,7 @@ from typing import Final
 from headrace_engines import manifest
 from headrace_engines.declaration import Declaration
 from headrace_engines.manifest import FP32, Artefact, Manifest
+from headrace_engines.printable import printable
 from headrace_engines.standing import CPU_TARGET, Standing
 
 MODEL: Final = "model.onnx"
@@ -21,6 +22,7 @@ TENSORRT: Final = "tensorrt_plan"
 _PYTHON: Final = "python"
 _ONNX: Final = "onnxruntime_onnx"
 _PLANS: Final = ".plan"
+_ONNX_SUFFIX: Final = ".onnx"
 _GPU_TARGET: Final = "tensorrt"
 _QUANTISED: Final = "quantise"
 """How the steps are called that put Q/DQ pairs into a graph."""
@@ -61,6 +63,11 @@ class Candidate:
         if self.is_rebuilt:
             return f"{self.file}, rebuilt here"
         return f"{self.file} on the GPU" if self.runner is Runner.CUDA else self.file
+
+    @property
+    def is_for_gpus(self) -> bool:
+        """Whether it is of no use but on a GPU."""
+        return self.runner is Runner.TENSORRT or bool(self.described and self.described.target == _GPU_TARGET)
 
     @property
     def most_rows(self) -> int:
@@ -113,7 +120,8 @@ def on_cpu(
     if declaration.file:
         return _declared(folder, described, declaration.file, Runner.CPU)
     if described is None:
-        return _present(Candidate(folder / MODEL, None, "the only model, as it was put here"))
+        merit = "the model, as it was put here" if untold(folder) else "the only model, as it was put here"
+        return _present(Candidate(folder / MODEL, None, merit))
     fit = [one for one in known if one.may_serve and one.artefact.target == CPU_TARGET]
     fit.sort(key=lambda one: one.artefact.recipe == FP32)
     return [Candidate(folder / one.artefact.file, one.artefact, one.reason) for one in fit]
@@ -138,6 +146,31 @@ def ruled_out(
             yield artefact.file, f"made for {artefact.target}, which nothing here serves"
         elif artefact.target == _GPU_TARGET and why_no_gpu:
             yield artefact.file, f"made for a GPU: {why_no_gpu}"
+
+
+def why_unused(artefact: Artefact, declaration: Declaration, *, serves_on_cpu: bool) -> str:
+    """Say why an artefact that is good is no candidate."""
+    if declaration.file:
+        return f"the configuration names {declaration.file}"
+    if declaration.platform in (TENSORRT, _ONNX) and is_plan(declaration) != _is_made_plan(artefact):
+        return f'the configuration says platform: "{declaration.platform}"'
+    if artefact.target == CPU_TARGET and not serves_on_cpu:
+        return "made for the CPU: the configuration says KIND_GPU"
+    return "what a plan is built of"
+
+
+def untold(folder: Path) -> list[str]:
+    """Return the files that a build may have made, and that only a manifest can tell of."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(entry.name for entry in entries if entry.suffix in (_PLANS, _ONNX_SUFFIX))
+    return [printable(name) for name in names if name not in (MODEL, PLAN)]
+
+
+def plan_names(folder: Path, described: Manifest | None, declaration: Declaration) -> list[str]:
+    """Return what the plans are called that would serve, or the usual name where there are none."""
+    if declaration.file:
+        return [declaration.file]
+    return [candidate.file for candidate in _plans(folder, described)] or [PLAN]
 
 
 def _plans(folder: Path, described: Manifest | None) -> list[Candidate]:

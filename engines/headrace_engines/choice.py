@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from headrace_engines import independence, manifest, memory, report, standing
-from headrace_engines.candidates import MODEL, Candidate, Runner, on_cpu, on_gpu, ruled_out
+from headrace_engines.candidates import (
+    MODEL,
+    Candidate,
+    Runner,
+    on_cpu,
+    on_gpu,
+    ruled_out,
+    untold,
+    why_unused,
+)
 from headrace_engines.declaration import Declaration
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeclarationError, Difference, EngineError, ModelFileError
@@ -25,11 +34,12 @@ from headrace_engines.placement import Places
 from headrace_engines.printable import printable
 from headrace_engines.renewal import with_renewal
 from headrace_engines.replacements import Replacements
-from headrace_engines.standing import CPU_TARGET, Standing
+from headrace_engines.standing import Standing
 
 _log = logging.getLogger(__name__)
 
 _NO_ROWS: Final = "write `max_batch_size: 0` where axis 0 does not count rows"
+_NOT_SERVED: Final = "NOT SERVED: "
 _PAGES: Final = (".html", ".png")
 _LONE: Final = "its scales are of the moment, so that rows would change each other"
 _ON_CPU: Final = (0,)
@@ -48,7 +58,11 @@ class Choice:
         known = standing.read(folder, opener.manifest) if opener.manifest else ()
         self._candidates = _candidates(folder, opener.manifest, known, opener.declaration, places)
         self._against = dict(ruled_out(folder, opener.manifest, known, places.why_no_gpu))
-        self._against |= _unused(opener.manifest, self._candidates, self._against)
+        if not (opener.manifest or opener.declaration.file):
+            self._against |= dict.fromkeys(
+                untold(folder), f"passed over: no {manifest.FILE_NAME} tells of it"
+            )
+        self._against |= _unused(opener, self._candidates, self._against, serves_on_cpu=bool(places.on_cpu))
         self._refused: dict[str, str] = {}
         self._differences: tuple[Difference, ...] = ()
         self._dependent: list[tuple[Candidate, str]] = []
@@ -98,7 +112,7 @@ class Choice:
 
     def _findings(self) -> str:
         """Say what is wrong with each file; if there is none that could serve, what was expected."""
-        found = "; ".join(f"{file}: {reason}" for file, reason in (self._against | self._refused).items())
+        found = "; ".join(self._lines(self._against | self._refused))
         if self._refused:
             return found
         if not self._folder.is_dir():
@@ -106,16 +120,45 @@ class Choice:
         elif not found:
             names = sorted(printable(entry.name) for entry in self._folder.iterdir())
             found = f"found {', '.join(names) or 'no files'}"
-        return f"{found}; expected {self._declaration.file or MODEL}"
+        usual = MODEL
+        if self._opener.manifest is None and untold(self._folder):
+            usual = f"the {manifest.FILE_NAME} that belongs to them, or {MODEL}"
+        return f"{found}; expected {self._declaration.file or usual}"
 
-    def warn(self, chosen: Loaded) -> None:
+    def _lines(self, told: Mapping[str, str]) -> list[str]:
+        """Return a line for each file; one for all that the machine's want of a GPU stands against."""
+        why = self._places.why_no_gpu
+        files: dict[tuple[str, str], list[str]] = {}
+        for file, reason in told.items():
+            is_shared = why and reason.endswith(why)
+            files.setdefault(("" if is_shared else file, reason), []).append(file)
+        return [f"{', '.join(names)}: {reason}" for (_, reason), names in files.items()]
+
+    def warn(self, chosen: Loaded) -> Loaded:
         """Log what should have served and does not; a version that does not serve at all is an error."""
+        self._warn_of_no_gpu()
         label, _, merit = chosen.why[0].partition(": chosen: ")
         for file, reason in self._refused.items():
             if file != label:
                 _log.warning("%s is not served: %s", self._folder / file, reason)
             else:
                 _log.warning("%s is %s", self._folder / file, merit)
+        warned = tuple(f"{file}: {_NOT_SERVED}{reason}" for file, reason in self._refused.items())
+        return replace(chosen, warned=warned)
+
+    def _warn_of_no_gpu(self) -> None:
+        """Log that the machine keeps from GPUs what was made for them, or was to run on certain ones."""
+        places, machine = self._places, self._opener.machine
+        if not places.was_wished:
+            return
+        if places.names_gpus:
+            _log.warning("%s is served on the CPU: %s", self._folder, places.why_no_gpu)
+            return
+        found = on_gpu(self._folder, self._opener.manifest, self._declaration)
+        has_files = any(one.is_for_gpus or machine.has_provider() for one in found)
+        if has_files and machine.is_news(places.why_no_gpu):
+            text = "%s has files for a GPU, and is served on the CPU, as are all models: %s"
+            _log.warning(text, self._folder, places.why_no_gpu)
 
     def _opened(self, candidate: Candidate, max_batch_size: int) -> tuple[Candidate, list[Engine]]:
         """Return engines of the candidate, or of what stands in for it; none if it is refused."""
@@ -172,7 +215,7 @@ class Choice:
 
     def _chosen(self, engines: list[Engine], candidate: Candidate, merit: str) -> Loaded:
         label = candidate.label
-        refused = {file: f"NOT SERVED: {reason}" for file, reason in self._refused.items()}
+        refused = {file: f"{_NOT_SERVED}{reason}" for file, reason in self._refused.items()}
         against = self._against | refused
         runner = candidate.runner
         counts = (self._places.on_cpu,) if runner is Runner.CPU else self._places.counts
@@ -188,7 +231,7 @@ class Choice:
             candidate.file,
             (
                 f"{label}: chosen: {merit}",
-                *(f"{file}: {told}" for file, told in against.items() if file != label),
+                *self._lines({file: told for file, told in against.items() if file != label}),
             ),
             held,
             further=tuple(engines[1:]),
@@ -207,14 +250,13 @@ class Choice:
 
 
 def _unused(
-    described: Manifest | None, candidates: Sequence[Candidate], against: Mapping[str, str]
+    opener: Opener, candidates: Sequence[Candidate], against: Mapping[str, str], *, serves_on_cpu: bool
 ) -> dict[str, str]:
     """Return the artefacts that are good, and that nothing here executes as they are, with the reason."""
     known = {candidate.file for candidate in candidates} | against.keys()
-    reasons = {CPU_TARGET: "made for the CPU: the configuration says KIND_GPU"}
     return {
-        artefact.file: reasons.get(artefact.target, "what a plan is built of")
-        for artefact in (described.artefacts if described else ())
+        artefact.file: why_unused(artefact, opener.declaration, serves_on_cpu=serves_on_cpu)
+        for artefact in (opener.manifest.artefacts if opener.manifest else ())
         if artefact.file not in known
     }
 

@@ -10,27 +10,32 @@ executed only where that is allowed.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from headrace_engines import manifest, memory
-from headrace_engines.candidates import PLAN, is_plan, program
+from headrace_engines.candidates import is_plan, plan_names, program
 from headrace_engines.choice import Choice
 from headrace_engines.declaration import NOTHING_DECLARED, Declaration
-from headrace_engines.errors import DeclarationError, Difference, UnsupportedModelError
+from headrace_engines.errors import (
+    DeclarationError,
+    Difference,
+    EngineError,
+    ModelFileError,
+    UnsupportedModelError,
+)
 from headrace_engines.loaded import Loaded
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.memory import Held
 from headrace_engines.opening import Opener
-from headrace_engines.placement import ANYWHERE, Kind, Placement, Places
+from headrace_engines.placement import ANYWHERE, Placement, Places
 from headrace_engines.replacements import Replacements
 
 if TYPE_CHECKING:
     from headrace_engines.rebuilt_plans import RebuiltPlans
 
 __all__ = ["Loaded", "load"]
-
-_CPU_ALONE: Final = Placement(Kind.CPU)
 
 
 def load(
@@ -51,6 +56,7 @@ def load(
     served, DeclarationError where that is because the model, or the machine, is not what was declared,
     UnsupportedModelError for a program that may not be executed and a plan where there is no GPU.
     """
+    _check_folder(folder)
     rows = declaration.max_batch_size or max_batch_size
     if file := program(folder, declaration):
         if not allow_python:
@@ -64,26 +70,47 @@ def load(
     except DeclarationError as missing:
         if is_plan(declaration):
             raise
-        raise DeclarationError([*missing.differences, *_further(folder, rows, declaration)]) from missing
-    if is_plan(declaration) and places.why_no_gpu:
-        raise UnsupportedModelError(f"{declaration.file or PLAN}: needs a GPU: {places.why_no_gpu}")
+        on_cpu = Places((), (), 1, str(missing))
+        further = _further(folder, rows, Opener(manifest.read(folder), declaration, machine), on_cpu)
+        raise DeclarationError([*missing.differences, *further]) from missing
     described = manifest.read(folder)
-    opener = Opener(described, declaration, machine)
-    version = Choice(folder, opener, places, Replacements(folder, described, machine, rebuilt))
+    if is_plan(declaration) and places.why_no_gpu:
+        names = ", ".join(plan_names(folder, described, declaration))
+        raise UnsupportedModelError(f"{names}: needs a GPU: {places.why_no_gpu}")
+    return _chosen(folder, rows, Opener(described, declaration, machine), places, rebuilt)
+
+
+def _chosen(
+    folder: Path, rows: int, opener: Opener, places: Places, rebuilt: RebuiltPlans | None = None
+) -> Loaded:
+    replacements = Replacements(folder, opener.manifest, opener.machine, rebuilt)
+    version = Choice(folder, opener, places, replacements)
     chosen = version.first_that_batches(rows) or version.first_alone()
     if chosen is None:
         raise version.failure()
-    version.warn(chosen)
-    return chosen
+    return version.warn(chosen)
 
 
-def _further(folder: Path, rows: int, declaration: Declaration) -> tuple[Difference, ...]:
+def _further(folder: Path, rows: int, opener: Opener, on_cpu: Places) -> tuple[Difference, ...]:
     """Return what else is not as declared where a GPU is missing, so that all is told at once."""
     try:
-        load(folder, max_batch_size=rows, declaration=declaration, placement=_CPU_ALONE).close()
+        _chosen(folder, rows, opener, on_cpu).close()
     except DeclarationError as error:
         return error.differences
+    except EngineError:
+        return ()  # of files that a GPU would serve this says nothing
     return ()
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ModelFileError where the folder may not be looked into; what else it lacks is told later."""
+    try:
+        with os.scandir(folder):
+            (folder / manifest.FILE_NAME).stat()  # to list names and to reach what they name are two rights
+    except PermissionError as error:
+        raise ModelFileError(f"the version's folder cannot be read: {error.strerror or error}") from error
+    except OSError:
+        return
 
 
 def _loaded_program(

@@ -6,6 +6,7 @@ nothing of NVIDIA's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,8 @@ class Machine:
     def __init__(self, caches: Path | None = None) -> None:
         """What is built or measured for the GPUs is kept in the folder `caches`; None keeps nothing."""
         self._store = caches / _OWN_CACHE if caches else None
+        self._told: set[str] = set()
+        self._telling = threading.Lock()
 
     def gpus(self) -> Mapping[int, GpuFacts]:
         """Return the GPUs that can be used, by index."""
@@ -45,6 +48,21 @@ class Machine:
         from headrace_engines.runtime.cuda import gpu
 
         return gpu.why_none()
+
+    def is_news(self, text: str) -> bool:
+        """Whether this is told for the first time: what is true of a machine is told once for all models."""
+        with self._telling:
+            is_news = text not in self._told
+            self._told.add(text)
+            return is_news
+
+    def has_provider(self) -> bool:
+        """Whether the ONNX Runtime that is here could execute ONNX files on a GPU."""
+        try:
+            from headrace_engines.runtime import onnx_provider
+        except ImportError:
+            return False
+        return onnx_provider.available()
 
     def library(self, plan: str) -> Library | None:
         """Return the library to load a plan of this name with: the one that built it, if it is here."""

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from headrace_engines.errors import DeclarationError, Difference
 from headrace_engines.machine import Machine
+from headrace_engines.runtime.cuda.driver import no_such_gpu
 
 
 class Kind(enum.Enum):
@@ -48,7 +49,7 @@ class Placement:
         """
         if self.kind is Kind.CPU:
             return {}
-        missing = self._missing(there, why_none)
+        missing = self.missing(there, why_none)
         if missing and self.kind is Kind.GPU:
             raise DeclarationError(missing)
         if missing:
@@ -59,14 +60,13 @@ class Placement:
                 counts[gpu] += group.count
         return {gpu: count for gpu, count in counts.items() if count}
 
-    def _missing(self, there: Collection[int], why_none: str) -> list[Difference]:
+    def missing(self, there: Collection[int], why_none: str) -> list[Difference]:
         """Return what is in the way of running on GPUs."""
         if not there:
-            text = f"there is no GPU to run on ({why_none}); write KIND_CPU or KIND_AUTO"
+            text = f"there is no GPU to run on ({why_none}); mend that, or write KIND_CPU or KIND_AUTO"
             return [Difference("instance_group[0].kind", text)]
-        named = " and ".join(map(str, sorted(there)))
         return [
-            Difference(f"instance_group[{position}].gpus", f"there is no GPU {gpu}: there are {named}")
+            Difference(f"instance_group[{position}].gpus", no_such_gpu(gpu, there))
             for position, group in enumerate(self.groups)
             for gpu in group.gpus
             if gpu not in there
@@ -83,6 +83,10 @@ class Places:
     """Instances on the CPU, if it comes to that; 0 if it may not."""
     why_no_gpu: str
     """Why it may run on no GPU; "" where it may."""
+    was_wished: bool = False
+    """Whether it is the machine, and not the configuration, that keeps it from GPUs."""
+    names_gpus: bool = False
+    """Whether the configuration names GPUs."""
 
     @classmethod
     def of(cls, placement: Placement, machine: Machine) -> Self:
@@ -92,11 +96,12 @@ class Places:
         there = machine.gpus()
         why_none = "" if there else machine.why_no_gpu()
         counts = placement.on_gpus(there, why_none)
-        why = "" if counts else "not all that the configuration names are here"
+        why = "" if counts else "; ".join(map(str, placement.missing(there, why_none)))
         if not there:
             why = f"none was found ({why_none})"
         on_cpu = 0 if placement.kind is Kind.GPU else placement.on_cpu
-        return cls(tuple(counts), tuple(counts.values()), on_cpu, why)
+        names_gpus = any(group.gpus for group in placement.groups)
+        return cls(tuple(counts), tuple(counts.values()), on_cpu, why, bool(why), names_gpus)
 
 
 ANYWHERE: Final = Placement()

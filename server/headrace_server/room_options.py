@@ -65,12 +65,11 @@ def transport_options(config: ServerConfig) -> TransportOptions:
     )
 
 
-def _device_memory() -> DeviceMemory | None:
-    """Return what opens clients' memory on GPUs; None where there are none."""
-    from headrace_engines.runtime.cuda import gpu
-    from headrace_engines.runtime.cuda.shared_memory import SharedMemory
+def _device_memory() -> DeviceMemory | str:
+    """Return what opens clients' memory on GPUs, or why none can be used."""
+    from headrace_engines.runtime.cuda import shared_memory
 
-    return SharedMemory() if gpu.available() else None
+    return shared_memory.why_none() or shared_memory.SharedMemory()
 
 
 def _credentials(config: ServerConfig) -> Callable[[], grpc.ServerCredentials] | None:

@@ -327,7 +327,10 @@ def test_a_failure_to_allocate_counts_nothing() -> None:
     with FakeDriver() as driver:
         pools = Pools()
         made = fake_gpu(driver, pools)
-        for call, allocate in (("allocate", made.memory.allocate), ("allocate_pinned", made.memory.allocate_pinned)):
+        for call, allocate in (
+            ("allocate", made.memory.allocate),
+            ("allocate_pinned", made.memory.allocate_pinned),
+        ):
             driver.fail(call, NAMES[Fault.CALL])
             with pytest.raises(ExecutionError), made.use(1):
                 allocate(10)
@@ -402,13 +405,20 @@ def test_a_lost_gpu_is_lost_to_those_who_open_it_later() -> None:
 
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
     with FakeDriver(index=2) as driver, present(driver):
-        with pytest.raises(DeviceError, match="no GPU 0 here: there are 2"):
+        with pytest.raises(DeviceError, match="no GPU 0; this machine has GPU 2"):
             gpu.open_gpu(0)
         driver.fail("retain", "CUDA_ERROR_DEVICE_UNAVAILABLE")
         with pytest.raises(DeviceError, match=r"GPU 2 .Fake GPU. cannot be used: .*UNAVAILABLE"):
             gpu.open_gpu(2)
-    with present(), pytest.raises(DeviceError, match="no GPU 0 here: CUDA shows none"):
+    with present(), pytest.raises(DeviceError, match="no GPU here: CUDA shows none"):
         gpu.open_gpu(0)
+
+
+def test_a_gpu_is_told_of_once_however_often_it_is_opened(caplog: pytest.LogCaptureFixture) -> None:
+    with FakeDriver() as driver, present(driver), caplog.at_level(logging.INFO):
+        for _ in range(3):
+            gpu.open_gpu(0).close()
+    assert caplog.text.count("GPU 0 is used") == 1
 
 
 class Asked:
@@ -429,6 +439,7 @@ class Asked:
 NOT_INSTALLED = Asked(ModuleNotFoundError("No module named 'pycuda'"))
 BROKEN = Asked(ImportError("libcuda.so.1: cannot open shared object file"))
 NO_DRIVER = Asked(CudaError("cuInit", "no driver", Fault.CALL))
+LACKING = Asked(RuntimeError("function cuDeviceGet is not found"))
 NONE_SHOWN = Asked(())
 ONE = Asked((FakeDriver().facts,))
 
@@ -439,7 +450,16 @@ ONE = Asked((FakeDriver().facts,))
         ((ONE, BROKEN), [0], ""),
         ((NOT_INSTALLED, ONE), [0], ""),
         ((BROKEN, ONE), [0], ""),
-        ((NOT_INSTALLED, NOT_INSTALLED), [], "cuda-bindings is not installed"),
+        (
+            (NOT_INSTALLED, NOT_INSTALLED),
+            [],
+            "cuda-bindings is not installed: in a clone, pip install '.[tensorrt]', '.[rtx]' or '.[cuda]'",
+        ),
+        (
+            (NOT_INSTALLED, LACKING),
+            [],
+            "the driver does not fit cuda-bindings: function cuDeviceGet is not found",
+        ),
         ((NOT_INSTALLED, NO_DRIVER), [], "cuInit: no driver"),
         ((BROKEN, NO_DRIVER), [], "libcuda.so.1: cannot open shared object file; cuInit: no driver"),
         ((NONE_SHOWN, NONE_SHOWN), [], "CUDA shows none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -115,8 +116,8 @@ def test_a_lost_gpu_is_told() -> None:
     [
         (0, None, 101, "101 bytes were asked for; the memory has 100"),
         (0, bytes(64), 8, "handle cannot be opened: .*INVALID_VALUE"),
-        (1, None, 8, "there is no GPU 1; there is 0"),
-        (-1, None, 8, "there is no GPU -1; there is 0"),
+        (1, None, 8, "there is no GPU 1; this machine has GPU 0"),
+        (-1, None, 8, "there is no GPU -1; this machine has GPU 0"),
     ],
 )
 def test_what_cannot_be_opened_is_told_and_leaves_nothing_open(
@@ -128,6 +129,22 @@ def test_what_cannot_be_opened_is_told_and_leaves_nothing_open(
         with pytest.raises(InputError, match=text):
             memory.open(index, handle or given, size_bytes)
         memory.close()
+
+
+def test_a_gpu_that_cannot_be_used_is_offered_to_nobody() -> None:
+    with FakeDriver() as driver, present(driver):
+        driver.fail("retain", "CUDA_ERROR_NOT_SUPPORTED", times=2)
+        handle, _ = driver.share(8)
+        told = r"GPU 0 \(Fake GPU\) cannot be used: .*NOT_SUPPORTED"
+        assert re.fullmatch(told, shared_memory.why_none())
+        memory = SharedMemory()
+        with pytest.raises(InputError, match=told):
+            memory.open(0, handle, 8)
+        assert shared_memory.why_none() == ""
+        memory.open(0, handle, 8).close()
+        memory.close()
+    with present():
+        assert shared_memory.why_none() == "CUDA shows none"
 
 
 def test_two_openings_of_one_memory_are_given_up_one_by_one() -> None:

@@ -34,8 +34,12 @@ def test_on_the_cpu_groups_add_up() -> None:
 @pytest.mark.parametrize(
     ("placement", "there", "told"),
     [
-        (BOTH, (), r"instance_group\[0\]\.kind: there is no GPU to run on \(no driver\); write KIND_CPU"),
-        (BOTH, (0, 2), r"instance_group\[0\]\.gpus: there is no GPU 1: there are 0 and 2"),
+        (
+            BOTH,
+            (),
+            r"instance_group\[0\]\.kind: there is no GPU to run on \(no driver\); mend that, or write ",
+        ),
+        (BOTH, (0, 2), r"instance_group\[0\]\.gpus: there is no GPU 1; this machine has GPUs 0 and 2"),
     ],
 )
 def test_gpus_that_are_not_there(placement: Placement, there: tuple[int, ...], told: str) -> None:

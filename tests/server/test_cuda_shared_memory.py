@@ -97,10 +97,12 @@ def test_what_cannot_be_registered(
 
 
 def test_without_a_gpu_or_the_flag() -> None:
-    with pytest.raises(InvalidInput, match="there is no GPU"):
-        Regions(allowed=True).register_cuda("r", HANDLE, 0, 8)
+    without = Regions(allowed=True, device_memory=lambda: "no driver")
+    assert not without.has_gpu
+    with pytest.raises(InvalidInput, match="there is no GPU that this server can use: no driver"):
+        without.register_cuda("r", HANDLE, 0, 8)
     asked: list[int] = []
-    closed = Regions(allowed=False, device_memory=lambda: asked.append(1))
+    closed = Regions(allowed=False, device_memory=lambda: asked.append(1) or "none")
     with pytest.raises(NotSupported, match="--allow-client-shm"):
         closed.register_cuda("r", HANDLE, 0, 8)
     assert not asked, "no GPU is looked for where nobody may use it"

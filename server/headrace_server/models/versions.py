@@ -105,7 +105,7 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
         machine=options.machine,
         replanner=options.replanner,
     )
-    for line in loaded.why:
+    for line in [line for line in loaded.why if line not in loaded.warned]:
         _logger.info("model %s version %s: %s", name, version, line)
     with ExitStack() as unfinished:
         unfinished.callback(loaded.close)

@@ -27,7 +27,7 @@ class TransportOptions:
     credentials: Callable[[], grpc.ServerCredentials] | None = None
     """Makes what an address speaks TLS with; none does without."""
     allow_client_shm: bool = False
-    device_memory: Callable[[], DeviceMemory | None] = lambda: None
+    device_memory: Callable[[], DeviceMemory | str] = lambda: "it looks for none"
     """Makes what opens clients' memory on GPUs, if there are any."""
     message_timeout_seconds: float = 60.0
     """How long a unary call may wait for its message."""

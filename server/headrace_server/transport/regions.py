@@ -25,14 +25,15 @@ class Regions:
     """
 
     def __init__(
-        self, *, allowed: bool, device_memory: Callable[[], DeviceMemory | None] = lambda: None
+        self, *, allowed: bool, device_memory: Callable[[], DeviceMemory | str] = lambda: "it looks for none"
     ) -> None:
-        """`device_memory` makes what opens memory on GPUs, if there are any: asked where it is allowed."""
+        """`device_memory` makes what opens memory on GPUs, or says why there is none: asked where allowed."""
         self.allowed = allowed
         self._regions: dict[str, Region] = {}
         self._changing = threading.Lock()
-        memory = device_memory() if allowed else None
-        self._cuda = None if memory is None else CudaRegions(memory)
+        memory = device_memory() if allowed else ""
+        self._cuda = None if isinstance(memory, str) else CudaRegions(memory)
+        self._why_no_gpu = memory if isinstance(memory, str) else ""
 
     @property
     def has_gpu(self) -> bool:
@@ -56,7 +57,9 @@ class Regions:
         """
         self._check(name, size_bytes)
         if self._cuda is None:
-            raise InvalidInput(f"region {name!r}: there is no GPU that this server uses")
+            raise InvalidInput(
+                f"region {name!r}: there is no GPU that this server can use: {self._why_no_gpu}"
+            )
         with self._changing:  # what cannot be added need not be opened
             self._check_free(name)
         self._add(self._cuda.open(name, handle, gpu, size_bytes))

@@ -10,6 +10,7 @@ between `push` and `pop`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +64,13 @@ class GpuFacts:
         """The compute capability as plans are named by it: "sm90"."""
         major, minor = self.compute_capability
         return f"sm{major}{minor}"
+
+
+def no_such_gpu(index: int, there: Collection[int]) -> str:
+    """Say that there is no GPU of this index among those of the machine, of which there are some."""
+    last, *others = sorted(there, reverse=True)
+    named = f"GPUs {', '.join(map(str, others[::-1]))} and {last}" if others else f"GPU {last}"
+    return f"there is no GPU {index}; this machine has {named}"
 
 
 class Stream(Protocol):

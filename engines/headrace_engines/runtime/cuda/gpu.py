@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from headrace_engines.errors import DeviceError
 from headrace_engines.runtime.cuda import cuda_python_driver, pools, pycuda_driver
 from headrace_engines.runtime.cuda.context import Gpu, Use
-from headrace_engines.runtime.cuda.driver import CudaError, Driver, GpuFacts
+from headrace_engines.runtime.cuda.driver import CudaError, Driver, GpuFacts, no_such_gpu
 
 __all__ = ["Gpu", "Use", "available", "open_gpu", "why_none"]
 
@@ -37,6 +37,9 @@ class Found:
     why: str = ""
 
 
+_NO_LIBRARY: Final = (
+    "cuda-bindings is not installed: in a clone, pip install '.[tensorrt]', '.[rtx]' or '.[cuda]'"
+)
 _LIBRARIES: Final[tuple[DriverLibrary, ...]] = (pycuda_driver, cuda_python_driver)
 _opened: dict[int, Gpu] = {}
 _opening: dict[int, threading.Lock] = {}
@@ -55,7 +58,9 @@ def _found() -> Found:
             continue
         except (ImportError, CudaError) as error:
             whys.append(str(error))
-    why = "; ".join(dict.fromkeys(whys)) or "cuda-bindings is not installed"
+        except RuntimeError as error:  # so the bindings tell of a function that the driver lacks
+            whys.append(f"the driver does not fit cuda-bindings: {error}")
+    why = "; ".join(dict.fromkeys(whys)) or _NO_LIBRARY
     logger.debug("no GPU can be used: %s", why)
     return Found(why=why)
 
@@ -78,20 +83,22 @@ def open_gpu(index: int) -> Gpu:
     found = _found()
     facts = next((facts for facts in found.gpus if facts.index == index), None)
     if facts is None or found.library is None:
-        indices = ", ".join(str(gpu.index) for gpu in found.gpus)
-        raise DeviceError(f"there is no GPU {index} here: {f'there are {indices}' if indices else found.why}")
+        indices = [gpu.index for gpu in found.gpus]
+        raise DeviceError(no_such_gpu(index, indices) if indices else f"there is no GPU here: {found.why}")
     with _opening.setdefault(index, threading.Lock()):
         gpu = _opened.get(index)
         if gpu is None or not gpu.share():
-            gpu = _opened[index] = _open(facts, found.library)
+            is_first = gpu is None
+            gpu = _opened[index] = _open(facts, found.library, logging.INFO if is_first else logging.DEBUG)
         return gpu
 
 
-def _open(facts: GpuFacts, library: DriverLibrary) -> Gpu:
+def _open(facts: GpuFacts, library: DriverLibrary, level: int) -> Gpu:
     index, driver = facts.index, library.driver(facts)
     try:
         driver.retain()
     except CudaError as error:
         raise DeviceError(f"GPU {index} ({facts.name}) cannot be used: {error}") from error
-    logger.info("GPU %d is used: %s, %s, through %s", index, facts.name, facts.architecture, driver.name)
+    told = (index, facts.name, facts.architecture, driver.name)
+    logger.log(level, "GPU %d is used: %s, %s, through %s", *told)
     return Gpu(driver, pools.current())

@@ -16,11 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.errors import DeviceError, EngineSpoilt, InputError
-from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, Stream
+from headrace_engines.runtime.cuda import gpu
+from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault, Stream, no_such_gpu
 from headrace_engines.runtime.cuda.gpu import Gpu, available, open_gpu
 
 _PIECE_BYTES: Final = 4 << 20
 """Enough to be copied at the bus's speed."""
+
+
+def why_none() -> str:
+    """Say why no GPU's memory can be opened; "" if one's can. A context is made for that, and given up."""
+    reasons = []
+    for facts in available():
+        try:
+            open_gpu(facts.index).close()
+        except DeviceError as error:
+            reasons.append(str(error))
+        else:
+            return ""
+    return "; ".join(reasons) or gpu.why_none()
 
 
 class SharedMemory:
@@ -33,15 +47,16 @@ class SharedMemory:
     def open(self, index: int, handle: bytes, size_bytes: int) -> OpenedMemory:
         """Open the memory on this GPU that the handle stands for, at least so many bytes of it.
 
-        Raises InputError where there is no such GPU, the handle is none, or its memory is smaller;
+        Raises InputError where there is no such GPU that can be used, the handle is none, or its memory is
+        smaller;
         EngineSpoilt or DeviceError if the GPU fails.
         """
         if index not in (indices := [facts.index for facts in available()]):
-            raise InputError(f"there is no GPU {index}; there is {' and '.join(map(str, indices))}")
+            raise InputError(no_such_gpu(index, indices))
         with self._lock:
             bridge = self._bridges.get(index)
             if bridge is None:
-                bridge = self._bridges[index] = _Bridge(open_gpu(index))
+                bridge = self._bridges[index] = _Bridge(_opened(index))
         return OpenedMemory(bridge, handle, size_bytes)
 
     def close(self) -> None:
@@ -51,6 +66,13 @@ class SharedMemory:
             self._bridges.clear()
         for bridge in bridges:
             bridge.close()
+
+
+def _opened(index: int) -> Gpu:
+    try:
+        return open_gpu(index)
+    except DeviceError as error:  # it was never used: whoever names another is served
+        raise InputError(str(error)) from error
 
 
 class OpenedMemory:
