@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from fake_streams import EAGER, LATE, Order
 
 from headrace_engines.errors import DeviceError, EngineSpoilt, InputError
 from headrace_engines.runtime.cuda import faults, shared_memory
+from headrace_engines.runtime.cuda.context import Gpu
 from headrace_engines.runtime.cuda.shared_memory import OpenedMemory, SharedMemory
 from headrace_engines.runtime.cuda.twins import Twins
 
@@ -62,6 +65,39 @@ def test_memory_is_opened_again_in_a_fresh_context() -> None:
         assert opened.read(0, 4) == theirs[:4].tobytes()
         assert driver.calls["open_shared"] == 2
         assert opened.address() != before
+
+
+def test_a_reset_right_before_a_copy_moves_where_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address of the context before would be other memory's."""
+    copying = shared_memory._Bridge._copying
+
+    def late(bridge: shared_memory._Bridge) -> Any:
+        bridge.gpu.renew(bridge.gpu.generation)
+        return copying(bridge)
+
+    with shared(100) as (_, _, opened, theirs):
+        monkeypatch.setattr(shared_memory._Bridge, "_copying", late)
+        assert opened.read(3, 4) == theirs[3:7].tobytes()
+        opened.write(50, np.full(5, 9, np.uint8))
+        assert theirs[49:56].tolist() == [49, *[9] * 5, 55]
+
+
+def test_one_caller_waits_for_a_reset_and_the_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    renew, met = Gpu.renew, []
+
+    def slow(gpu: Gpu, generation: int) -> int:
+        with pytest.raises(EngineSpoilt):
+            beside.submit(opened.read, 0, 4).result(timeout=60)
+        met.append(generation)
+        return renew(gpu, generation)
+
+    with ThreadPoolExecutor(1) as beside, shared(100) as (driver, _, opened, theirs):
+        monkeypatch.setattr(Gpu, "renew", slow)
+        driver.fail("copy_out", "CUDA_ERROR_ILLEGAL_ADDRESS")
+        with pytest.raises(EngineSpoilt):
+            opened.read(0, 4)
+        assert met == [1]
+        assert opened.read(0, 4) == theirs[:4].tobytes()
 
 
 def test_memory_whose_owner_has_gone_is_told_after_a_reset() -> None:

@@ -98,11 +98,11 @@ class OpenedMemory:
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return a copy of a part. Raises as `address` does."""
-        return self._bridge.read(self.address() + offset, size_bytes)
+        return self._bridge.read(self, offset, size_bytes)
 
     def write(self, offset: int, data: NDArray[np.uint8]) -> None:
         """Change a part, and return once that is done. Raises as `address` does."""
-        self._bridge.write(self.address() + offset, data)
+        self._bridge.write(self, offset, data)
 
     def close(self) -> None:
         """Give it up; nothing copies from it or to it any more."""
@@ -144,17 +144,23 @@ class _Lane:
 
 
 class _Bridge:
-    """Copies between a GPU and memory that is not pinned, a piece at a time."""
+    """Copies between a GPU and memory that is not pinned, a piece at a time.
+
+    Where the GPU's memory stands is asked for inside the copy, when the context cannot be reset any more: an
+    address of the one before may be other memory's by now.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
         self._lane: _Lane | None = None
 
-    def read(self, address: int, size_bytes: int) -> bytes:
+    def read(self, memory: OpenedMemory, offset: int, size_bytes: int) -> bytes:
         """Return a copy of the GPU's bytes."""
         parts = []
         with self._copying() as (driver, lane):
+            address = memory.address() + offset
             for begin in range(0, size_bytes, _PIECE_BYTES):
                 piece = lane.piece[: min(size_bytes - begin, _PIECE_BYTES)]
                 driver.copy_out(piece, address + begin, lane.stream)
@@ -162,9 +168,10 @@ class _Bridge:
                 parts.append(piece.tobytes())
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, address: int, data: NDArray[np.uint8]) -> None:
+    def write(self, memory: OpenedMemory, offset: int, data: NDArray[np.uint8]) -> None:
         """Copy to the GPU, from there if the same bytes stand on it, and wait until that is done."""
         with self._copying() as (driver, lane):
+            address = memory.address() + offset
             if (twin := self.gpu.twins.find(data, lane.generation)) is not None:
                 driver.copy_within(address, twin, len(data), lane.stream)
                 _await(driver, lane)
@@ -187,16 +194,25 @@ class _Bridge:
     @contextlib.contextmanager
     def _copying(self) -> Iterator[tuple[Driver, _Lane]]:
         """Have what copies take; after an error that spoils the context there is a fresh one for the next."""
-        with self._lock:
-            generation = self.gpu.generation
-            try:
+        generation = 0
+        try:
+            with self._lock:
+                generation = self.gpu.generation
                 if self._lane is None or self._lane.generation != generation:
                     self._lane = _Lane(self.gpu, generation)
                 with self.gpu.use(generation) as driver:
                     yield driver, self._lane
-            except EngineSpoilt:
+        except EngineSpoilt:
+            self._renew(generation)
+            raise
+
+    def _renew(self, generation: int) -> None:
+        """Have a fresh context made, which may wait for a load; one caller waits, the others are refused."""
+        if self._renewing.acquire(blocking=False):
+            try:
                 self.gpu.renew(generation)
-                raise
+            finally:
+                self._renewing.release()
 
 
 def _await(driver: Driver, lane: _Lane) -> None:
