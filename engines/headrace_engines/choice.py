@@ -126,11 +126,11 @@ class Choice:
         return f"{found}; expected {self._declaration.file or usual}"
 
     def _lines(self, told: Mapping[str, str]) -> list[str]:
-        """Return a line for each file; one for all that the machine's want of a GPU stands against."""
+        """Return a line for each file; one for all with the same refusal, or want of a GPU."""
         why = self._places.why_no_gpu
         files: dict[tuple[str, str], list[str]] = {}
         for file, reason in told.items():
-            is_shared = why and reason.endswith(why)
+            is_shared = reason.startswith(_NOT_SERVED) or (why and reason.endswith(why))
             files.setdefault(("" if is_shared else file, reason), []).append(file)
         return [f"{', '.join(names)}: {reason}" for (_, reason), names in files.items()]
 
@@ -138,13 +138,14 @@ class Choice:
         """Log what should have served and does not; a version that does not serve at all is an error."""
         self._warn_of_no_gpu()
         label, _, merit = chosen.why[0].partition(": chosen: ")
-        for file, reason in self._refused.items():
-            if file != label:
-                _log.warning("%s is not served: %s", self._folder / file, reason)
-            else:
-                _log.warning("%s is %s", self._folder / file, merit)
-        warned = tuple(f"{file}: {_NOT_SERVED}{reason}" for file, reason in self._refused.items())
-        return replace(chosen, warned=warned)
+        refused = {file: reason for file, reason in self._refused.items() if file != label}
+        if len(refused) < len(self._refused):
+            _log.warning("%s is %s", self._folder / label, merit)
+        for reason in dict.fromkeys(refused.values()):
+            names = ", ".join(file for file, other in refused.items() if other == reason)
+            _log.warning("%s is not served: %s", self._folder / names, reason)
+        warned = self._lines({file: f"{_NOT_SERVED}{reason}" for file, reason in refused.items()})
+        return replace(chosen, warned=tuple(warned))
 
     def _warn_of_no_gpu(self) -> None:
         """Log that the machine keeps from GPUs what was made for them, or was to run on certain ones."""

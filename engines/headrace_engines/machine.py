@@ -82,6 +82,7 @@ class Machine:
         expected: Expected | None,
     ) -> Engine:
         """Return the plan as an engine on the GPU of this index; raises what `Opener.open` does."""
+        from headrace_engines.plans import nvidia
         from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
 
         library = self.library(path.name)
@@ -90,6 +91,8 @@ class Machine:
                 f"{path.name}: needs tensorrt or tensorrt_rtx, and neither is installed: in a clone, "
                 "pip install '.[tensorrt]' or pip install '.[rtx]'"
             )
+        if facts := self.gpus().get(gpu):
+            nvidia.check_driver(library, facts.driver)
         return TensorRtEngine(
             path,
             library=library,

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
-from headrace_engines import plan_gate
+from headrace_engines import folders, plan_gate
 from headrace_engines.declaration import NOTHING_DECLARED
-from headrace_engines.errors import EngineError, UnsupportedModelError
+from headrace_engines.errors import EngineError, FolderError, UnsupportedModelError
 from headrace_engines.importers import messages, sandbox
 from headrace_engines.machine import THIS_MACHINE, Machine
 from headrace_engines.plan_gate import Likeness
@@ -60,6 +60,8 @@ class _Teller:
 def _outcome(question: Mapping[str, Any], machine: Machine, tell: _Teller) -> Mapping[str, Any]:
     try:
         return {"likeness": asdict(_rebuilt(question, machine, tell))}
+    except FolderError as error:
+        return {"error": str(error), "is_of_folder": True}
     except EngineError as error:
         return {"error": str(error)}
     except MemoryError:
@@ -77,7 +79,9 @@ def _rebuilt(question: Mapping[str, Any], machine: Machine, tell: _Teller) -> Li
         **{**told, "batch_sizes": tuple(told["batch_sizes"]), "open_sizes": tuple(told["open_sizes"])}
     )
     library = Library(**question["library"])
-    build_plan(model, into, library, settings, caches=Path(question["caches"]), progress=tell)
+    caches = Path(question["caches"])
+    with folders.writing(caches.parent):
+        build_plan(model, into, library, settings, caches=caches, progress=tell)
     tell("comparing it with ONNX Runtime", 1.0)
     return _judged(model, into, settings, machine)
 

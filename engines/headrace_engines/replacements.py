@@ -42,6 +42,8 @@ class Replacements:
         wanted = self._order(candidate, gpus[0])
         if wanted is None:
             return "build it anew with `headrace build`"
+        if not wanted.model.exists():
+            return f"it cannot be rebuilt: {wanted.model.name} is missing"
         if self._rebuilt is None:
             return f"it can be rebuilt from {wanted.model.name}"
         if (found := self._rebuilt.find(wanted)) is not None:

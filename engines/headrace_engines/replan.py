@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from headrace_engines import manifest, store
-from headrace_engines.errors import EngineError, ModelFileError
+from headrace_engines.errors import EngineError, FolderError, ModelFileError
 from headrace_engines.importers.child_process import ChildEnded, ChildProcess
 from headrace_engines.plan_gate import Likeness
 from headrace_engines.plan_order import PlanOrder
@@ -46,8 +46,8 @@ class Replanner:
     def build(self, order: PlanOrder, progress: Progress) -> RebuiltPlan:
         """Return the plan of the order, built now unless it is there; takes from seconds to many minutes.
 
-        Raises Stopped after `stop`, else EngineError saying why there is no such plan; that is remembered,
-        and only another order is tried.
+        Raises Stopped after `stop`, else EngineError saying why there is no such plan, FolderError where none
+        can be kept; that is remembered, and only another order is tried.
         """
         try:
             return self.rebuilt.find_or_make(
@@ -83,6 +83,8 @@ class Replanner:
                 except ChildEnded as error:
                     self._check_not_stopped()
                     raise ModelFileError(f"{order.file}: the process that built it ended: {error}") from error
+        if answer.get("is_of_folder"):
+            raise FolderError(str(answer["error"]))
         if "error" in answer:
             raise ModelFileError(str(answer["error"]))
         return Likeness(**answer["likeness"])

@@ -22,6 +22,7 @@ from headrace_engines.errors import DeclarationError, ModelFileError, Unsupporte
 from headrace_engines.load import Loaded, load
 from headrace_engines.memory import Held
 from headrace_engines.placement import Group, Kind, Placement
+from headrace_engines.plans import nvidia
 from headrace_engines.rebuilt_plans import RebuiltPlans
 from headrace_engines.steps import StepEngine
 
@@ -120,6 +121,38 @@ def test_what_can_be_done_about_a_plan_is_told(
     with loaded(folder, machine) as result:
         assert any(line.endswith(f"; {advice}") for line in result.why)
         assert result.rebuilds == ()
+
+
+def test_with_a_driver_that_is_too_old_nothing_is_rebuilt_and_that_is_told_once(
+    models: Models,
+    tmp_path: Path,
+    machine: FakeMachine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = write_version(tmp_path, models.adding(1), by=OLD)
+    monkeypatch.setattr(nvidia, "_CUDA", {"tensorrt": {14: "tensorrt-cu14"}})
+    monkeypatch.setattr(nvidia, "_LEAST_DRIVER", {14: "700"})
+    monkeypatch.setattr(nvidia, "_version", {"tensorrt-cu14": NEW}.get)
+    told = (
+        f"the driver supports CUDA 13.0, and tensorrt {NEW} needs CUDA 14: install a driver of 700 or newer"
+    )
+    with loaded(folder, machine, rebuilt=RebuiltPlans(tmp_path / "plans")) as result:
+        assert result.rebuilds == ()
+        plans = f"{plan_name(INT8_MODEL, OLD)}, {plan_name('model.onnx', OLD)}"
+        assert f"{plans}: NOT SERVED: {told}" in result.why
+        assert set(result.warned) < set(result.why)
+    assert caplog.text.count(told) == 1
+
+
+def test_a_plan_whose_model_is_gone_is_not_said_to_be_rebuilt(
+    models: Models, tmp_path: Path, machine: FakeMachine
+) -> None:
+    folder = write_version(tmp_path, models.adding(1), by=OLD)
+    (folder / INT8_MODEL).unlink()
+    with loaded(folder, machine, rebuilt=RebuiltPlans(tmp_path / "plans")) as result:
+        assert [order.file for order in result.rebuilds] == [PLAN]
+        assert any(line.endswith(f"; it cannot be rebuilt: {INT8_MODEL} is missing") for line in result.why)
 
 
 def test_a_plan_for_another_gpu_is_told_with_both(models: Models, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fake_cuda import FakeDriver, present
 from onnx_models import Models
 
-from headrace_engines.errors import MemoryExhausted
+from headrace_engines.errors import MemoryExhausted, UnsupportedModelError
 from headrace_engines.machine import Machine
 from headrace_engines.plans import nvidia
 from headrace_engines.plans.nvidia import RTX, TENSORRT, Library
@@ -34,6 +34,33 @@ def test_a_plan_is_for_the_library_that_built_it(
 ) -> None:
     monkeypatch.setattr(nvidia, "all_installed", lambda: there)
     assert Machine().library(plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("installed", "library", "supported", "told"),
+    [
+        (
+            {"tensorrt-cu13": "11.0"},
+            BOTH[0],
+            12040,
+            "CUDA 12.4, and tensorrt 11.0 needs CUDA 13: .* 580 or newer",
+        ),
+        ({"tensorrt-cu13": "11.0"}, BOTH[0], 13000, ""),
+        ({"tensorrt-cu13": "11.0", "tensorrt-cu12": "11.0"}, BOTH[0], 12040, ""),
+        ({"tensorrt-cu12": "11.0"}, BOTH[0], 11080, "CUDA 11.8, and .* needs CUDA 12: .* 525 or newer"),
+        ({"tensorrt-rtx-cu13": "1.8"}, BOTH[1], 12090, "CUDA 12.9, and tensorrt_rtx 1.8 needs CUDA 13"),
+        ({}, BOTH[1], 11000, ""),
+    ],
+)
+def test_a_driver_that_is_older_than_the_library_needs_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], library: Library, supported: int, told: str
+) -> None:
+    monkeypatch.setattr(nvidia, "_version", installed.get)
+    if told:
+        with pytest.raises(UnsupportedModelError, match=told):
+            nvidia.check_driver(library, supported)
+    else:
+        nvidia.check_driver(library, supported)
 
 
 def test_plans_are_rebuilt_where_there_is_a_gpu_and_a_place_for_them(tmp_path: Path) -> None:

@@ -94,6 +94,19 @@ def test_what_a_library_says_of_a_plan_decides(said: list[str], is_mismatch: boo
     assert (said[0] if said else "did not say why") in str(error)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA initialization failure with error: 35. Please check your CUDA installation",
+        "Cuda Runtime (CUDA driver version is insufficient for CUDA runtime version)",
+    ],
+)
+def test_a_driver_that_is_too_old_is_no_reason_to_build_the_plan_anew(said: str) -> None:
+    error = refusal(Path("model.plan"), [said])
+    assert type(error) is UnsupportedModelError
+    assert str(error) == f"model.plan: the driver is too old for the library, install a newer one: {said}"
+
+
 _NETWORKS = {"mlp": networks.perceptron, "cnn": networks.convolutional, "resnet50": networks.resnet50}
 _BUILDS = [f"{network} {recipe}" for network in _NETWORKS for recipe in ("int8-tensorrt", "fp16", "fp8")]
 

@@ -152,6 +152,19 @@ def test_what_cannot_be_built_is_told_once_and_the_next_best_serves_on(
     assert site.builds == 2
 
 
+def test_where_no_plan_can_be_kept_that_is_told_with_the_folder_and_no_other_is_tried(
+    site: Site, machine: FakeMachine
+) -> None:
+    site.mode("full")
+    with (
+        Awaited(f"m version 1: no plan can be rebuilt: {site.caches.parent}") as awaited,
+        site.served(machine) as repository,
+    ):
+        awaited.wait()
+        assert answer(repository) == 1
+    assert site.builds == 1
+
+
 def test_a_stop_ends_what_is_being_built(site: Site, machine: FakeMachine) -> None:
     site.mode("hang")
     with Awaited("is rebuilt from") as awaited, site.served(machine) as repository:

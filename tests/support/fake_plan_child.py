@@ -1,11 +1,12 @@
 """Builds and judges plans in a process of its own as `headrace_engines.plan_child` does, on a fake GPU.
 
-The file `mode` in the folder of caches says what goes wrong: "crash", "hang", "refuse", "wrong" for a plan of
-another model (`other.onnx` there), and "wait" until somebody writes to the pipe `gate` there.
+The file `mode` in the folder of caches says what goes wrong: "crash", "hang", "full", "refuse", "wrong" for a
+plan of another model (`other.onnx` there), and "wait" until somebody writes to the pipe `gate` there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -41,6 +42,8 @@ def build(
         signal.pause()
     if wrong == "wait":
         (caches / "gate").read_bytes()
+    if wrong == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if wrong == "refuse":
         raise UnsupportedModelError(f"{model.name}: TensorRT's parser refuses it")
     source = caches / "other.onnx" if wrong == "wrong" else model

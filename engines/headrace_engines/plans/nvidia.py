@@ -9,6 +9,7 @@ import importlib
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from types import ModuleType
 from typing import Final
 
@@ -21,6 +22,13 @@ _DISTRIBUTIONS: Final = {
     RTX: ("tensorrt-rtx",),
 }
 """What brings a module, any of which suffices: the package "tensorrt" only asks for one of the others."""
+_CUDA: Final = {
+    TENSORRT: {13: "tensorrt-cu13", 12: "tensorrt-cu12"},
+    RTX: {13: "tensorrt-rtx-cu13", 12: "tensorrt-rtx-cu12"},
+}
+"""The packages of a library by the CUDA that they need."""
+_LEAST_DRIVER: Final = {12: "525", 13: "580"}
+"""NVIDIA's first driver for each of them."""
 ANY_ARCHITECTURE: Final = "any"
 """Plans of TensorRT for RTX carry code that each GPU's driver finishes."""
 
@@ -56,11 +64,29 @@ def all_installed() -> tuple[Library, ...]:
     """Return the libraries that are here, TensorRT itself first."""
     found = []
     for name, distributions in _DISTRIBUTIONS.items():
-        for distribution in distributions:
-            with suppress(metadata.PackageNotFoundError):
-                found.append(Library(name, metadata.version(distribution)))
-                break
+        versions = (version for distribution in distributions if (version := _version(distribution)))
+        found += [Library(name, version) for version in islice(versions, 1)]
     return tuple(found)
+
+
+def check_driver(library: Library, supported: int) -> None:
+    """Raise UnsupportedModelError if the driver, whose newest CUDA this is (12040), is too old for it.
+
+    A library whose package does not tell which CUDA it needs is taken to fit.
+    """
+    needed = [cuda for cuda, name in _CUDA[library.name].items() if _version(name) == library.version]
+    if needed and supported // 1000 < min(needed):
+        cuda = f"{supported // 1000}.{supported % 1000 // 10}"
+        raise UnsupportedModelError(
+            f"the driver supports CUDA {cuda}, and {library.name} {library.version} needs "
+            f"CUDA {min(needed)}: install a driver of {_LEAST_DRIVER[min(needed)]} or newer"
+        )
+
+
+def _version(distribution: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(distribution)
+    return None
 
 
 def installed() -> Library | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final
 
-from headrace_engines.errors import EngineError
+from headrace_engines.errors import EngineError, FolderError
 from headrace_engines.printable import printable
 from headrace_server.errors import ShuttingDown
 from headrace_server.models.versions import Version
@@ -74,13 +74,17 @@ class Rebuilds:
         order is fulfilled once, so this ends.
         """
         tried: set[tuple[str, str]] = set()
-        while (order := _untried(version, tried)) is not None and version.again() is not None:
-            tried.add((order.sha256, order.key))
-            if self._is_built(version, order):
-                version = self._renew(version.model.facts.name, version) or version
+        try:
+            while (order := _untried(version, tried)) is not None and version.again() is not None:
+                tried.add((order.sha256, order.key))
+                if self._is_built(version, order):
+                    version = self._renew(version.model.facts.name, version) or version
+        except FolderError as error:  # the next order would meet it again
+            name, reason = version.model.facts.name, printable(str(error))
+            _logger.warning("model %s version %d: no plan can be rebuilt: %s", name, version.number, reason)
 
     def _is_built(self, version: Version, order: PlanOrder) -> bool:
-        """Build a plan; return whether it could be built."""
+        """Build a plan; return whether it could be built. Raises FolderError where none can be kept."""
         from headrace_engines.replan import Stopped
 
         told = _Told(version.model.facts.name, version.number, order)
@@ -88,6 +92,8 @@ class Rebuilds:
             plan = self._replanner.build(order, told)
         except Stopped:
             raise ShuttingDown("the server is stopping") from None
+        except FolderError:
+            raise
         except EngineError as error:
             told.failed(error)
             return False

@@ -20,6 +20,9 @@ from headrace_engines.spec import TensorSpec
 
 _NAME: Final = re.compile(r"\.(any|sm\d+)-((?:trt|rtx)\d[\w.]*)\.plan$")
 _OTHER_VERSION: Final = re.compile(r"version|compatib|built (?:on|for)|compute capability", re.IGNORECASE)
+_OLD_DRIVER: Final = re.compile(
+    r"insufficient for CUDA runtime|cudaErrorInsufficientDriver|CUDA[^.]* error:? 35\b", re.IGNORECASE
+)
 
 
 class PlanMismatch(UnsupportedModelError):
@@ -70,9 +73,12 @@ def read(path: Path, library: Library, gpu: GpuFacts, *, sha256: str = "", size_
     return PlanFile(content, found)
 
 
-def refusal(path: Path, said: list[str]) -> ModelFileError | PlanMismatch:
+def refusal(path: Path, said: list[str]) -> ModelFileError | UnsupportedModelError:
     """Return the error of a plan that the library did not take, which said so, to be raised."""
     text = " ".join((said[-1] if said else "it did not say why").split())
+    if any(map(_OLD_DRIVER.search, said)):
+        reason = f"the driver is too old for the library, install a newer one: {text}"
+        return UnsupportedModelError(f"{path.name}: {reason}")
     kind = PlanMismatch if any(map(_OTHER_VERSION.search, said)) else ModelFileError
     return kind(f"{path.name}: the library does not load it: {text}")
 
