@@ -54,7 +54,7 @@ HISTOGRAMS = {
 GAUGES = {
     "headrace_execution_age_seconds", "headrace_model_memory_bytes", "headrace_model_ready",
     "headrace_ready", "headrace_open_calls", "headrace_unsent_calls", "headrace_open_streams",
-    "headrace_in_flight_bytes", "headrace_build_info",
+    "headrace_in_flight_bytes", "headrace_build_info", "headrace_model_instances",
     "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds",
 }  # fmt: skip
 OF_GPUS = {
@@ -309,6 +309,18 @@ def test_models_that_a_gpu_told_its_times_of_tell_them_and_others_have_no_such_s
         "headrace_gpu_copy_out_duration_us": [1],
     }
     assert page.value("headrace_gpu_exec_count", model="on_gpu", version="1") == 2
+
+
+def test_what_each_model_runs_on_is_told() -> None:
+    three = ModelSettings(instances=3)
+    models = [Model(name, "1", rows_spec(), "a plan", Limits(), settings=three) for name in ("a", "b")]
+    models[0].places = ((0, 1), (7, 2))
+    page = Page(render(model_metrics(models)).decode())
+    told = {"platform": "a plan", "version": "1"}
+    assert page.value("headrace_model_instances", model="a", kind="gpu", gpu="0", **told) == 1
+    assert page.value("headrace_model_instances", model="a", kind="gpu", gpu="7", **told) == 2
+    assert page.value("headrace_model_instances", model="b", kind="cpu", gpu="", **told) == 3
+    assert page.values("headrace_model_instances") == [1, 2, 3]
 
 
 def test_the_documentation_names_every_series_and_no_other() -> None:

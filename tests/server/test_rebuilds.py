@@ -128,6 +128,7 @@ def test_a_plan_takes_over_when_it_is_built(
         (model,) = repository.catalogue.ready()
         config = config_pb.ModelConfig.FromString(model.facts.config)
         assert [(group.kind, list(group.gpus)) for group in config.instance_group] == [(1, [0])]
+        assert model.places == ((0, 1),)
     assert f"m version 1: {plan_name(INT8_MODEL)} is rebuilt from {INT8_MODEL}" in caplog.text
     assert f"{plan_name(INT8_MODEL)} was rebuilt in" in caplog.text
     with site.served(machine) as repository:

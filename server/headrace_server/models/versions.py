@@ -129,6 +129,7 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
         )
         workers = [worker_for(model, engine, instance) for instance, engine in enumerate(engines)]
         unfinished.pop_all()
+    model.places = loaded.places
     model.load_seconds = time.monotonic() - begun
     _logger.info("model %s version %s is ready after %.2f s", name, version, model.load_seconds)
     return Version(source, model, workers, loaded.rebuilds)

@@ -128,6 +128,10 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Model], float]], ...]] = (
         lambda of: of.memory_bytes,
     ),
 )
+_INSTANCES: Final = (
+    "headrace_model_instances",
+    "Instances, by what they run on: kind is cpu or gpu, gpu the index of one",
+)
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[Statistics], Histogram]], ...]] = (
     (
         "headrace_request_duration_seconds",
@@ -168,8 +172,17 @@ def model_metrics(models: Sequence[Model]) -> Iterator[Metric]:
     yield _plain(*_FAILURES, "counter", failures)
     for name, text, value in _GAUGES:
         yield _plain(name, text, "gauge", [(of.labels, value(of.model)) for of in readings])
+    instances = [(labels, count) for of in readings for labels, count in _placed(of)]
+    yield _plain(*_INSTANCES, "gauge", instances)
     for name, text, histogram in _HISTOGRAMS:
         yield _histogram(name, text, [(of.labels, histogram(of.statistics)) for of in readings])
+
+
+def _placed(reading: _Reading) -> Iterator[tuple[Mapping[str, str], int]]:
+    platform = reading.model.facts.platform
+    for gpu, count in reading.model.places:
+        place = {"kind": "cpu", "gpu": ""} if gpu is None else {"kind": "gpu", "gpu": str(gpu)}
+        yield {**reading.labels, "platform": platform, **place}, count
 
 
 def _labels(model: Model) -> dict[str, str]:
