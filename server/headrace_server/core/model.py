@@ -82,7 +82,7 @@ class Model:
         self.load_seconds = 0.0
         """What loading and warming up took, as told by whoever did it."""
         self.places: tuple[tuple[int | None, int], ...] = ((None, settings.instances),)
-        """How many instances run on each GPU, by its index, None for the CPU; as told by whoever loaded it."""
+        """How many instances run on each GPU, by its index; None is the CPU. Whoever loaded it tells."""
         self.tracer: Tracer | None = None
         """Hears of every batch while requests are traced."""
         max_rows = spec.max_batch_size or 1
