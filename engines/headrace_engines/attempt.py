@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 
 GOOD: Final = "as good as FP32"
 GOOD_ELSEWHERE: Final = "as good as FP32; its speed shows on a GPU alone"
-NOT_JUDGED: Final = "how good it is could not be judged"
-NOT_JUDGED_ELSEWHERE: Final = "how good it is could not be judged; its speed shows on a GPU alone"
+NOT_JUDGED: Final = "not made"
+"""What is said of an artefact that nothing could prove to be good, ahead of why."""
 NOT_GOOD: Final = "not good enough: it lost too much against FP32"
 NOT_ROWS: Final = "not served: the rows of a batch would change each other"
 
@@ -96,6 +96,9 @@ class _Trial:
 def attempt(how: Compression, reference: Reference) -> Attempt:
     """Make an artefact beside the model; the file of one that does not pass is not left there."""
     path = reference.path.with_name(f"model.{how.name}.onnx")
+    if not reference.judgement.tells:
+        reason = f"{NOT_JUDGED}: {reference.judgement.notes[-1]}"
+        return Attempt(how.recipe, _refused(how, path, reason), None)
     if how.target == TENSORRT and (foreign := reference.prepared.cpu_only):
         reason = f"does not fit this model: TensorRT has nothing for {', '.join(foreign)}"
         return Attempt(how.recipe, _refused(how, path, reason), None)
@@ -187,8 +190,7 @@ def _compressed(
 def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) -> Attempt:
     """Take a compressed file through the gates: what it answers, its rows apart, its speed."""
     seen = _answers_judged(path, engine, reference)
-    is_told = reference.judgement.tells
-    artefact = artefact_of(path, how.name, how.target, GOOD if is_told else NOT_JUDGED, how.max_rows or 0)
+    artefact = artefact_of(path, how.name, how.target, GOOD, how.max_rows or 0)
     comparison = Comparison(
         recipe=how.name,
         target=how.target,
@@ -196,8 +198,8 @@ def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) 
         verdict=seen.why_not or artefact.reason,
         reference_bytes=reference.path.stat().st_size,
         candidate_bytes=artefact.size_bytes,
-        quality=seen.quality if is_told else None,
-        likeness=seen.likeness if is_told else {},
+        quality=seen.quality,
+        likeness=seen.likeness,
         speeds=(),
     )
     made = Attempt(how.recipe, artefact, comparison)
@@ -207,9 +209,8 @@ def _judged(how: Compression, path: Path, engine: Engine, reference: Reference) 
     if not found.independent:
         return _not(made, NOT_ROWS, f"{path.name}: {found.why}")
     if how.target != CPU:
-        reason = GOOD_ELSEWHERE if is_told else NOT_JUDGED_ELSEWHERE
-        passed = replace(comparison, passed=True, verdict=reason)
-        return replace(made, artefact=replace(artefact, reason=reason), comparison=passed)
+        passed = replace(comparison, passed=True, verdict=GOOD_ELSEWHERE)
+        return replace(made, artefact=replace(artefact, reason=GOOD_ELSEWHERE), comparison=passed)
     rows, sizes = reference.prepared.held_out, reference.sizes
     return replace(
         made, comparison=timing.timed(comparison, path.name, engine, reference.engine, rows, sizes)
@@ -231,8 +232,7 @@ def _answers_judged(path: Path, engine: Engine, reference: Reference) -> _Trial:
     try:
         gates.check_quality(path.name, quality)
     except GateError as error:
-        why = "" if reference.judgement.tells else f"; {reference.judgement.notes[-1]}"
-        return _Trial(quality, likeness, f"{error}{why}")
+        return _Trial(quality, likeness, str(error))
     return _Trial(quality, likeness, "")
 
 

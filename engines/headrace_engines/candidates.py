@@ -139,7 +139,7 @@ def ruled_out(
     for standing in known:
         artefact = standing.artefact
         if not artefact.passed:
-            yield artefact.file, f"not good enough: {artefact.reason}"
+            yield artefact.file, artefact.reason
         elif not standing.may_serve:
             yield artefact.file, standing.reason
         elif artefact.target not in (CPU_TARGET, _GPU_TARGET):

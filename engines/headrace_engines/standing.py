@@ -19,7 +19,6 @@ from headrace_engines.manifest import FP32, Artefact, Manifest
 from headrace_engines.report import Comparison, Report
 
 FASTER: Final = "as good as FP32 and faster"
-FASTER_NOT_JUDGED: Final = "faster than FP32; how good it is could not be judged"
 NOT_FASTER: Final = "not better: no faster than FP32"
 CPU_TARGET: Final = "cpu"
 
@@ -88,12 +87,7 @@ def _standing(artefact: Artefact, comparison: Comparison | None, missing: str) -
         return Standing(artefact, artefact.passed, artefact.reason)
     if comparison is None:
         return Standing(artefact, may_serve=False, reason=f"not known to be faster than FP32: {missing}")
-    return Standing(artefact, comparison.passed, faster(comparison) if comparison.passed else NOT_FASTER)
-
-
-def faster(comparison: Comparison) -> str:
-    """Say of an artefact that it is faster than FP32, and whether it is as good."""
-    return FASTER if comparison.quality else FASTER_NOT_JUDGED
+    return Standing(artefact, comparison.passed, FASTER if comparison.passed else NOT_FASTER)
 
 
 def _place(standing: Standing, comparison: Comparison | None) -> int:

@@ -105,7 +105,7 @@ def test_what_passed_its_gates_comes_before_the_original(version):
 
 def test_what_did_not_pass_is_not_opened(version):
     (version.folder / INT8).unlink()
-    version.describe(INT8, passed=False, reason="a drop of 3.1 points")
+    version.describe(INT8, passed=False, reason="not good enough: a drop of 3.1 points")
     with loaded(version.folder) as result:
         assert result.artefact == "model.onnx"
         assert f"{INT8}: not good enough: a drop of 3.1 points" in result.why

@@ -214,17 +214,18 @@ def test_without_labels_only_likeness_is_judged_and_it_is_told(
     assert measured.comparisons[0].quality.reference == 1.0
 
 
-def test_where_all_rows_are_answered_alike_nothing_is_called_judged(
-    tmp_path: Path, small: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trial, "compare_speed", _timed([2.0]))
+def test_where_all_rows_are_answered_alike_fp32_serves_alone(tmp_path: Path, small: Prepared) -> None:
     rows = np.repeat(small.held_out[digits.INPUT][:1], 200, 0)
     expected = (np.repeat(small.expected[0][:1], 200, 0),)
     alike = replace(small, labels=None, held_out={digits.INPUT: rows}, expected=expected)
     described, measured, _ = _make(alike, tmp_path)
     assert described.gates["judged"] is False
     assert any(told.startswith("quality could not be judged") for told in measured.warnings)
-    assert measured.comparisons[0].quality is None
+    assert measured.comparisons == ()
+    assert [one.artefact.recipe for one in standings(described, measured) if one.may_serve] == ["fp32"]
+    demanding = replace(_INT8, demanded=frozenset({"int8-cpu"}))
+    with pytest.raises(GateError, match="int8-cpu not made: quality could not be judged, since"):
+        _make(alike, tmp_path, demanding)
 
 
 def test_above_what_one_score_names_class_1_stands_in_the_manifest(
