@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 from headrace_proto.consul import split_address
 from headrace_server.listen_address import parse as parse_listen_address
 from headrace_server.options import ConfigError
 from headrace_server.server_config import ServerConfig
+
+_LEAST_WATCHDOG_SECONDS: Final = 1.0
+"""What a sound execution may take on a machine that is busy."""
 
 
 def check(config: ServerConfig, origins: Mapping[str, str]) -> None:
@@ -28,6 +34,10 @@ def check(config: ServerConfig, origins: Mapping[str, str]) -> None:
         gpu_bounds(config.cuda_memory_pool_byte_size)
     except ValueError as error:
         raise ConfigError(f"{origins['cuda_memory_pool_byte_size']}: {error}") from None
+    if 0 < config.gpu_watchdog_secs < _LEAST_WATCHDOG_SECONDS:
+        text = f"{config.gpu_watchdog_secs} is out of range; 0 is no end, else the least is 1"
+        raise ConfigError(f"{origins['gpu_watchdog_secs']}: {text}")
+    _check_cache(config.cache.expanduser(), origins["cache"])
     for cert, key, told in (
         ("tls_cert", "tls_key", "--tls-cert and --tls-key"),
         ("consul_client_cert", "consul_client_key", "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"),
@@ -41,6 +51,13 @@ def check(config: ServerConfig, origins: Mapping[str, str]) -> None:
     ):
         if getattr(config, name) and not needed:
             raise ConfigError(f"{origins[name]}: it needs {told} as well")
+
+
+def _check_cache(folder: Path, origin: str) -> None:
+    """Raise ConfigError where a file stands in the way of the folder, which need not be there."""
+    first = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not first.is_dir():
+        raise ConfigError(f"{origin}: {first} is not a folder")
 
 
 def gpu_bounds(texts: Sequence[str]) -> dict[int, int]:

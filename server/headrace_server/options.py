@@ -72,7 +72,9 @@ class Option:
                 raise ConfigError(f"{origin}: {item!r} is not one of {', '.join(self.choices)}")
         if self.kind == "port" and not 0 <= converted <= 65535:
             raise ConfigError(f"{origin}: {converted} is no port; 0 to 65535 are")
-        if self.least is not None and (not converted >= self.least or converted == float("inf")):
+        if self.least is not None and converted == float("inf"):
+            raise ConfigError(f"{origin}: {converted} is out of range; a finite number is expected")
+        if self.least is not None and not converted >= self.least:
             raise ConfigError(f"{origin}: {converted} is out of range; the least is {self.least:g}")
         if self.most is not None and converted > self.most:
             raise ConfigError(f"{origin}: {converted} is out of range; the most is {self.most}")
@@ -118,7 +120,7 @@ def _switch(value: Any) -> bool:
 
 def _list(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
-    if not all(isinstance(item, str) for item in items):
+    if isinstance(items, Mapping) or not all(isinstance(item, str) for item in items):
         raise TypeError(value)
     return tuple(item.strip() for item in items if item.strip())
 

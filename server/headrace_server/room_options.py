@@ -12,6 +12,7 @@ import grpc
 
 from headrace_engines.errors import DeviceError
 from headrace_engines.machine import THIS_MACHINE, Machine
+from headrace_engines.runtime.cuda.driver import no_such_gpu
 from headrace_proto import __version__
 from headrace_server.config_checks import gpu_bounds
 from headrace_server.core.model import Limits
@@ -103,6 +104,10 @@ def bound_gpu_memory(config: ServerConfig) -> None:
     """Set how much memory batches on GPUs may take. To be called before the first model is loaded."""
     bounds = gpu_bounds(config.cuda_memory_pool_byte_size)
     THIS_MACHINE.bound_memory(config.pinned_memory_pool_byte_size, bounds)
+    there = THIS_MACHINE.gpus() if bounds else {}
+    for gpu in bounds.keys() - there.keys():
+        why = no_such_gpu(gpu, there) if there else f"there is no GPU: {THIS_MACHINE.why_no_gpu()}"
+        _logger.warning("--cuda-memory-pool-byte-size %d:%d bounds nothing: %s", gpu, bounds[gpu], why)
 
 
 def tracing(config: ServerConfig, catalogue: ModelCatalogue) -> Tracing:

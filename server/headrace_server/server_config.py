@@ -184,10 +184,11 @@ class ServerConfig:
     )
     gpu_watchdog_secs: float = setting(
         60.0,
-        "Longest execution on a GPU; it is taken for lost after that, and its callers are answered. 0 is no "
-        "end.",
+        "Longest execution on a GPU, 1 or more; it is taken for lost after that, and its callers are "
+        "answered. 0 is no end.",
         "number",
         least=0,
+        most=86_400,
     )
     exit_on_gpu_loss: bool = setting(
         True,
@@ -200,8 +201,8 @@ class ServerConfig:
     )
     cuda_memory_pool_byte_size: tuple[str, ...] = setting(
         (),
-        "Most bytes of a GPU's memory that batches may take, GPU:BYTES; may be repeated. Without one there "
-        "is no bound.",
+        "Most bytes of a GPU's memory that batches may take, GPU:BYTES; may be repeated. Without one, or "
+        "with 0 bytes, there is no bound.",
         "list",
     )
     cache: Path = setting(

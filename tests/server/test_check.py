@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import present
+from fake_machine import INT8_MODEL, plan_name, write_version
 
 from headrace_engines.gates import Speed
 from headrace_engines.manifest import Manifest, Recipe, artefact_of
@@ -304,6 +306,53 @@ def test_what_was_built_is_compared_with_its_manifest_whether_it_is_chosen_or_no
     (trouble,) = checked.troubles
     assert trouble.path == built / file
     assert text in trouble.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (_flipped, "not the file that manifest.json describes"),
+        (lambda plan: plan.write_bytes(plan.read_bytes()[:-1]), "not the file that manifest.json describes"),
+        (Path.unlink, "no such file"),
+        (lambda plan: (plan.unlink(), plan.mkdir()), "not a regular file"),
+    ],
+    ids=["flipped", "cut", "gone", "folder"],
+)
+def test_plans_are_compared_with_their_manifest_without_a_gpu(
+    models, tmp_path: Path, damage: Callable[[Path], object], text: str
+) -> None:
+    built = write_version(tmp_path / "models" / "m" / "1", models.adding(1))
+    with present():
+        assert check([tmp_path / "models"], LoadOptions()).troubles == ()
+        damage(built / plan_name(INT8_MODEL))
+        (trouble,) = check([tmp_path / "models"], LoadOptions()).troubles
+    assert trouble.path == built / plan_name(INT8_MODEL)
+    assert text in trouble.text
+
+
+def test_what_may_not_be_read_is_told_of_whether_it_is_chosen_or_not(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = _built(shelf)
+    original = Path.open
+
+    def opened(path: Path, *arguments, **options):
+        if path.name == "model.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    (trouble,) = shelf.checked().troubles
+    assert (trouble.path, trouble.text) == (built / "model.onnx", "cannot be read: permission denied")
+
+
+def test_damage_is_told_beside_what_is_not_as_it_was_declared(shelf: Shelf) -> None:
+    built = _built(shelf)
+    (built.parent / "config.pbtxt").write_text('max_batch_size: 4\ninput { name: "nothing" }')
+    _flipped(built / "model.onnx")
+    files = [trouble.path.name for trouble in shelf.checked().troubles]
+    assert "config.pbtxt" in files
+    assert "model.onnx" in files
 
 
 def test_what_keeps_a_version_from_loading_is_told_once(shelf: Shelf) -> None:

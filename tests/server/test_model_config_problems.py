@@ -93,6 +93,7 @@ def folder(tmp_path: Path) -> Path:
             "is out of range; the most",
         ),
         ("instance_group { count: -2 }", "instance_group[0].count: -2 came, 1 or more expected"),
+        ("instance_group { count: 99999999999 }", "99999999999 is too large: 2147483647 is the most"),
         ("instance_group { count: 300 }", "300 instances were asked for, the most is 256"),
         (
             "instance_group { kind: KIND_CPU gpus: [ 0 ] }",

@@ -146,6 +146,7 @@ class _Check:
             self.servable += [servable] if is_faultless else []
         except ConfigError as error:
             self._tell(found.folder, error.problems)
+            self.troubles += _damage(folder)
         except Exception as error:  # whatever a library makes of a broken file must not end the check
             _logger.debug("%s: %s", folder, error, exc_info=True)
             text = str(error) or type(error).__name__

@@ -58,13 +58,19 @@ class Findings:
         self._file = file
         self._lines = lines
         self._problems = list(problems)
+        self._unread = frozenset(problem.field for problem in self._problems if problem.field)
 
     def __contains__(self, field: str) -> bool:
         """Whether the field was given, be it with its default value."""
         return field in self._lines
 
     def report(self, field: str, text: str, suggestion: str = "") -> None:
-        """Note a problem at the line of the field, or of what encloses it if that field was not given."""
+        """Note a problem at the line of the field, or of what encloses it if that field was not given.
+
+        Of a field that could not be read nothing more is noted: what stands for it was not given.
+        """
+        if field in self._unread:
+            return
         note(self._problems, Problem(self._file, self._line(field), field, text, suggestion))
 
     @property
