@@ -414,6 +414,16 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
         gpu.open_gpu(0)
 
 
+def test_a_driver_that_lacks_a_function_makes_its_gpus_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking() -> None:
+        raise RuntimeError("function cuDevicePrimaryCtxRetain is not found")
+
+    with FakeDriver() as driver, present(driver):
+        monkeypatch.setattr(driver, "retain", lacking)
+        with pytest.raises(DeviceError, match=r"GPU 0 .Fake GPU. cannot be used: .*Retain is not found"):
+            gpu.open_gpu(0)
+
+
 def test_a_gpu_is_told_of_once_however_often_it_is_opened(caplog: pytest.LogCaptureFixture) -> None:
     with FakeDriver() as driver, present(driver), caplog.at_level(logging.INFO):
         for _ in range(3):

@@ -94,10 +94,11 @@ def open_gpu(index: int) -> Gpu:
 
 
 def _open(facts: GpuFacts, library: DriverLibrary, level: int) -> Gpu:
-    index, driver = facts.index, library.driver(facts)
+    index = facts.index
     try:
+        driver = library.driver(facts)
         driver.retain()
-    except CudaError as error:
+    except (CudaError, RuntimeError) as error:  # the bindings raise the latter for what the driver lacks
         raise DeviceError(f"GPU {index} ({facts.name}) cannot be used: {error}") from error
     told = (index, facts.name, facts.architecture, driver.name)
     logger.log(level, "GPU %d is used: %s, %s, through %s", *told)
