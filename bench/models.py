@@ -6,15 +6,16 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from headrace_proto.tensors import to_raw
 from headrace_proto.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 INPUT: Final = "x"
 OUTPUT: Final = "y"
@@ -48,6 +49,8 @@ MODELS: Final[Mapping[str, Network]] = {
 
 def write_repository(root: Path, models: Iterable[Network]) -> None:
     """Write `root`/NAME/1/model.onnx for each model, the same bytes every time."""
+    import onnx  # whoever only sends requests, as on a machine with a GPU, may lack it
+
     for model in models:
         version = root / model.name / "1"
         version.mkdir(parents=True)
@@ -67,7 +70,9 @@ def rows(model: Network, count: int = 1) -> NDArray[np.float32]:
     return np.random.default_rng(1).standard_normal((count, *model.shape), np.float32)
 
 
-def _graph(model: Network) -> onnx.ModelProto:
+def _graph(model: Network) -> ModelProto:
+    from onnx import TensorProto, checker, helper, numpy_helper
+
     rng = np.random.default_rng(0)
     nodes, weights = [], []
     source = INPUT
@@ -94,5 +99,5 @@ def _graph(model: Network) -> onnx.ModelProto:
         weights,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(proto)
+    checker.check_model(proto)
     return proto

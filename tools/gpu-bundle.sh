@@ -29,10 +29,10 @@ make_cases() {
         engines/headrace_engines/{compress,plans}/*.py | sha256sum)
     made_from+=" $("$python" -m pip freeze | grep -iE '^(onnx|onnxruntime|tensorrt)' | xargs)"
     if [ "$(cat "$work/cases.made-from" 2>/dev/null)" = "$made_from" ]; then
-        say "the models are there"
+        say "1 of 3: the models are there"
         return
     fi
-    say "making the models and their plans"
+    say "1 of 3: making the models and their plans"
     rm -rf "$folder/cases"
     (cd "$root" && "$python" -m bench.gpu_check.make_cases "$folder/cases") || die "a plan could not be built"
     rm -rf "$folder/cases/.caches"
@@ -86,6 +86,8 @@ tell() {
 [ "$(uname -m)" = x86_64 ] || die "the libraries are for x86-64"
 make_cases
 pack_cases
+say "2 of 3: packing what is carried beside the models"
 "$here/gpu/site.sh" "$python" "$work"
+say "3 of 3: cutting it into parts"
 cut_parts
 tell

@@ -15,7 +15,9 @@ from headrace_engines.plans.nvidia import Library
 from headrace_engines.plans.settings import PlanSettings
 from headrace_engines.progress import Stages
 
-_MERIT = "a TensorRT plan of an artefact that is as good as FP32"
+_UNSEEN = "the plan itself was not executed"
+_MERIT_OF_FP32 = f"a TensorRT plan of the model as it was trained; {_UNSEEN}"
+_MERIT = f"a TensorRT plan of an artefact that is as good as FP32; {_UNSEEN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +74,5 @@ def _plan(
     except UnsupportedModelError as error:
         reason = str(error).removeprefix(f"{model.file}: ")
         return Artefact(name, model.recipe, TENSORRT, "", 0, False, f"could not be built: {reason}")
-    merit = "a TensorRT plan of the model as it was trained" if model.recipe == FP32 else _MERIT
+    merit = _MERIT_OF_FP32 if model.recipe == FP32 else _MERIT
     return artefact_of(into, model.recipe, TENSORRT, merit)

@@ -34,7 +34,7 @@ _DATA: Final = (
     ),
     click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True,
-        help="Decides which rows are held out, and made up.",
+        help="Decides which rows are held out, and made up; of no effect on `digits`, which has its own.",
     ),
 )  # fmt: skip
 

@@ -32,6 +32,7 @@ Exit codes:
   0    done
   1    the work failed, or a check did not hold
   2    the command line is wrong, or this installation does not support it
+  75   serve: a GPU was lost; begun anew, a server may find it well
   130  interrupted
   143  stopped by SIGTERM
 """

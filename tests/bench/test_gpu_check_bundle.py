@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from digits import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools" / "gpu"
@@ -156,6 +157,31 @@ def test_the_server_that_is_carried_has_the_grpcio_that_the_completion_queue_was
     assert "grpcio==1.85.*" in wanted
     assert {one.partition(">")[0] for one in wanted} >= {"protobuf", "nvidia-ml-py", "prometheus-client"}
     assert not [one for one in wanted if one.startswith(("numpy", "tritonclient", "headrace"))]
+
+
+def test_the_check_begins_where_onnx_is_not_installed(tmp_path):
+    program = (
+        "import sys; sys.modules['onnx'] = None\n"
+        f"sys.path[:0] = {[str(ROOT), *PACKAGES]!r}\n"
+        "from bench.gpu_check.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "--cases", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "no models in" in done.stderr) == (2, True), done.stderr
+
+
+def test_what_is_compressed_is_said_and_the_same_every_time(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("some text")
+    made = []
+    for name in ("one.tar.xz", "two.tar.xz"):
+        command = ["bash", str(TOOLS / "pack.sh"), str(tmp_path / "folder"), str(tmp_path / name), "-0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert re.search(rf"compressing \d+ MiB into {name}", done.stderr)
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+    assert lzma.decompress(made[0])
 
 
 def test_what_is_called_of_cuda_python_is_there():

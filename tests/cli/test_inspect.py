@@ -68,12 +68,39 @@ def test_a_plan_is_seen_on_a_gpu(
     plan = write_version(tmp_path, models.adding(1)) / plan_name("model.onnx")
     with present():
         assert run(["inspect", str(plan)]) == 1
-    assert "a plan is seen on a GPU alone: none was found (CUDA shows none)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a plan is seen on a GPU alone: none was found (CUDA shows none)" in said
+    assert "it is whole, its SHA-256 that of manifest.json" in said
     with FakeDriver() as driver, machine_with(driver) as machine:
         monkeypatch.setattr("headrace_engines.machine.THIS_MACHINE", machine)
         assert run(["inspect", str(plan), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["platform"], told["max_batch_size"]) == ("tensorrt_plan", 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("made", b"flipped", "not the file that manifest.json describes: its SHA-256 is"),
+        ("made", b"", "empty"),
+        ("other.plan", b"", "empty"),
+        ("other.plan", b"something", "no manifest tells of it"),
+    ],
+)
+def test_a_plan_is_compared_with_its_manifest_without_a_gpu(
+    name: str,
+    content: bytes,
+    said: str,
+    models: Models,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    version = write_version(tmp_path, models.adding(1))
+    plan = version / (plan_name("model.onnx") if name == "made" else name)
+    plan.write_bytes(content)
+    with present():
+        assert run(["inspect", str(plan)]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [{}, {"readme.txt": b""}, {"model.onnx": b"broken"}])

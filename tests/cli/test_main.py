@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from digits import PACKAGES, headrace
 
+from headrace_cli.failure import ExitCode
 from headrace_cli.main import COMMANDS, cli, run
 from headrace_proto import __version__
+from headrace_server.app import GPU_LOST
 
 HEAVY = ("grpc", "numpy", "onnx", "onnxruntime", "httpx", "google.protobuf", "sklearn", "rich", "asyncio")
 
@@ -42,6 +45,12 @@ def test_every_command_teaches(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert COMMANDS[name] in " ".join(shown.split())
     assert "Examples:" in shown
     assert f"headrace {name}" in shown
+
+
+def test_every_exit_code_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = re.findall(r"^ +(\d+) +\S", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(map(int, told)) == sorted([*ExitCode, GPU_LOST])
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ pack_tensorrt() {
         say "TensorRT for RTX $version is there"
         return
     fi
-    say "packing TensorRT for RTX $version: this takes minutes"
+    say "packing TensorRT for RTX $version"
     mkdir "$scratch/tensorrt"
     download "$scratch/wheels" --no-deps "tensorrt_rtx_cu${CUDA}_libs==$version" "tensorrt_rtx_cu${CUDA}_bindings==$version"
     unpack "$scratch/tensorrt" "$scratch"/wheels/tensorrt_*.whl

@@ -15,7 +15,7 @@ from rich.text import Text
 from headrace_cli import console, measured
 from headrace_cli.failure import CommandError, needs, quiet
 from headrace_cli.specs import batches, dims, tensor_document
-from headrace_engines import manifest, report, standing
+from headrace_engines import files, manifest, report, standing
 from headrace_engines.candidates import MODEL as FP32_FILE
 from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
 from headrace_engines.manifest import Manifest
@@ -99,11 +99,27 @@ def _opened(path: Path) -> Engine:
     from headrace_engines.machine import THIS_MACHINE
 
     if not (gpus := THIS_MACHINE.gpus()):
+        known = _known_of(path)
         reason = THIS_MACHINE.why_no_gpu()
-        raise UnsupportedModelError(f"{path.name}: a plan is seen on a GPU alone: none was found ({reason})")
+        raise UnsupportedModelError(
+            f"{path.name}: a plan is seen on a GPU alone: none was found ({reason}); {known}"
+        )
     return THIS_MACHINE.plan_engine(
         path, min(gpus), max_batch_size=_MOST_ROWS, declaration=NOTHING_DECLARED, expected=None
     )
+
+
+def _known_of(plan: Path) -> str:
+    """Say whether a plan is the one that was built; needs no GPU. Raises ModelFileError if it is not."""
+    files.check(plan)
+    if not plan.stat().st_size:
+        raise ModelFileError(f"{plan.name}: {files.nature(plan)}")
+    described = manifest.read(plan.parent)
+    made = next((one for one in described.artefacts if one.file == plan.name), None) if described else None
+    if made is None:
+        return "no manifest tells of it, so that nothing is known of it here"
+    manifest.verify(plan.parent, made)
+    return f"it is whole, its SHA-256 that of {manifest.FILE_NAME}"
 
 
 def _inspect_version(folder: Path) -> Inspected:

@@ -18,7 +18,8 @@ from headrace_server.config import prepare_grpc
 def command(show_config: bool, file: Path | None, **flags: Any) -> int:
     """Serve a folder of models over gRPC.
 
-    Models stand in the folder as MODEL/VERSION/model.onnx. When all are loaded and warmed up, one JSON
+    Models stand in the folder as MODEL/VERSION/model.onnx, or model.plan for TensorRT, or model.py with
+    --allow-python-models, or as `headrace build` wrote them. When all are loaded and warmed up, one JSON
     line on stdout tells the address. SIGTERM or Ctrl-C drains and stops; a later one stops at once.
 
     \b
