@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from headrace_engines import processors
 from headrace_engines.documents import Fields, dump
 from headrace_engines.gates import Quality, Speed, speed_ratio
 
@@ -37,8 +37,8 @@ class Layer:
 class Comparison:
     """One artefact, named by its recipe, beside the FP32 model that it was made from.
 
-    `quality` is what the gate judged, None where the answers were no numbers, or FP32 answered every row
-    alike, so that nothing could be judged; `likeness` holds further figures, by name: "sqnr_db" of the worst
+    `quality` is what the gate judged, of several outputs the worst; None where the answers were no numbers.
+    `likeness` holds further figures, by name: "sqnr_db" of the worst
     column, "worst_row" (the error of its worst row in standard deviations of the column), "agreement" (the
     share of rows with the same class). `speeds` are empty where no speed was measured. `layers` are there
     where the layers were looked at, worst first. `verdict` is the outcome with its figures.
@@ -110,7 +110,7 @@ def machine() -> dict[str, str]:
     return {
         "system": f"{platform.system()} {platform.release()}",
         "processor": told.get("processor") or platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
+        "cores": str(processors.usable()),
         "instructions": " ".join(sorted(instructions)),
         "python": platform.python_version(),
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ def test_the_machine_is_described() -> None:
     told = report.machine()
     assert set(told) == {"system", "processor", "cores", "instructions", "python"}
     assert all(value for name, value in told.items() if name != "instructions")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds nobody to processors")
+def test_only_processors_that_may_be_used_count() -> None:
+    may = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(may)})
+        assert report.machine()["cores"] == "1"
+    finally:
+        os.sched_setaffinity(0, may)
+    assert report.machine()["cores"] == str(len(may))
 
 
 @pytest.mark.parametrize(

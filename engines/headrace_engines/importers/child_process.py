@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import headrace_engines
+from headrace_engines import processors
 from headrace_engines.errors import EngineError
 from headrace_engines.importers import messages
 from headrace_engines.importers.limits import Limits, Watch
@@ -47,9 +48,13 @@ class ChildProcess:
         environment: Mapping[str, str] = _NO_MORE,
         limits: Limits | None = None,
     ) -> None:
-        """`folder` is private to the process and its caller: it holds what is written, and its home."""
+        """`folder` is private to the process and its caller: it holds what is written, and its home.
+
+        Raises MemoryExhausted where the machine has less to spare than any process takes.
+        """
         self.folder = folder
         self._log = folder / "log"
+        allowed = limits and limits.settled()
         home = folder / "home"
         home.mkdir()
         with self._log.open("wb") as log:
@@ -61,7 +66,7 @@ class ChildProcess:
                 env={**_environment(home), **environment},
                 start_new_session=True,
             )
-        self._watch = Watch(self._process.pid, limits, self.kill) if limits else None
+        self._watch = Watch(self._process.pid, allowed, self.kill) if allowed else None
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +136,7 @@ def _environment(home: Path) -> dict[str, str]:
     inherited = {name: own[name] for name in _INHERITED if name in own}
     package = str(Path(headrace_engines.__file__).parents[1])
     paths = [package, *filter(None, inherited.get("PYTHONPATH", "").split(os.pathsep))]
-    threads = str(min(_THREADS, os.cpu_count() or 1))
+    threads = str(min(_THREADS, processors.usable()))
     return inherited | {
         "PYTHONPATH": os.pathsep.join(paths),
         "HOME": str(home),

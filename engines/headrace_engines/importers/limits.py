@@ -12,25 +12,48 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from headrace_engines.errors import MemoryExhausted
+
 _LOOK_SECONDS: Final = 0.25
 """Between two looks at what is held: in so short a time no process fills what is kept in reserve."""
 _RESERVED_SHARE: Final = 1 / 8
-"""Of the machine's memory, for everybody else."""
+"""Of the memory that is available, for everybody else."""
+_FEWEST_BYTES: Final = 1 << 29
+"""A framework alone takes about as much."""
 _SESSION_AT: Final = 3
 """The field of /proc/PID/stat, counted from the one after the name, with the session of a process."""
 _HELD: Final = ("RssAnon", "RssShmem")
 """Pages of files are not among it: the system takes them back at need."""
 
 _PROC: Final = Path("/proc")
-_CONTAINER_LIMITS: Final = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounting:
+    """How a version of cgroups tells of memory; of `cached`, in `memory.stat`, the system takes back."""
+
+    folder: str
+    limit: str
+    used: str
+    cached: tuple[str, ...]
+
+
+_BY_CONTROLLER: Final = {
+    "": _Accounting("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": _Accounting(
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+}
+"""Of version 2, and of version 1, by how the process's own list of cgroups names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +66,29 @@ class Limits:
     seconds: float = 1800.0
     memory_bytes: int | None = None
 
+    def settled(self) -> Limits:
+        """Return limits with the memory of this moment; MemoryExhausted if that is too little to begin."""
+        if self.memory_bytes is not None:
+            return self
+        spare = spare_bytes()
+        if spare < _FEWEST_BYTES:
+            raise MemoryExhausted(
+                f"{spare >> 20} MiB of memory are to spare here, and opening a model takes "
+                f"{_FEWEST_BYTES >> 20} MiB or more: end other programs, give the container more, or say "
+                "with --import-memory-gib what it may take"
+            )
+        return replace(self, memory_bytes=spare)
+
 
 class Watch:
     """Ends a process, by `end`, that takes more than it may while the context lasts, which may come again."""
 
     def __init__(self, session: int, limits: Limits, end: Callable[[], None]) -> None:
-        """`session` is the process that is asked, which leads it."""
+        """`session` is the process that is asked, which leads it; the limits are settled."""
         self.complaint = ""
         """What was taken too much of; "" if nothing was."""
         self._session = session
         self._limits = limits
-        self._most_bytes = spare_bytes() if limits.memory_bytes is None else limits.memory_bytes
         self._end = end
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,25 +120,49 @@ class Watch:
                 f"it took longer than {self._limits.seconds:g} s: if it only is slow, allow more with "
                 "--import-timeout-secs"
             )
-        if held_bytes(self._session) > self._most_bytes:
+        most = self._limits.memory_bytes
+        if most is not None and held_bytes(self._session) > most:
             return (
-                f"it took more than {self._most_bytes / 2**30:.3g} GiB of memory: if the machine has more, "
+                f"it took more than {most / 2**30:.3g} GiB of memory: if the machine has more, "
                 "allow it with --import-memory-gib"
             )
         return ""
 
 
-def spare_bytes(proc: Path = _PROC, container_limits: tuple[Path, ...] = _CONTAINER_LIMITS) -> int:
+def spare_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
     """Return what the machine, or the container, has of memory for one process more, less a reserve."""
     try:
-        sizes = dict(_sizes(proc / "meminfo"))
+        available = dict(_sizes(proc / "meminfo"))["MemAvailable"]
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = sizes["MemTotal"]
-    for file in container_limits:
-        with suppress(OSError, ValueError):  # v2 says "max" where there is no limit
-            most = min(most, int(file.read_text()))
-    return int(min(sizes["MemAvailable"], most) - _RESERVED_SHARE * most)
+    for folder, accounting in _accounts(proc, cgroups):
+        with suppress(OSError, ValueError):  # version 2 says "max" where there is no limit
+            available = min(available, _left(folder, accounting))
+    return int(max(available, 0) * (1 - _RESERVED_SHARE))
+
+
+def _accounts(proc: Path, cgroups: Path) -> Iterator[tuple[Path, _Accounting]]:
+    """Yield the cgroups whose limits hold for this process: its own, and those above it.
+
+    Where a container sees the cgroups from inside its own, of the path only the root may be there.
+    """
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for accounting in filter(None, map(_BY_CONTROLLER.get, controllers.split(","))):
+            root = cgroups / accounting.folder
+            own = Path(path.lstrip("/"))
+            yield from ((root / folder, accounting) for folder in (own, *own.parents))
+
+
+def _left(folder: Path, accounting: _Accounting) -> int:
+    """Return what a cgroup may still take; pages of files make room at need."""
+    limit, used = (int((folder / name).read_text()) for name in (accounting.limit, accounting.used))
+    told = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return limit - used + sum(int(value) for name, value in told if name in accounting.cached)
 
 
 def held_bytes(session: int) -> int:
