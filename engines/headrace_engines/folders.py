@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from headrace_engines import disk_space
 from headrace_engines.errors import FolderError
 
-_PREFIX = ".headrace-"
+UNFINISHED: Final = ".headrace-"
+"""How the names begin of what is swept from a locked folder."""
 
 
 @contextmanager
@@ -37,8 +39,8 @@ def locked(folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator
         except BlockingIOError:
             on_wait()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for left in folder.glob(f"{_PREFIX}*"):
-            shutil.rmtree(left)
+        for left in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)  # what a source closed even to its user stays
         yield
     finally:
         os.close(descriptor)
@@ -74,7 +76,7 @@ def check_writable(folder: Path) -> None:
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Make a hidden folder inside a locked one, to be renamed when it is complete; removed if it is not."""
-    staging = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+    staging = folder / f"{UNFINISHED}{secrets.token_hex(8)}"
     staging.mkdir()
     try:
         yield staging

@@ -92,7 +92,7 @@ def _settings(path: Path, found: Format, options: FileOptions) -> dict[str, Scal
         settings["pixels.std"] = ",".join(map(str, pixels.std))
         settings["pixels.channels_last"] = options.fold.channels_last
     if found.kind is Kind.ONNX and path.is_file():
-        settings |= {f"weights.{file.name}": content_hash(file) for file in _weights_beside(path)}
+        settings |= {f"weights.{name}": content_hash(file) for name, file in _weights_beside(path)}
     return settings
 
 
@@ -120,25 +120,21 @@ def _file_digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _weights_beside(path: Path) -> Iterator[Path]:
-    """Yield the files in which an ONNX model keeps its weights, as far as they lie beside it."""
+def _weights_beside(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files that an ONNX model keeps weights in, as it names them, as far as they are there."""
     import onnx
     from google.protobuf.message import DecodeError
+
+    from headrace_engines.importers import model_file
 
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise ModelFileError(f"{path.name}: it cannot be parsed: {files.nature(path)}") from error
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for name in sorted(names):
+    for name in model_file.weight_files(model):
         file = path.parent / name
         if file.is_file():
-            yield file
+            yield name, file
 
 
 def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, stages: Stages) -> Prepared:
@@ -149,7 +145,9 @@ def _prepared(path: Path, found: Format, options: FileOptions, folder: Path, sta
     model, standard = folder / _MODEL, folder / _STANDARD
     with ExitStack() as stack:
         with stages(f"opening {printable(path.name)} ({found.label})", 0.0):
-            opened = import_session(path, found, options.importing, is_trusted=options.is_trusted)
+            opened = import_session(
+                path, found, options.importing, is_trusted=options.is_trusted, within=folder.parent
+            )
             session = stack.enter_context(opened)
         with stages("converting it to ONNX", 0.1):
             session.convert(model)

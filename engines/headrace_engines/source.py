@@ -53,11 +53,15 @@ class Prepare(Protocol):
     """The expensive part of a source: training, or opening a file in its framework."""
 
     def __call__(self, folder: Path, stages: Stages) -> Prepared:
-        """Write the model in FP32 as `model.onnx` into the folder."""
+        """Write the model in FP32 as `model.onnx` into the folder, which lies in a locked one (`folders`)."""
 
 
 class HeldOut(Protocol):
-    """Where the rows come from again that a model was judged by."""
+    """Where the rows come from that a model is timed with on another machine, without its source.
+
+    They are those that it was judged by. Made-up ones are other noise where the source told what its typical
+    rows are: such are of the data that it was trained with, and no build keeps them.
+    """
 
     def __call__(self, model: Path, facts: Mapping[str, Scalar]) -> Rows:
         """Return them for a model that `prepare` has written, from what the manifest tells of its source."""
@@ -70,7 +74,7 @@ class Source:
     `recipe` and the versions of `tools` (names of installed distributions) decide every byte that
     `prepare` makes, so that an unchanged build is recognised without preparing anything. `extra` is the
     extra of Headrace that brings the tools. `fingerprint` tells the data apart that no manifest can name
-    before they are read. `held_out` gives the rows again that a model was judged by, and `is_same` says
+    before they are read. `held_out` gives rows to time a model with again, and `is_same` says
     whether what a manifest tells of its source, and is known only once that is prepared, would be so again.
     """
 

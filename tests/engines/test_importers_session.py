@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from headrace_engines import folders
 from headrace_engines.errors import (
     EngineError,
     FolderError,
@@ -75,9 +76,15 @@ def opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sessions:
     (tmp_path / "pickling_importer.py").write_text(_IMPORTER)
     monkeypatch.chdir(tmp_path)
 
-    def opens(code: str, *, is_trusted: bool = True, options: ImportOptions = _OPTIONS) -> Any:
+    def opens(
+        code: str,
+        *,
+        is_trusted: bool = True,
+        options: ImportOptions = _OPTIONS,
+        within: Path | None = None,
+    ) -> Any:
         (tmp_path / "model.pkl").write_bytes(pickle.dumps(_Code(code)))
-        return import_session(tmp_path / "model.pkl", _FORMAT, options, is_trusted=is_trusted)
+        return import_session(tmp_path / "model.pkl", _FORMAT, options, is_trusted=is_trusted, within=within)
 
     return opens
 
@@ -123,6 +130,18 @@ def test_one_process_opens_converts_and_answers(opening: Sessions, tmp_path: Pat
     assert answers[3].shape == (0, 3)
     np.testing.assert_array_equal(again[0], rows["floats"])
     assert not Path(f"/proc/{session.facts['process']}").exists()
+
+
+def test_rows_are_where_they_are_swept_if_the_caller_is_killed(opening: Sessions, tmp_path: Path) -> None:
+    rows = {"x": np.ones((2, 3), np.float32)}
+    with folders.locked(tmp_path / "store"), opening("0", within=tmp_path / "store") as session:
+        session.answers(rows)
+        (private,) = (tmp_path / "store").iterdir()
+        assert {"rows.npz", "answers.npz"} < {file.name for file in private.iterdir()}
+        assert private.stat().st_mode & 0o777 == 0o700
+        private.rename(tmp_path / "store" / f"{private.name}-left")
+    with folders.locked(tmp_path / "store"):
+        assert not list((tmp_path / "store").iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system tells nobody of a process that ends")

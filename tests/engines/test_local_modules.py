@@ -160,7 +160,15 @@ def test_modules_that_a_source_imports_decide_whether_its_build_is_used_again(
     source = imported.source(
         folder / "model.pkl", FileOptions(ImportOptions(is_trusted=True), is_trusted=True)
     )
-    prepared = source.prepare(folder, Stages(lambda step, fraction: None))
+    unfinished: list[str] = []
+
+    def look(step: str, fraction: float) -> None:
+        unfinished.extend(file.name for file in (folder / "store").glob(".headrace-*"))
+
+    (folder / "store" / "staging").mkdir(parents=True)
+    prepared = source.prepare(folder / "store" / "staging", Stages(look))
+    assert unfinished, "it is opened where the store is swept"
+    assert [file.name for file in (folder / "store").iterdir()] == ["staging"]
     assert (prepared.facts["found"], prepared.facts["module.own_parts.layers"]) == (
         8,
         hashlib.sha256(b"WIDTH = 8\n").hexdigest(),

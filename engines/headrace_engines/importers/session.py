@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from headrace_engines import errors, local_modules
+from headrace_engines import errors, folders, local_modules
 from headrace_engines.documents import Scalar
 from headrace_engines.errors import EngineError, ModelFileError, UntrustedSource
 from headrace_engines.importers import messages, sandbox
@@ -41,18 +41,28 @@ _SAFER: Final = {
 
 @contextmanager
 def import_session(
-    path: Path, source_format: Format, options: ImportOptions, *, is_trusted: bool
+    path: Path,
+    source_format: Format,
+    options: ImportOptions,
+    *,
+    is_trusted: bool,
+    within: Path | None = None,
 ) -> Iterator[ImportSession]:
     """Open the source; on any way out of the block its process is gone, and its temporary files are.
 
+    They hold rows of a person's data: `within` is a locked folder, of which they are swept if this process
+    is killed; without one they are where the system keeps such files.
+
     Raises UntrustedSource if opening can execute code and nobody allowed it, ModelFileError if the
-    source is damaged, or its process died of it or went beyond its limits, FolderError if a disk is full,
-    UnsupportedModelError if it cannot be converted.
+    source is damaged, or its process died of it or went beyond its limits, MemoryExhausted if there is too
+    little memory to begin, FolderError if a disk is full, UnsupportedModelError if it cannot be converted.
     """
     if source_format.runs_code and not is_trusted:
         raise UntrustedSource(_warning(path, source_format))
     with (
-        tempfile.TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix=folders.UNFINISHED, dir=within, ignore_cleanup_errors=True
+        ) as folder,
         sandbox.closed_to_others(),
         ChildProcess(Path(folder), _CHILD, limits=options.limits) as child,
     ):
