@@ -18,6 +18,7 @@ from onnx_models import Models
 
 from headrace_engines.errors import MemoryExhausted
 from headrace_engines.runtime.cuda.pools import Pools
+from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from headrace_engines.runtime.tensorrt.engine import TensorRtEngine
 
@@ -104,6 +105,82 @@ def test_a_size_that_one_slot_lacks_is_left_out_of_all(plan: Path) -> None:
         with closing(loaded(plan, driver)) as engine:
             assert engine.spec.batch_sizes == (2, 4, 8, 16, 32, 64)
             check_all(engine)
+
+
+@pytest.mark.parametrize("call", ["begin_capture", "end_capture", "launch"])
+def test_sizes_that_a_fresh_context_has_no_memory_for_come_back_in_the_next(
+    plan: Path, driver: FakeDriver, call: str
+) -> None:
+    with closing(loaded(plan, driver)) as engine:
+        sizes = engine.spec.batch_sizes
+        destroyed = driver.calls["destroy_graph"]
+        driver.fail(call, OUT, after=2)
+        engine.renew()
+        assert engine.spec.batch_sizes == sizes[-2:]
+        assert driver.calls["destroy_graph"] - destroyed == (call == "launch")
+        before = driver.calls["launch"]
+        check_all(engine)
+        assert driver.calls["launch"] - before == 10, "the sizes that are there keep their graphs"
+        engine.renew()
+        assert engine.spec.batch_sizes == sizes
+        check_all(engine)
+
+
+def test_sizes_of_a_session_come_back_too(models: Models) -> None:
+    with FakeDriver() as driver, fake_provider(driver):
+        path = models.adding(1)
+        with closing(OnnxRuntimeCudaEngine(path, gpu=fake_gpu(driver), max_batch_size=8)) as engine:
+            sizes = engine.spec.batch_sizes
+            driver.fail("enqueue", OUT, after=3)
+            engine.renew()
+            assert engine.spec.batch_sizes == (8,)
+            engine.renew()
+            assert engine.spec.batch_sizes == sizes == (1, 2, 4, 8)
+
+
+def test_what_a_library_keeps_is_counted_though_the_bound_refuses_it(driver: FakeDriver) -> None:
+    def refuse(growing: None) -> None:
+        raise MemoryExhausted("the arena is full")
+
+    pools = Pools(device_limit_bytes={0: 100})
+    gpu = fake_gpu(driver, pools)
+    holdings = Holdings(gpu)
+    with gpu.use(1) as inside:
+        free_bytes, taken = inside.free_bytes(), []
+        with (
+            pytest.raises(MemoryExhausted, match="allows 100"),
+            holdings.counting(inside, lambda: inside.free(taken.pop())),
+        ):
+            taken += [inside.allocate(300), inside.allocate(500)]
+        with pytest.raises(MemoryExhausted, match="the arena is full"), holdings.counting(inside):
+            refuse(taken.append(inside.allocate(700)))
+        assert pools.device_bytes(0) == holdings.device_bytes == free_bytes - inside.free_bytes() >= 1000
+        for address in taken:
+            inside.free(address)
+        holdings.close(inside)
+    gpu.close()
+    assert pools.is_unused
+
+
+def test_two_threads_that_claim_at_once_have_claims_of_their_own(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = Pools()
+    gpu = fake_gpu(driver, pools)
+    other: list[int] = []
+
+    class Claims(dict[int, int]):
+        def __setitem__(self, claim: int, size_bytes: int) -> None:
+            super().__setitem__(claim, size_bytes)
+            if size_bytes == 10:
+                other.append(gpu.memory.claim(20))
+
+    monkeypatch.setattr(gpu.memory, "_claims", Claims())
+    gpu.memory.disclaim(gpu.memory.claim(10))
+    assert pools.device_bytes(0) == 20
+    gpu.memory.disclaim(other[0])
+    assert pools.is_unused
+    gpu.close()
 
 
 def test_an_arena_is_counted_as_it_grows(models: Models) -> None:

@@ -31,6 +31,7 @@ from headrace_engines.errors import (
 )
 from headrace_engines.runtime import onnx_provider
 from headrace_engines.runtime.cuda.pools import Pools
+from headrace_engines.runtime.onnx_session import OnnxSession
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.runtime.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
@@ -193,6 +194,21 @@ def test_models_that_are_not_staged_get_arrays(models, dims):
         np.testing.assert_array_equal(
             bench.engine.run([np.ones(shape, np.float32)])[0], -np.ones(shape, np.float32)
         )
+
+
+def test_arrays_are_executed_as_a_step_of_a_load(models, monkeypatch):
+    """The first execution at a shape seeks algorithms, for longer than a reset waits for others."""
+    run, inside = OnnxSession.run, []
+
+    def noted(session, arrays):
+        gpu = bench.engine._gpu
+        inside.append((gpu._loading, gpu._executing))
+        return run(session, arrays)
+
+    with opened(models.unary("Neg", TensorProto.FLOAT, ("N", "T", 2), ("N", "T", 2))) as bench:
+        monkeypatch.setattr(OnnxSession, "run", noted)
+        bench.engine.run([np.ones((1, 3, 2), np.float32)])
+    assert inside == [(1, 0)]
 
 
 def test_rows_whose_answers_differ_in_size_get_arrays_too(models):

@@ -152,12 +152,7 @@ def test_a_graph_that_answers_otherwise_is_not_used(
 
 @pytest.mark.parametrize(
     ("call", "error"),
-    [
-        ("begin_capture", "CUDA_ERROR_NOT_SUPPORTED"),
-        ("end_capture", "CUDA_ERROR_OUT_OF_MEMORY"),
-        ("launch", "CUDA_ERROR_INVALID_VALUE"),
-        ("launch", "CUDA_ERROR_OUT_OF_MEMORY"),
-    ],
+    [("begin_capture", "CUDA_ERROR_NOT_SUPPORTED"), ("launch", "CUDA_ERROR_INVALID_VALUE")],
 )
 def test_what_cannot_be_done_of_graphs_is_executed_without(
     models: Models, tmp_path: Path, driver: FakeDriver, call: str, error: str
@@ -166,6 +161,22 @@ def test_what_cannot_be_done_of_graphs_is_executed_without(
     with opened(plan_of(models.mlp(), tmp_path), driver, max_batch_size=4) as engine:
         assert staged(engine, np.zeros((3, 4), np.float32))[0].shape == (3, 3)
         assert driver.calls["begin_capture"] == 1
+
+
+@pytest.mark.parametrize("call", ["begin_capture", "end_capture", "launch"])
+def test_a_graph_of_the_largest_size_that_there_is_no_memory_for_is_the_only_one_left_out(
+    models: Models, tmp_path: Path, driver: FakeDriver, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    driver.fail(call, "CUDA_ERROR_OUT_OF_MEMORY")
+    with opened(plan_of(models.mlp(), tmp_path), driver, max_batch_size=4) as engine:
+        assert engine.spec.batch_sizes == (1, 2, 4)
+        launched = []
+        for rows in (4, 2):
+            before = driver.calls["launch"]
+            assert staged(engine, np.zeros((rows, 4), np.float32))[0].shape == (rows, 3)
+            launched.append(driver.calls["launch"] - before)
+    assert launched == [0, 1]
+    assert [line for line in caplog.messages if "batches of 4 rows run without a CUDA graph" in line]
 
 
 def test_a_capture_is_ended_whatever_is_raised_in_it(driver: FakeDriver) -> None:

@@ -69,7 +69,6 @@ class OnnxRuntimeCudaEngine(StagedEngine):
         with the numbers, EngineSpoilt or DeviceError.
         """
         self._file = ProviderFile(path, max_batch_size, declaration)
-        self._is_measured = False
         try:
             seen = OnnxSession(path, max_batch_size=max_batch_size, declaration=declaration, fuses=False)
             self.found: ModelSpec = seen.found
@@ -82,7 +81,6 @@ class OnnxRuntimeCudaEngine(StagedEngine):
         except BaseException:
             gpu.close()
             raise
-        self._is_measured = True
 
     def renew(self) -> None:
         """Begin anew in a fresh context, as `StagedEngine` does.
@@ -95,7 +93,7 @@ class OnnxRuntimeCudaEngine(StagedEngine):
             raise DeviceError(f"ONNX Runtime does not begin anew on GPU {self.gpu}: {error}") from error
 
     def _made(self, holdings: Holdings, staging: Staging | None) -> _Session:
-        return _Session(self._file, self._gpu, self.spec, holdings, staging, is_measured=self._is_measured)
+        return _Session(self._file, self._gpu, self.spec, holdings, staging, self._sizes)
 
 
 class _Session:
@@ -108,16 +106,15 @@ class _Session:
         spec: ModelSpec,
         holdings: Holdings,
         staging: Staging | None,
-        *,
-        is_measured: bool,
+        sizes: tuple[int, ...],
     ) -> None:
-        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them."""
+        """`sizes` are the batch sizes as they were chosen by measurement; () has them chosen."""
         self._file = file
         self._gpu = gpu
         self._spec = spec
         self._holdings = holdings
         self._staging = staging
-        self._is_measured = is_measured
+        self._sizes = sizes
         self._use = gpu.use(0)
         self._opened: OnnxSession | None = None
         self._bound: dict[tuple[int, int], onnxruntime.IOBinding] = {}
@@ -151,7 +148,8 @@ class _Session:
 
     def run(self, arrays: Sequence[NDArray[Any] | None]) -> Arrays:
         """Execute arrays, which ONNX Runtime copies, and wait."""
-        with self._use as driver:
+        # As a step of a load: at a shape not executed yet, algorithms are sought and kernels compiled.
+        with self._gpu.load(self._use.generation) as driver:
             try:
                 return self._session.run(arrays)
             except EngineError:
@@ -188,12 +186,11 @@ class _Session:
     def _ready_sizes(self, staging: Staging) -> tuple[int, ...]:
         for buffer in staging.inputs(0):
             buffer[...] = 0  # anything else might be an index that is out of range
-        largest = self._spec.max_batch_size
         timed = functools.partial(self._timed, staging)
-        if self._is_measured:
-            sizes = tuple(sorted(fitting_sizes(self._spec.batch_sizes, timed)))
+        if self._sizes:
+            sizes = tuple(sorted(fitting_sizes(self._sizes, timed)))
         else:
-            sizes = chosen_sizes(1, largest, timed)
+            sizes = chosen_sizes(1, self._spec.max_batch_size, timed)
         for slot in range(1, staging.slots):
             for size in sizes:
                 self._bind(staging, slot, size)

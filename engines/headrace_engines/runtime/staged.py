@@ -75,6 +75,8 @@ class StagedEngine(ABC):
         self.slots = SLOTS if spec.is_staged else 1
         self._gpu = gpu
         self._generation = 0
+        self._sizes: tuple[int, ...] = ()
+        """The batch sizes that were chosen by measurement; a context made later may have room for fewer."""
         self._holdings: Holdings | None = None
         self._staging: Staging | None = None
         self._computing: Computing | None = None
@@ -201,6 +203,7 @@ class StagedEngine(ABC):
             self._finish()
             raise
         if sizes:
+            self._sizes = self._sizes or sizes
             self.spec = dataclasses.replace(self.spec, batch_sizes=sizes)
 
     def _finish(self) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 from headrace_engines.errors import MemoryExhausted
 from headrace_engines.runtime.cuda.driver import Bytes, CudaError, Driver, Fault
 from headrace_engines.runtime.cuda.pools import Pools
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error of an engine or of the driver says that memory does not suffice."""
+    return isinstance(error, MemoryExhausted) or (
+        isinstance(error, CudaError) and error.fault is Fault.MEMORY
+    )
 
 
 class GpuMemory:
@@ -19,7 +27,7 @@ class GpuMemory:
         self._device: dict[int, int] = {}
         self._pinned: dict[int, int] = {}
         self._claims: dict[int, int] = {}
-        self._claimed = 0
+        self._numbers = itertools.count()
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of memory on the GPU, counted in the pool.
@@ -64,15 +72,15 @@ class GpuMemory:
         self._driver.free_pinned(memory)
         self._pools.give_pinned(self._pinned.pop(memory.ctypes.data))
 
-    def claim(self, size_bytes: int) -> int:
+    def claim(self, size_bytes: int, *, is_bounded: bool = True) -> int:
         """Count memory of the GPU that a library has taken for batches; return what `disclaim` takes.
 
-        Raises MemoryExhausted with the numbers if the pool's bound does not allow it.
+        Raises MemoryExhausted with the numbers if it `is_bounded` and the pool's bound does not allow it.
         """
-        self._pools.take_device(self._facts.index, size_bytes)
-        self._claimed += 1
-        self._claims[self._claimed] = size_bytes
-        return self._claimed
+        self._pools.take_device(self._facts.index, size_bytes, is_bounded=is_bounded)
+        claim = next(self._numbers)
+        self._claims[claim] = size_bytes
+        return claim
 
     def disclaim(self, claim: int) -> None:
         """Count out what a library has freed in this generation."""

@@ -58,10 +58,11 @@ class Pools:
         with self._lock:
             self._pinned -= size_bytes
 
-    def take_device(self, gpu: int, size_bytes: int) -> None:
-        """Count memory of the GPU in. Raises MemoryExhausted if the bound does not allow it."""
+    def take_device(self, gpu: int, size_bytes: int, *, is_bounded: bool = True) -> None:
+        """Count memory of the GPU in. Raises MemoryExhausted if it `is_bounded` and too much."""
         with self._lock:
-            in_use, limit = self._device.get(gpu, 0), self._device_limits.get(gpu, 0)
+            in_use = self._device.get(gpu, 0)
+            limit = self._device_limits.get(gpu, 0) if is_bounded else 0
             _check(f"memory of GPU {gpu}", size_bytes, in_use, limit, _DEVICE_FLAG)
             self._device[gpu] = in_use + size_bytes
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines.errors import ExecutionError, MemoryExhausted
+from headrace_engines.errors import ExecutionError
 from headrace_engines.runtime.cuda.driver import CudaError, Driver, Fault
+from headrace_engines.runtime.cuda.memory import is_shortage
 from headrace_engines.runtime.gpu_sizes import chosen_sizes, fitting_sizes
 from headrace_engines.runtime.holdings import Holdings
 from headrace_engines.runtime.lifetimes import keep_for_ever, let_go
@@ -49,10 +50,10 @@ class Contexts:
         holdings: Holdings,
         staging: Staging,
         *,
-        is_measured: bool,
+        sizes: tuple[int, ...],
         captures: bool,
     ) -> None:
-        """Take the batch sizes from the spec, if they were chosen by measurement; else choose them.
+        """`sizes` are the batch sizes as they were chosen by measurement; () has them chosen.
 
         `captures` says whether CUDA graphs may be used.
         """
@@ -60,7 +61,7 @@ class Contexts:
         self._spec = spec
         self._holdings = holdings
         self._staging = staging
-        self._is_measured = is_measured
+        self._sizes = sizes
         self._generation = 0
         self._loaded: LoadedPlan | None = None
         self._contexts: dict[tuple[int, int], Any] = {}
@@ -151,10 +152,9 @@ class Contexts:
         """Make as many sizes ready in the first slot as are worth it, and as all slots have room for."""
         with self._plan.gpu.use(self._generation):
             room = Room(self._plan.gpu.memory.room_bytes(SHARE), self._staging.slots)
-        if self._is_measured:
-            sizes = self._spec.batch_sizes
-            made = fitting_sizes(sizes, lambda size: self._prepare(loaded, slot, size, room), room.has_next)
-            return tuple(sorted(made))
+        if self._sizes:
+            prepare = functools.partial(self._prepare, loaded, slot, room=room)
+            return tuple(sorted(fitting_sizes(self._sizes, prepare, room.has_next)))
         least, _ = row_range(loaded.tensors) or (1, 1)
         most = self._spec.max_batch_size
         return chosen_sizes(least, most, lambda size: self._timed(loaded, slot, size, room), room.has_next)
@@ -163,9 +163,9 @@ class Contexts:
         """Make these sizes ready in a further slot; return those that all slots have by now."""
         made = fitting_sizes(sizes, lambda size: self._prepare(loaded, slot, size))
         for size in set(sizes) - set(made):
-            with self._plan.gpu.use(self._generation):
+            with self._plan.gpu.use(self._generation) as driver:
                 for other in range(slot):
-                    self._drop(other, size)
+                    self._drop(driver, other, size)
         return tuple(sorted(made))
 
     def _timed(self, loaded: LoadedPlan, slot: int, size: int, room: Room) -> float:
@@ -181,29 +181,29 @@ class Contexts:
 
     def _prepare(self, loaded: LoadedPlan, slot: int, size: int, room: Room | None = None) -> None:
         before = self._holdings.device_bytes
-        with self._plan.gpu.load(self._generation) as driver:
-            try:
-                with self._holdings.counting(driver):
-                    self._contexts[slot, size] = loaded.context(driver)
-                    self._bind(loaded, slot, size)
-                    expected = self._answers(driver, slot, size)
-                    if self._captures:
-                        self._capture(driver, slot, size, expected)
-            except (MemoryExhausted, CudaError) as error:
-                if isinstance(error, CudaError) and error.fault is not Fault.MEMORY:
-                    raise
-                let_go(error)  # the context ends here, where the GPU's is
-                self._drop(slot, size)
-                raise
+        with (
+            self._plan.gpu.load(self._generation) as driver,
+            self._holdings.counting(driver, lambda: self._drop(driver, slot, size)),
+        ):
+            self._contexts[slot, size] = loaded.context(driver)
+            self._bind(loaded, slot, size)
+            expected = self._answers(driver, slot, size)
+            if self._captures:
+                self._capture(driver, slot, size, expected)
         taken = self._holdings.device_bytes - before
         self._taken_bytes += taken
         if room is not None:
             room.take(taken)
 
-    def _drop(self, slot: int, size: int) -> None:
-        """Let a context go; a graph of it is not launched any more, and goes with the holdings."""
-        self._graphs.pop((slot, size), None)
+    def _drop(self, driver: Driver, slot: int, size: int) -> None:
+        """Let a context go, and the graph of it."""
+        self._drop_graph(driver, slot, size)
         self._contexts.pop((slot, size), None)
+
+    def _drop_graph(self, driver: Driver, slot: int, size: int) -> None:
+        graph = self._graphs.pop((slot, size), None)
+        if graph is not None:
+            self._holdings.destroy_graph(driver, graph)
 
     def _bind(self, loaded: LoadedPlan, slot: int, size: int) -> None:
         context = self._contexts[slot, size]
@@ -224,18 +224,28 @@ class Contexts:
             context = self._contexts[slot, size]
             execute = functools.partial(enqueue, context, stream.handle)
             graph = captured(driver, self._holdings, context, stream, execute)
+            self._graphs[slot, size] = graph
             for buffer in self._staging.buffers(slot)[1]:  # so that no answer from before passes
                 driver.zero(buffer.address, len(buffer.host), stream)
-            self._graphs[slot, size] = graph
             check_alike(self._answers(driver, slot, size), expected)
         except (ExecutionError, CudaError) as error:
-            if isinstance(error, CudaError) and error.fault not in (Fault.CALL, Fault.MEMORY):
+            is_needed = size == self._spec.max_batch_size
+            if not is_needed if is_shortage(error) else _is_of_context(error):
                 raise
             let_go(error)
-            _log.warning("%s runs without CUDA graphs: %s", self._plan.path.name, str(error))
-            self._captures = False
-            self._graphs.clear()
+            self._give_up_graphs(driver, slot, size, str(error), is_shortage(error))
             self._answers(driver, slot, size)
+
+    def _give_up_graphs(self, driver: Driver, slot: int, size: int, why: str, is_for_memory: bool) -> None:
+        """Go without the graph of a size that has to be there, or without any if none can be had."""
+        name = self._plan.path.name
+        if is_for_memory:
+            _log.warning("%s: batches of %d rows run without a CUDA graph: %s", name, size, why)
+            self._drop_graph(driver, slot, size)
+            return
+        _log.warning("%s runs without CUDA graphs: %s", name, why)
+        self._captures = False
+        self._graphs.clear()
 
     def _answers(self, driver: Driver, slot: int, size: int) -> Arrays:
         """Execute the rows that are in the slot, and return copies of the answers."""
@@ -246,3 +256,7 @@ class Contexts:
         if loaded.cache:
             with self._plan.gpu.load(self._generation):
                 loaded.cache.save()
+
+
+def _is_of_context(error: Exception) -> bool:
+    return isinstance(error, CudaError) and error.fault is not Fault.CALL

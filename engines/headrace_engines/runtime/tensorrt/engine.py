@@ -48,7 +48,6 @@ class TensorRtEngine(StagedEngine):
         be served, MemoryExhausted with the numbers, EngineSpoilt or DeviceError.
         """
         self._plan = Plan(path, library, gpu, expected=expected, caches=caches)
-        self._is_measured = False
         self._captures = declaration.cuda_graphs
         try:
             generation, self.found, spec = in_usable_context(
@@ -63,7 +62,6 @@ class TensorRtEngine(StagedEngine):
         except BaseException:
             gpu.close()
             raise
-        self._is_measured = True
 
     def _specs(
         self, generation: int, max_batch_size: int, declaration: Declaration, expected: Expected | None
@@ -90,6 +88,6 @@ class TensorRtEngine(StagedEngine):
             self.spec,
             holdings,
             staging,
-            is_measured=self._is_measured,
+            sizes=self._sizes,
             captures=self._captures,
         )

@@ -31,28 +31,30 @@ def captured(
 ) -> Any:
     """Return the graph of what `execute` puts into the stream; the context has been executed before.
 
-    Raises ExecutionError where it cannot be noted.
+    Raises ExecutionError where it cannot be noted, MemoryExhausted or a CudaError of memory where that is
+    for want of memory.
     """
     if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream.handle):
         raise ExecutionError("the library says that this plan cannot be captured")
-    refusal = ""
+    refusal: ExecutionError | None = None
     try:
         driver.begin_capture(stream)
         try:
             execute()
         except ExecutionError as error:
-            refusal = str(error)
+            refusal = error
         except BaseException:
             with contextlib.suppress(CudaError):  # what was raised tells more
                 holdings.graph(driver.end_capture(stream))
             raise
         graph = holdings.graph(driver.end_capture(stream))
     except CudaError as error:
-        if error.fault not in (Fault.CALL, Fault.MEMORY):
+        if error.fault is not Fault.CALL:
             raise
-        raise ExecutionError(refusal or str(error)) from error
+        raise (refusal or ExecutionError(str(error))) from error
     if refusal:
-        raise ExecutionError(refusal)
+        holdings.destroy_graph(driver, graph)
+        raise refusal
     return graph
 
 
