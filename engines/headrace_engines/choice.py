@@ -178,12 +178,12 @@ class Choice:
             return other, []
 
     def _engines(self, candidate: Candidate, max_batch_size: int) -> list[Engine]:
-        """Return an engine for each place where the candidate runs. Raises EngineError, and leaves none."""
+        """Return an engine for each place where the candidate runs; leaves none if any fails."""
         engines: list[Engine] = []
         try:
             for gpu in _ON_CPU if candidate.runner is Runner.CPU else self._places.gpus:
                 engines.append(self._opener.open(candidate, gpu, max_batch_size))  # noqa: PERF401  closed below
-        except EngineError:
+        except BaseException:
             _close(engines)
             raise
         return engines
@@ -203,6 +203,9 @@ class Choice:
         except EngineError as error:
             self._refuse(candidate, error)
             why = None
+        except BaseException:
+            _close(engines)
+            raise
         if why != "":
             _close(engines)
         return why

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_engines.engine import Engine
-from headrace_engines.errors import ExecutionError
+from headrace_engines.errors import ExecutionError, MemoryExhausted
 from headrace_engines.samples import Floats, accepted_recipe, is_floating
 from headrace_engines.spec import ModelSpec
 
@@ -71,7 +71,8 @@ class _Observation:
 def check(engine: Engine) -> Independence:
     """Find out whether rows can share a batch; some thirty executions of at most eight rows.
 
-    A model that executes no made-up rows counts as dependent, since nothing is proved.
+    A model that executes no made-up rows counts as dependent, since nothing is proved. Raises
+    MemoryExhausted, which tells of the moment, and EngineSpoilt or DeviceError.
     """
     if engine.spec.max_batch_size < 2:
         return Independence(True, 0.0, "", "each row is executed alone")
@@ -82,6 +83,8 @@ def check(engine: Engine) -> Independence:
                 if not seen.error <= seen.allowed:
                     return Independence(False, seen.error, seen.tensor, _accusation(seen))
                 worst = max(worst, seen, key=lambda observation: observation.error)
+        except MemoryExhausted:
+            raise
         except ExecutionError as error:
             return Independence(False, math.nan, "", f"could not be proved: {error}")
     precision = f"to within {worst.error:.1e} of the output's range" if worst.error else "to the last bit"

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto
 
 from headrace_engines import independence
+from headrace_engines.errors import MemoryExhausted
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
 from headrace_engines.runtime.reference import ReferenceEngine
 
@@ -91,6 +92,16 @@ def test_nothing_to_prove_where_nothing_is_shared(models, dims, max_batch_size):
     finding = found(OnnxRuntimeEngine, path, max_batch_size)
     assert finding.independent
     assert finding.why == "each row is executed alone"
+
+
+def test_a_shortage_of_memory_says_nothing_of_the_rows(models, monkeypatch):
+    def refuse(arrays):
+        raise MemoryExhausted("not now")
+
+    with closing(OnnxRuntimeEngine(models.adding(1))) as engine:
+        monkeypatch.setattr(engine, "run", refuse)
+        with pytest.raises(MemoryExhausted, match="not now"):
+            independence.check(engine)
 
 
 def test_what_never_runs_is_not_proved(models):

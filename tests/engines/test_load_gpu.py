@@ -16,11 +16,15 @@ from fake_onnxruntime import fake_provider
 from fake_tensorrt_library import ACTIVATION_BYTES, CONTEXT_BYTES
 from onnx_models import Models
 
+from headrace_engines import independence
+from headrace_engines.candidates import Candidate
 from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.engine import Engine
 from headrace_engines.errors import DeclarationError, ModelFileError, UnsupportedModelError
+from headrace_engines.independence import Independence
 from headrace_engines.load import Loaded, load
 from headrace_engines.memory import Held
+from headrace_engines.opening import Opener
 from headrace_engines.placement import Group, Kind, Placement
 from headrace_engines.plans import nvidia
 from headrace_engines.rebuilt_plans import RebuiltPlans
@@ -203,6 +207,32 @@ def test_every_gpu_has_its_instances(models: Models, tmp_path: Path) -> None:
             assert [answer(engine) for engine in result.engines] == [1, 1]
         with loaded(folder, machine, placement=Placement(groups=(Group(2, (1,)),))) as result:
             assert result.places == ((1, 2),)
+
+
+@pytest.mark.parametrize("step", ["open", "check"])
+def test_whatever_a_library_raises_leaves_no_engine_on_a_gpu(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    folder = write_version(tmp_path, models.adding(1))
+    opened = Opener.open
+
+    def open_first(opener: Opener, candidate: Candidate, gpu: int, max_batch_size: int) -> Engine:
+        if gpu:
+            raise RuntimeError("a library's own")
+        return opened(opener, candidate, gpu, max_batch_size)
+
+    def refuse(engine: Engine) -> Independence:
+        raise RuntimeError("a library's own")
+
+    if step == "open":
+        monkeypatch.setattr(Opener, "open", open_first)
+    else:
+        monkeypatch.setattr(independence, "check", refuse)
+    with FakeDriver() as first, FakeDriver(index=1) as second, machine_with(first, second) as machine:
+        with pytest.raises(RuntimeError, match="a library's own"):
+            load(folder, machine=machine, placement=Placement(Kind.GPU, (Group(1, (0, 1)),)))
+        assert first.calls["release"] == first.calls["retain"] == 1
+        assert second.calls["release"] == second.calls["retain"]
 
 
 def test_graphs_are_left_out_where_the_configuration_says_so(
