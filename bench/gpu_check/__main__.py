@@ -94,8 +94,8 @@ def _checked(given: argparse.Namespace) -> int:
     tried = _cases(setting.cases)
     before = _before(setting.work / _FIRST) if phase is Phase.SECOND else []
     todo = [part for part in parts(tried, phase) if _is_chosen(part, given.only)]
-    if phase is Phase.SECOND and not before:
-        todo.insert(0, machine())
+    if phase is Phase.SECOND:
+        todo.insert(0, machine())  # which has by now what could not be carried with the first phase
     stages.forget(setting)
     check = Check(setting, given.out, phase, before)
     try:
@@ -117,9 +117,11 @@ def _cases(repository: Path) -> list[Case]:
 
 
 def _before(file: Path) -> list[Document]:
-    """Return what the first phase found on this machine; nothing if that was another machine, or no GPU."""
+    """Return what the first phase measured on this machine; nothing if that was another one, or no GPU."""
     found: list[Document] = json.loads(file.read_text()) if file.exists() else []
-    return found if any(part["facts"].get("gpus") for part in found) else []
+    if not any(part["facts"].get("gpus") for part in found):
+        return []
+    return [part for part in found if part["part"] != machine().name]
 
 
 def _parser() -> argparse.ArgumentParser:

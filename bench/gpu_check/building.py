@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bench.gpu_check.cases import SIZES, Case, described, find
+from bench.gpu_check.cases import PLAN_SUFFIX, SIZES, Case, described, find
 from bench.gpu_check.setting import Setting
 from headrace_engines import manifest
 from headrace_engines.candidates import MODEL
@@ -27,7 +27,8 @@ def build(case: Case, setting: Setting) -> Case:
     planned = plans(folder, [case.onnx], SIZES, caches=setting.caches, stages=stages, fraction=1.0)
     if planned.warning or not planned.artefacts[0].passed:
         raise UnsupportedModelError(planned.warning or planned.artefacts[0].reason)
-    before = described(folder).artefacts if (folder / manifest.FILE_NAME).exists() else ()
+    known = described(folder).artefacts if (folder / manifest.FILE_NAME).exists() else ()
+    before = [one for one in known if one.recipe != case.recipe or not one.file.endswith(PLAN_SUFFIX)]
     originals = tuple(one for one in described(case.folder).artefacts if one.file in (MODEL, case.onnx.file))
     artefacts = dict.fromkeys((*before, *originals, *planned.artefacts))
     whole = dataclasses.replace(described(case.folder), artefacts=tuple(artefacts))

@@ -6,6 +6,7 @@ takes batches of them.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -108,12 +109,15 @@ class _OneModel:
 
 def through_core(case: Case, engine: Engine, batch: int, seconds: float) -> tuple[float, float, float]:
     """Return rows a second, microseconds of processor time a row, and the mean batch; closes the engine."""
-    model = Model(case.network.name, "1", engine.spec, engine.platform, Limits())
-    service = Service(_OneModel(model))
-    callers = Callers(batch * _WAITING_BATCHES)
-    messages = [request(case.network, f"r{number}") for number in range(_MESSAGES)]
-    worker = worker_for(model, engine, 0)
-    worker.start()
+    with contextlib.ExitStack() as held:
+        held.callback(engine.close)  # its memory would keep the next batches from being run
+        model = Model(case.network.name, "1", engine.spec, engine.platform, Limits())
+        service = Service(_OneModel(model))
+        callers = Callers(batch * _WAITING_BATCHES)
+        messages = [request(case.network, f"r{number}") for number in range(_MESSAGES)]
+        worker = worker_for(model, engine, 0)
+        worker.start()
+        held.pop_all()  # the worker closes it
     try:
         _bring(service, callers, messages, _WARM_UP * seconds)
         before, begun, cpu = callers.good, time.perf_counter(), time.process_time()

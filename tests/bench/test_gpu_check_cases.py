@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import time
+import types
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import onnx
 import pytest
 
 from bench import first_answer
-from bench.gpu_check import networks, serving
+from bench.gpu_check import building, networks, serving
 from bench.gpu_check.cases import NETWORKS, cases, described, find
 from bench.gpu_check.engine import speed
 from bench.gpu_check.make_cases import make
@@ -63,6 +64,22 @@ def test_a_case_is_looked_for_first_among_what_was_built_here(repository, tmp_pa
     )
     assert find(setting, "digits-mlp/fp32").folder == built
     assert find(setting, "digits-mlp/int8-tensorrt").folder.is_relative_to(repository)
+
+
+def test_a_plan_that_is_built_anew_takes_the_place_of_the_one_before(repository, tmp_path, monkeypatch):
+    setting = Setting(repository, tmp_path)
+    case = find(setting, "digits-mlp/fp32")
+    for name in ("model.old.plan", "model.new.plan"):
+        made = dataclasses.replace(case.onnx, file=name)
+        planned = types.SimpleNamespace(artefacts=(made,), warning="")
+        monkeypatch.setattr(building, "plans", lambda *_, planned=planned, **__: planned)
+        assert building.build(case, setting).plan.file == name
+    other = find(setting, "digits-mlp/int8-tensorrt")
+    made = dataclasses.replace(other.onnx, file="model.int8.plan")
+    planned = types.SimpleNamespace(artefacts=(made,), warning="")
+    monkeypatch.setattr(building, "plans", lambda *_, **__: planned)
+    assert building.build(other, setting).plan.file == "model.int8.plan"
+    assert find(setting, "digits-mlp/fp32").plan.file == "model.new.plan"
 
 
 def test_what_is_made_reads_digits_in_every_precision(repository):

@@ -14,7 +14,7 @@ import pytest
 from fake_cuda import FakeDriver, present
 from fake_tensorrt import library, plan_of
 
-from bench.gpu_check import copies, graphs, networks, opening, record, report, runner
+from bench.gpu_check import copies, core, graphs, networks, opening, record, report, runner
 from bench.gpu_check.__main__ import main
 from bench.gpu_check.cases import NETWORKS
 from bench.gpu_check.make_cases import make
@@ -264,7 +264,20 @@ def test_two_phases_on_one_machine_are_told_as_one(run):
     _, first, _ = run("--phase", "first", "--only", "copies")
     assert [part["part"] for part in first["parts"]] == ["machine", "copies"]
     _, second, _ = run("--phase", "second", "--only", "core")
-    assert [part["part"] for part in second["parts"]] == ["machine", "copies", "core digits-mlp/fp16"]
+    assert [part["part"] for part in second["parts"]] == ["copies", "machine", "core digits-mlp/fp16"]
+
+
+def test_an_engine_that_could_not_be_measured_is_closed(monkeypatch):
+    def refuse(*facts):
+        raise MemoryError("no room for messages")
+
+    closed = []
+    case = types.SimpleNamespace(network=NETWORKS["digits-mlp"])
+    engine = types.SimpleNamespace(spec=None, platform="fake", close=lambda: closed.append("engine"))
+    monkeypatch.setattr(core, "Model", refuse)
+    with pytest.raises(MemoryError):
+        core.through_core(case, engine, 1, 0.0)
+    assert closed == ["engine"]
 
 
 def test_without_a_gpu_each_part_says_so(models, tmp_path, capsys, monkeypatch):
