@@ -10,7 +10,7 @@ import pytest
 from classical_models import assert_faithful
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     Binarizer,
@@ -40,7 +40,7 @@ def _importer(estimator: Any, opset: int = 17) -> SklearnImporter:
 
 
 def _faithful(step: Any, fitted: Any, rows: Any, folder: Path, opset: int = 17) -> None:
-    estimator = make_pipeline(step, LinearRegression()).fit(np.asarray(fitted, np.float64), _VALUES)
+    estimator = make_pipeline(step, Ridge()).fit(np.asarray(fitted, np.float64), _VALUES)
     assert_faithful(_importer(estimator, opset), folder, {"input": np.asarray(rows, np.float32)})
 
 
@@ -72,6 +72,27 @@ def test_a_value_that_was_scaled_is_in_the_bin_that_it_is_in_for_numbers_of_64_b
         steps = ColumnTransformer([("bins", steps, [0, 2]), ("rest", "passthrough", [1])])
     rows = np.concatenate([_TENTHS * 3.3 + 17, np.nextafter(np.float32(_TENTHS * 3.3 + 17), np.float32(99))])
     _faithful(steps, np.float32(_TENTHS * 3.3 + 17), rows, tmp_path)
+
+
+_CONSTANT = np.where([True, False, True], _TENTHS, 3.0)
+_BEYOND = [[-3e38, -3e38, -3e38], [3e38, 3e38, 3e38], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("scaler", "fitted"),
+    [
+        (StandardScaler(), _CONSTANT),
+        (MinMaxScaler(), _CONSTANT),
+        (MinMaxScaler(clip=True), _TENTHS),
+        (MinMaxScaler((-1, 2), clip=True), _CONSTANT),
+    ],
+    ids=["constant", "constant in a range", "clipped", "constant and clipped"],
+)
+def test_an_edge_that_no_number_is_below_has_its_bin_behind_a_scaler(
+    scaler: Any, fitted: Any, tmp_path: Path
+) -> None:
+    step = make_pipeline(scaler, KBinsDiscretizer(4, encode="ordinal", strategy="uniform"))
+    _faithful(step, fitted, np.concatenate([fitted, _BEYOND]), tmp_path)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, -0.1, 0.5, 0.0])

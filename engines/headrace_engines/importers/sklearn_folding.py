@@ -231,7 +231,8 @@ def searched(
     low = np.full(len(features), -_LARGEST - 1)  # the last number that is known to be below
     high = np.full(len(features), _LARGEST)
     while (low < high).any():
-        middle = (low + high + 1) // 2
+        # None is below some: their places meet before the least, which is no number to be scaled.
+        middle = np.maximum((low + high + 1) // 2, -_LARGEST)
         values = np.repeat(_number(middle)[:, None], count, axis=1).astype(np.float64)
         with warnings.catch_warnings(), np.errstate(over="ignore"):
             warnings.simplefilter("ignore")  # of a matrix for a table with the same columns
