@@ -12,7 +12,7 @@ from headrace_engines.candidates import Candidate, Runner
 from headrace_engines.declaration import Declaration
 from headrace_engines.described import check_described
 from headrace_engines.engine import Engine
-from headrace_engines.errors import EngineError, ModelFileError, UnsupportedModelError
+from headrace_engines.errors import ModelFileError, UnsupportedModelError
 from headrace_engines.machine import Machine
 from headrace_engines.manifest import Manifest
 from headrace_engines.reshaping import ReshapingEngine, reshapes
@@ -40,7 +40,7 @@ class Opener:
         try:
             check_answers(engine, self.declaration)
             memory.check_staging(engine.spec)
-        except EngineError:
+        except BaseException:
             engine.close()
             raise
         return ReshapingEngine(engine, self.declaration) if reshapes(self.declaration) else engine
@@ -53,7 +53,7 @@ class Opener:
         try:
             if candidate.described and self.manifest:
                 check_described(engine.found, self.manifest.inputs, self.manifest.outputs, candidate.file)
-        except ModelFileError:
+        except BaseException:
             engine.close()
             raise
         return engine

@@ -16,7 +16,7 @@ from fake_onnxruntime import fake_provider
 from fake_tensorrt_library import ACTIVATION_BYTES, CONTEXT_BYTES
 from onnx_models import Models
 
-from headrace_engines import independence
+from headrace_engines import independence, opening
 from headrace_engines.candidates import Candidate
 from headrace_engines.declaration import Declaration, DeclaredTensor
 from headrace_engines.engine import Engine
@@ -209,7 +209,7 @@ def test_every_gpu_has_its_instances(models: Models, tmp_path: Path) -> None:
             assert result.places == ((1, 2),)
 
 
-@pytest.mark.parametrize("step", ["open", "check"])
+@pytest.mark.parametrize("step", ["open", "answers", "check"])
 def test_whatever_a_library_raises_leaves_no_engine_on_a_gpu(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -221,18 +221,21 @@ def test_whatever_a_library_raises_leaves_no_engine_on_a_gpu(
             raise RuntimeError("a library's own")
         return opened(opener, candidate, gpu, max_batch_size)
 
-    def refuse(engine: Engine) -> Independence:
+    def refuse(engine: Engine, *_: object) -> Independence:
         raise RuntimeError("a library's own")
 
     if step == "open":
         monkeypatch.setattr(Opener, "open", open_first)
+    elif step == "answers":
+        monkeypatch.setattr(opening, "check_answers", refuse)
     else:
         monkeypatch.setattr(independence, "check", refuse)
     with FakeDriver() as first, FakeDriver(index=1) as second, machine_with(first, second) as machine:
         with pytest.raises(RuntimeError, match="a library's own"):
             load(folder, machine=machine, placement=Placement(Kind.GPU, (Group(1, (0, 1)),)))
-        assert first.calls["release"] == first.calls["retain"] == 1
-        assert second.calls["release"] == second.calls["retain"]
+        for driver in (first, second):
+            assert driver.calls["release"] == driver.calls["retain"]
+        assert first.calls["retain"] == 1
 
 
 def test_graphs_are_left_out_where_the_configuration_says_so(
