@@ -243,12 +243,11 @@ def _likeness(answers: Answers, reference: Reference) -> dict[str, float]:
         noise = metrics.row_errors(answers, reference.answers)
         told["sqnr_db"] = metrics.sqnr_db(noise)
         told["worst_row"] = math.sqrt(float(noise.max()))
-    judged = reference.judgement
-    index, _ = judged.outputs[0]
-    answered = answers[index]
-    names_classes = outputs.width(answered) > 1 or answered.dtype.kind != "f" or judged.threshold is not None
-    if judged.metric not in metrics.REGRESSING and answered.ndim <= 2 and names_classes:
-        same = judged.classes(answered) == judged.classes(reference.answers[index])
+    first = reference.judgement.first
+    answered = answers[first.index]
+    names_classes = outputs.width(answered) > 1 or answered.dtype.kind != "f" or first.threshold is not None
+    if first.metric not in metrics.REGRESSING and answered.ndim <= 2 and names_classes:
+        same = first.classes(answered) == first.classes(reference.answers[first.index])
         told["agreement"] = float(np.mean(same))
     return told
 

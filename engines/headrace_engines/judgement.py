@@ -1,6 +1,7 @@
-"""What a model's answers are judged by: which output, which metric, and what is right.
+"""What a model's answers are judged by: each output's metric, and what is right.
 
-Where labels are given, that is the metric of their task. Without them the artefacts can only be
+Where labels are given, that is the metric of their task, for the outputs that they are for. Others, and
+without labels all, can only be
 compared with the model in FP32: by the class that both name, where the output tells classes, else by how
 much of the variance of the FP32 answers is kept. On made-up rows a class says nothing, since noise lies
 near no model's data, so that there only the latter is asked. Where FP32 answers every row alike, nothing can
@@ -16,7 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_engines import class_labels, gates, guessing, metrics, outputs, tasks
+from headrace_engines import class_labels, criterion, gates, guessing, metrics, outputs, tasks
+from headrace_engines.criterion import Criterion
 from headrace_engines.data import missing
 from headrace_engines.errors import DataError, GateError
 from headrace_engines.gates import Quality
@@ -49,49 +51,45 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The outputs that are judged, by index and name, the metric, and the labels as that needs them.
+    """What each output is judged by, that which decides most first: every one has to pass.
 
-    `rows` tells which of the held-out rows count, None that all do; `notes` what a person should know. One
-    score of a row names class 1 above `threshold`, None where no output has such. `tells` is False where FP32
-    answers all rows alike: then an artefact that does so, too, passes, and nothing was told of any.
+    `rows` tells which of the held-out rows count, None that all do; `notes` what a person should know.
+    `tells` is False where FP32 answers all rows alike: then an artefact that does so, too, would pass, and
+    nothing would be told of any.
     """
 
-    metric: str
-    outputs: tuple[tuple[int, str], ...]
-    labels: NDArray[Any] | None
+    criteria: tuple[Criterion, ...]
     max_loss: float
     rows: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
-    threshold: float | None = None
     tells: bool = True
+
+    @property
+    def first(self) -> Criterion:
+        """The output that labels are for, else the one that tells most of the task."""
+        return self.criteria[0]
 
     def seen(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return those rows of an output that count."""
         return array if self.rows is None else array[self.rows]
 
-    def classes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the class that each row of an output is answered with."""
-        return metrics.classes(array, self._threshold)
+    def reference(self, answers: Answers) -> float:
+        """Return the first criterion's metric of FP32 itself, of several columns that of the first."""
+        array = self.seen(answers[self.first.index])
+        return self.first.compare(array, array, self.max_loss).reference
 
     def compare(self, reference: Answers, candidate: Answers) -> Quality:
         """Compare two models' answers to the same rows, on the output and column that speaks most against it.
 
         Raises GateError if the candidate's are no numbers where the reference's are.
         """
-        for index, name in self.outputs:
+        for one in self.criteria:
+            index = one.index
             if reference[index].dtype.kind == "f" and not _as_finite(candidate[index], reference[index]):
-                raise GateError(f"its answers in {name!r} are not numbers where those of FP32 are")
+                raise GateError(f"its answers in {one.name!r} are not numbers where those of FP32 are")
         return gates.worst(
-            gates.compare(
-                self.metric,
-                self.seen(reference[index]),
-                self.seen(candidate[index]),
-                self.labels,
-                self.max_loss,
-                name,
-                self._threshold,
-            )
-            for index, name in self.outputs
+            one.compare(self.seen(reference[one.index]), self.seen(candidate[one.index]), self.max_loss)
+            for one in self.criteria
         )
 
     def divided(self, count: int) -> tuple[Judgement, Judgement] | None:
@@ -102,26 +100,23 @@ class Judgement:
         """
         kept = np.arange(count) if self.rows is None else np.flatnonzero(self.rows)
         order = np.random.default_rng(_SEED).permutation(len(kept))
-        if self.labels is not None and self.metric not in metrics.REGRESSING:
+        labels = self.first.labels
+        if labels is not None and self.first.metric not in metrics.REGRESSING:
             # Each class is divided by itself, so that a rare one is in both parts.
-            order = order[np.argsort(self.labels[order].astype(str), kind="stable")]
+            order = order[np.argsort(labels[order].astype(str), kind="stable")]
         chooses = np.zeros(len(kept), bool)
         chooses[order[_CHOOSING_SHARE - 1 :: _CHOOSING_SHARE]] = True
         if not chooses.any():
             return None
         parts = self._part(count, kept, chooses), self._part(count, kept, ~chooses)
-        if self.metric == metrics.AUC and any(part.labels is None or _is_one(part.labels) for part in parts):
+        if self.first.metric == metrics.AUC and any(_is_one(part.first.labels) for part in parts):
             return None
         return parts
 
     def _part(self, count: int, kept: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Judgement:
         rows = np.zeros(count, bool)
         rows[kept[chosen]] = True
-        return replace(self, rows=rows, labels=None if self.labels is None else self.labels[chosen])
-
-    @property
-    def _threshold(self) -> float:
-        return metrics.PROBABILITY_THRESHOLD if self.threshold is None else self.threshold
+        return replace(self, rows=rows, criteria=tuple(one.of_rows(chosen) for one in self.criteria))
 
 
 def judgement(
@@ -138,8 +133,8 @@ def judgement(
 
     `names` are those of the outputs, `classes` those that the source knows, and `places` say where each row
     stands in its source. Labels that tell the model from no guess would tell nothing of an artefact: then
-    its answers have to be like those of FP32. Raises DataError if the labels do not fit the model or the
-    metric.
+    its answers have to be like those of FP32, as those of the outputs that the labels are not for. Raises
+    DataError if the labels do not fit the model or the metric.
     """
     max_loss = gates.MAX_LOSS if wish.max_loss is None else wish.max_loss
     if labels is not None and REGRESSION not in (wish.task, tasks.of_metric(wish.metric)):
@@ -147,25 +142,43 @@ def judgement(
         labels = class_labels.from_one_hot(labels, widths, classes)
     metric = wish.metric or tasks.metric(answers, labels, wish.task, made_up=made_up)
     if not metrics.needs_labels(metric):
-        judged = Judgement(metric, _compared(metric, names, answers), None, max_loss)
-        return _told_apart(_of_answered(judged, answers, places), names, answers, places)
+        criteria = criterion.of_likeness(metric, names, answers, made_up=made_up)
+        judged = Judgement(tuple(criteria), max_loss)
+        return _told_apart(_of_answered(judged, answers, places), answers)
     if labels is None:
         raise DataError(f"metric {metric!r} needs labels, and none were given")
+    first = _by_labels(metric, names, answers, labels, classes, places)
+    others = criterion.of_others((first.index,), names, answers, made_up=made_up)
+    judged = _trusted(_of_answered(Judgement((first, *others), max_loss), answers, places), answers)
+    return _told_apart(_by_same_labels(judged, answers, labels, classes), answers)
+
+
+def _by_labels(
+    metric: str,
+    names: Sequence[str],
+    answers: Answers,
+    labels: NDArray[Any],
+    classes: class_labels.Classes,
+    places: tuple[str, ...],
+) -> Criterion:
+    """Return how the output is judged that the labels are for."""
     if metric in metrics.REGRESSING:
         index = tasks.value_output(answers, labels)
-        fitted = _values(labels, answers[index], names[index])
-    else:
-        index = tasks.class_output(answers, metric, labels)
-        _check_places(metric, answers[index])
-        fitted = class_labels.fitted(labels, answers[index], names[index], classes, places)
-    judged = _of_answered(Judgement(metric, ((index, names[index]),), fitted, max_loss), answers, places)
-    return _told_apart(_trusted(judged, answers), names, answers, places)
+        return Criterion(index, names[index], metric, _values(labels, answers[index], names[index]))
+    index = tasks.class_output(answers, metric, labels)
+    _check_places(metric, answers[index])
+    fitted = class_labels.fitted(labels, answers[index], names[index], classes, places)
+    return Criterion(index, names[index], metric, fitted)
 
 
-def _compared(metric: str, names: Sequence[str], answers: Answers) -> tuple[tuple[int, str], ...]:
-    """Return the outputs of which likeness to FP32 is asked."""
-    chosen = outputs.floats(answers) if metric == FIDELITY else [tasks.class_output(answers, metric)]
-    return tuple((index, names[index]) for index in chosen)
+def _by_same_labels(
+    judged: Judgement, answers: Answers, labels: NDArray[Any], classes: class_labels.Classes
+) -> Judgement:
+    """Return the same with the labels for each output that names the classes that they tell."""
+    seen = [judged.seen(array) for array in answers]
+    first, *others = judged.criteria
+    told = (criterion.of_same_labels(first, other, seen, judged.seen(labels), classes) for other in others)
+    return replace(judged, criteria=(first, *told))
 
 
 def _check_places(metric: str, answers: NDArray[Any]) -> None:
@@ -179,12 +192,10 @@ def _check_places(metric: str, answers: NDArray[Any]) -> None:
 
 def _of_answered(judged: Judgement, answers: Answers, places: tuple[str, ...]) -> Judgement:
     """Return the same for the rows that FP32 answers with numbers: no other tells anything of a loss."""
-    answered = np.logical_and.reduce(
-        [_is_answered(answers[index], judged.metric) for index, _ in judged.outputs]
-    )
+    answered = np.logical_and.reduce([one.answered(answers[one.index]) for one in judged.criteria])
     without = np.flatnonzero(~answered)
     if not without.size:
-        return _with_threshold(judged, answers)
+        return _with_thresholds(judged, answers)
     place = missing.row(places, int(without[0]))
     if without.size == len(answered):
         raise DataError(
@@ -195,93 +206,69 @@ def _of_answered(judged: Judgement, answers: Answers, places: tuple[str, ...]) -
         f"{without.size} of {len(answered)} held-out rows were not judged, since the model answers them "
         f"with NaN or infinity: the first is {place}"
     )
-    labels = None if judged.labels is None else judged.labels[answered]
-    return _with_threshold(replace(judged, labels=labels, rows=answered, notes=(note,)), answers)
+    criteria = tuple(one.of_rows(answered) for one in judged.criteria)
+    return _with_thresholds(replace(judged, criteria=criteria, rows=answered, notes=(note,)), answers)
 
 
-def _is_answered(array: NDArray[Any], metric: str) -> NDArray[np.bool_]:
-    if array.dtype.kind != "f" or not array.size:
-        return np.ones(len(array), bool)
-    flat = array.reshape(len(array), -1)
-    if metric in metrics.REGRESSING:
-        return np.asarray(np.isfinite(flat).all(axis=1))
-    return np.asarray(np.isfinite(flat).any(axis=1) & ~np.isnan(flat).any(axis=1))
-
-
-def _with_threshold(judged: Judgement, answers: Answers) -> Judgement:
-    """Return the same with the score above which class 1 is named, where an output is one score.
-
-    FP32 decides for all artefacts: scores that leave 0 to 1 are logits, others probabilities.
-    """
-    index, name = judged.outputs[0]
-    array = judged.seen(answers[index])
-    names_classes = judged.metric in (AGREEMENT, metrics.ACCURACY, metrics.F1) or metrics.top_k(judged.metric)
-    if not names_classes or array.dtype.kind != "f" or outputs.width(array) != 1:
-        return judged
-    if outputs.are_shares(array):
-        return replace(judged, threshold=metrics.PROBABILITY_THRESHOLD)
-    note = (
-        f"output {name!r} was taken for a logit, since its values leave 0 to 1: above "
+def _with_thresholds(judged: Judgement, answers: Answers) -> Judgement:
+    """Return the same with the scores above which class 1 is named, where an output is one score."""
+    criteria = tuple(one.with_threshold(judged.seen(answers[one.index])) for one in judged.criteria)
+    notes = [
+        f"output {one.name!r} was taken for a logit, since its values leave 0 to 1: above "
         f"{metrics.LOGIT_THRESHOLD:g} it names class 1"
-    )
-    return replace(judged, threshold=metrics.LOGIT_THRESHOLD, notes=(*judged.notes, note))
+        for one in criteria
+        if one.threshold == metrics.LOGIT_THRESHOLD
+    ]
+    return replace(judged, criteria=criteria, notes=(*judged.notes, *notes))
 
 
 def _trusted(judged: Judgement, answers: Answers) -> Judgement:
     """Return the same, or a judgement by likeness to FP32 where the labels show no model to be good."""
-    if judged.labels is None:
+    first, *others = judged.criteria
+    if first.labels is None:
         return judged
-    index, _ = judged.outputs[0]
-    array = judged.seen(answers[index])
-    told = array if judged.threshold is None else judged.classes(array)
-    shown = guessing.no_better(judged.metric, told, judged.labels)
+    array = judged.seen(answers[first.index])
+    told = array if first.threshold is None else first.classes(array)
+    shown = guessing.no_better(first.metric, told, first.labels)
     if not shown:
         return judged
-    metric = FIDELITY if judged.metric in (*metrics.REGRESSING, metrics.AUC) else AGREEMENT
+    metric = FIDELITY if first.metric in (*metrics.REGRESSING, metrics.AUC) else AGREEMENT
     note = (
         f"by these labels the model in FP32 does not show to be better than guessing ({shown}): artefacts "
         f"were judged by {metric} with FP32 instead; see whether the labels belong to these rows, and mean "
         "what the model's answers mean"
     )
-    return replace(judged, metric=metric, labels=None, notes=(*judged.notes, note))
+    criteria = (replace(first, metric=metric, labels=None), *others)
+    return replace(judged, criteria=criteria, notes=(*judged.notes, note))
 
 
-def _told_apart(
-    judged: Judgement, names: Sequence[str], answers: Answers, places: tuple[str, ...]
-) -> Judgement:
-    """Return the same, or one by values where FP32 names one class for all rows, which any artefact may do.
+def _told_apart(judged: Judgement, answers: Answers) -> Judgement:
+    """Return the same, by values where FP32 names one class for all rows, which any artefact may do.
 
     Where it answers all rows alike, nothing tells artefacts apart, and the judgement says so.
     """
-    if judged.labels is not None or _differ(judged, answers):
-        return judged
-    values = _compared(FIDELITY, names, answers)
-    if judged.metric == AGREEMENT and values:
-        other = _of_answered(Judgement(FIDELITY, values, None, judged.max_loss), answers, places)
-        if _differ(other, answers):
-            note = (
-                f"FP32 names one class in {judged.outputs[0][1]!r} for all rows, as a ruined artefact might: "
-                f"artefacts were judged by {FIDELITY} instead"
-            )
-            return replace(other, notes=tuple(dict.fromkeys((*judged.notes, *other.notes, note))))
-    told = ", ".join(repr(name) for _, name in judged.outputs)
-    note = (
-        f"quality could not be judged, since the answers of FP32 in {told} are the same for every row: give "
-        "rows with --data that the model tells apart, prepared as it was trained"
-    )
-    return replace(judged, notes=(*judged.notes, note), tells=False)
+    seen = [judged.seen(array) for array in answers]
+    criteria = [one.of_one_class(seen[one.index]) for one in judged.criteria]
+    notes = [
+        f"FP32 names one class in {one.name!r} for all rows, as a ruined artefact might: "
+        f"artefacts were judged by {FIDELITY} instead"
+        for one, before in zip(criteria, judged.criteria, strict=True)
+        if one.metric != before.metric
+    ]
+    silent = [one for one in criteria if not one.tells(seen[one.index])]
+    telling = [one for one in criteria if one.tells(seen[one.index])]
+    if silent:
+        what = "the quality of some outputs" if telling else "quality"
+        named = ", ".join(repr(one.name) for one in silent)
+        notes.append(
+            f"{what} could not be judged, since the answers of FP32 in {named} are the same for every row: "
+            "give rows with --data that the model tells apart, prepared as it was trained"
+        )
+    return replace(judged, criteria=(*telling, *silent), notes=(*judged.notes, *notes), tells=bool(telling))
 
 
-def _differ(judged: Judgement, answers: Answers) -> bool:
-    """Whether FP32 answers rows differently in what is judged."""
-    seen = [judged.seen(answers[index]) for index, _ in judged.outputs]
-    return any(
-        outputs.differ(judged.classes(array) if judged.metric == AGREEMENT else array) for array in seen
-    )
-
-
-def _is_one(labels: NDArray[Any]) -> bool:
-    return len(np.unique(labels)) < 2
+def _is_one(labels: NDArray[Any] | None) -> bool:
+    return labels is None or len(np.unique(labels)) < 2
 
 
 def _as_finite(candidate: NDArray[Any], reference: NDArray[Any]) -> bool:

@@ -96,7 +96,7 @@ def make(
         seconds=stages.seconds,
         conversion_error=error,
         warnings=(*_warnings(plan, reference), *([planned.warning] if planned.warning else [])),
-        reference=reference.judgement.compare(reference.answers, reference.answers).reference,
+        reference=reference.judgement.reference(reference.answers),
     )
     _write(folder, described, measured)
 
@@ -234,12 +234,15 @@ def _planned(
 
 def _gates(reference: Reference) -> dict[str, Scalar]:
     judged = reference.judgement
-    told: dict[str, Scalar] = {} if judged.threshold is None else {"threshold": judged.threshold}
+    threshold = next((one.threshold for one in judged.criteria if one.threshold is not None), None)
+    told: dict[str, Scalar] = {} if threshold is None else {"threshold": threshold}
+    if len({one.metric for one in judged.criteria}) > 1:
+        told["metrics"] = ",".join(one.metric for one in judged.criteria)
     if not judged.tells:
         told["judged"] = False
     return {
-        "metric": judged.metric,
-        "outputs": ",".join(name for _, name in judged.outputs),
+        "metric": judged.first.metric,
+        "outputs": ",".join(one.name for one in judged.criteria),
         "rows": len(next(iter(reference.prepared.held_out.values()))),
         "max_loss": judged.max_loss,
         "confidence": gates.CONFIDENCE,

@@ -33,16 +33,16 @@ def artefact_table(known: Iterable[Standing]) -> Table:
     )
 
 
-def quality_table(comparisons: Iterable[Comparison]) -> Table:
+def quality_table(comparisons: Iterable[Comparison], *, names_outputs: bool = False) -> Table:
     """Return a row for each artefact beside FP32: its metric on held-out rows with its interval, its size.
 
-    A loss of 0.01 is one point.
+    A loss of 0.01 is one point. `names_outputs` tells which of several outputs and their columns lost most.
     """
     columns = (
         "Artefact", "Metric", "Rows ", "FP32 ", "Artefact's ", "Loss, points ", "95 % interval ",
         "Size ", "of FP32 ", "Times faster ",
     )  # fmt: skip
-    return table(columns, [_quality_row(compared) for compared in comparisons])
+    return table(columns, [_quality_row(compared, names_outputs) for compared in comparisons])
 
 
 def speed_table(comparisons: Sequence[Comparison]) -> Table:
@@ -61,7 +61,8 @@ def show(out: Console, made: Manifest, report: Report) -> None:
     known = f"{metric} {report.reference:.4f}" if made.gates.get("judged", True) else "quality not judged"
     out.print(f"fp32: {known} on {rows} held-out rows", markup=False)
     if report.comparisons:
-        out.print(quality_table(report.comparisons))
+        names_outputs = "," in str(made.gates.get("outputs", ""))
+        out.print(quality_table(report.comparisons, names_outputs=names_outputs))
     timed = [compared for compared in report.comparisons if compared.speeds]
     if timed:
         out.print(speed_table(timed))
@@ -86,19 +87,19 @@ def _time(seconds: float) -> str:
     return f"{1e6 * seconds:.0f} µs" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
 
 
-def _quality_row(compared: Comparison) -> tuple[str, ...]:
+def _quality_row(compared: Comparison, names_outputs: bool) -> tuple[str, ...]:
     size = human_size(compared.candidate_bytes)
     share = f"{compared.candidate_bytes / compared.reference_bytes:.2f}"
     ratio = compared.speed_ratio
     faster = f"{ratio:.2f}" if ratio else "not measured"
-    return (compared.recipe, *_figures(compared.quality), size, share, faster)
+    return (compared.recipe, *_figures(compared.quality, names_outputs), size, share, faster)
 
 
-def _figures(quality: Quality | None) -> tuple[str, ...]:
+def _figures(quality: Quality | None, names_outputs: bool) -> tuple[str, ...]:
     if quality is None:
         return ("not judged", "", "", "", "", "")
     return (
-        quality.metric,
+        f"{quality.metric} of {quality.output}" if names_outputs else quality.metric,
         str(quality.rows),
         f"{quality.reference:.4f}",
         f"{quality.candidate:.4f}",

@@ -14,6 +14,7 @@ from onnx_models import Models
 from headrace_engines import trial
 from headrace_engines.attempt import Reference, attempt
 from headrace_engines.compress.recipes import chosen
+from headrace_engines.criterion import Criterion
 from headrace_engines.gates import Speed
 from headrace_engines.judgement import Judgement, Wish, judgement
 from headrace_engines.runtime.onnxruntime import OnnxRuntimeEngine
@@ -95,7 +96,7 @@ def test_what_was_chosen_is_judged_once(
 ) -> None:
     """The rows to choose by are like those for calibration, and the others far beyond these."""
     _faster(monkeypatch)
-    parts = Judgement("fidelity", ((0, "y"),), None, 0.01).divided(_ROWS)
+    parts = Judgement((Criterion(0, "y", "fidelity"),), 0.01).divided(_ROWS)
     assert parts is not None
     judging = parts[1].rows
     assert judging is not None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from headrace_engines.class_labels import known
+from headrace_engines.criterion import Criterion
 from headrace_engines.errors import DataError, GateError
 from headrace_engines.judgement import Judgement, Wish, judgement
 
@@ -20,6 +21,9 @@ _VALUE = _RANDOM.normal(size=(_ROWS, 1)).astype(np.float32)
 _SHARE = (1 / (1 + np.exp(-_VALUE))).astype(np.float32)
 _NEAR_CLASS = ((_VALUE > 0) + 0.1 * _VALUE).astype(np.float32)
 _PICTURE = _RANDOM.normal(size=(_ROWS, 2, 2, 3)).astype(np.float32)
+_SAME = np.full((_ROWS, 3), 0.25, np.float32)
+_ONE_CLASS = np.sort(_SHARES, axis=1)
+_OTHERS = np.random.default_rng(1).permutation(_ROWS)
 
 
 def _judged(
@@ -65,7 +69,7 @@ def test_the_metric_is_that_of_the_task(
     output: str,
 ) -> None:
     judged = _judged(answers, labels, **wishes)
-    assert (judged.metric, judged.outputs[0][1]) == (metric, output)
+    assert (judged.first.metric, judged.first.name) == (metric, output)
     quality = judged.compare(answers, answers)
     assert quality.loss == 0
     assert quality.passed
@@ -73,7 +77,7 @@ def test_the_metric_is_that_of_the_task(
 
 
 def test_noise_lies_near_no_model_and_tells_no_class() -> None:
-    assert _judged((_SHARES,), made_up=True).metric == "fidelity"
+    assert _judged((_SHARES,), made_up=True).first.metric == "fidelity"
 
 
 def test_labels_in_the_order_of_their_names_are_places() -> None:
@@ -122,7 +126,7 @@ def test_classes_of_a_source_are_read_where_they_are_plain() -> None:
 def test_a_hit_that_cannot_be_missed_is_no_metric() -> None:
     with pytest.raises(DataError, match="'top-3' finds every label among 3 classes: K may be 2 at most"):
         _judged((_SHARES,), _CLASSES, metric="top-3")
-    assert _judged((_SHARES,), _CLASSES, metric="top-2").metric == "top-2"
+    assert _judged((_SHARES,), _CLASSES, metric="top-2").first.metric == "top-2"
 
 
 def test_the_output_that_lost_most_counts() -> None:
@@ -188,7 +192,7 @@ def test_one_score_is_a_probability_or_a_logit(
     labels = (_VALUE[:, 0] > 0).astype(int)
     for metric in ("accuracy", "top-1", "f1", "agreement"):
         judged = _judged((answers,), labels if metric != "agreement" else None, metric=metric)
-        assert (judged.metric, judged.threshold) == (metric, threshold)
+        assert (judged.first.metric, judged.first.threshold) == (metric, threshold)
         assert [note[: len(expected)] for note, expected in zip(judged.notes, notes, strict=True)] == notes
         assert judged.compare((answers,), (answers,)).reference == 1.0
     # FP32 decides, also for an artefact whose values happen to lie elsewhere.
@@ -199,11 +203,7 @@ def test_one_score_is_a_probability_or_a_logit(
 
 def test_other_outputs_have_no_threshold() -> None:
     judged = [_judged((_SHARES,), _CLASSES), _judged((_VALUE,), _VALUE), _judged((_CLASSES,))]
-    assert [one.threshold for one in judged] == [None, None, None]
-
-
-_SAME = np.full((_ROWS, 3), 0.25, np.float32)
-_ONE_CLASS = np.sort(_SHARES, axis=1)
+    assert [one.first.threshold for one in judged] == [None, None, None]
 
 
 @pytest.mark.parametrize("answers", [_SAME, _SAME + 1e-9 * _LOGITS, 0 * _SAME, np.zeros(_ROWS, np.int64)])
@@ -219,7 +219,7 @@ def test_answers_that_are_the_same_for_every_row_tell_nothing(answers: np.ndarra
 def test_one_class_for_all_rows_is_judged_by_values() -> None:
     for wishes in ({}, {"metric": "agreement"}):
         judged = _judged((_ONE_CLASS,), **wishes)
-        assert (judged.metric, judged.tells) == ("fidelity", True)
+        assert (judged.first.metric, judged.tells) == ("fidelity", True)
         assert "FP32 names one class in 'y0' for all rows" in judged.notes[0]
     assert not _judged((np.full(_ROWS, "a", object),)).tells
     assert not _judged((_ONE_CLASS[:1].repeat(_ROWS, 0),)).tells
@@ -246,7 +246,7 @@ def test_labels_that_do_not_vary_are_told_and_likeness_is_judged(
     answers: np.ndarray, labels: np.ndarray, metric: str, shown: str
 ) -> None:
     judged = _judged((answers,), labels, metric=metric)
-    assert judged.metric == ("agreement" if metric == "accuracy" else "fidelity")
+    assert judged.first.metric == ("agreement" if metric == "accuracy" else "fidelity")
     assert f"better than guessing ({shown}" in judged.notes[0]
     assert judged.tells
     assert judged.compare((answers,), (answers,)).passed
@@ -272,7 +272,11 @@ def test_an_artefact_is_chosen_and_judged_by_different_rows(
     assert np.array_equal(choosing.rows | judging.rows, judged.rows)
     assert [part.compare((answers,), (answers,)).rows for part in parts] == [65, 130]
     for part in parts:
-        assert part.labels is None or labels is None or np.array_equal(part.labels, part.seen(labels))
+        assert (
+            part.first.labels is None
+            or labels is None
+            or np.array_equal(part.first.labels, part.seen(labels))
+        )
 
 
 @pytest.mark.parametrize("count", [3, 6, 9, 12, 30])
@@ -281,16 +285,13 @@ def test_each_class_is_divided_by_itself(count: int) -> None:
     scores = np.where(rare == 1, 0.9, _SHARE[:, 0] / 2)
     parts = _judged((scores,), rare, metric="auc").divided(_ROWS)
     assert parts is not None
-    assert [np.count_nonzero(part.labels) for part in parts] == [count // 3, count - count // 3]
+    assert [np.count_nonzero(part.first.labels) for part in parts] == [count // 3, count - count // 3]
 
 
 def test_without_rows_or_classes_for_both_parts_there_are_none() -> None:
     rarest = np.where(np.arange(_ROWS) < 1, 1, 0)
-    assert Judgement("auc", ((0, "y"),), rarest, 0.01).divided(_ROWS) is None
-    assert Judgement("fidelity", ((0, "y"),), None, 0.01).divided(2) is None
-
-
-_OTHERS = np.random.default_rng(1).permutation(_ROWS)
+    assert Judgement((Criterion(0, "y", "auc", rarest),), 0.01).divided(_ROWS) is None
+    assert Judgement((Criterion(0, "y", "fidelity"),), 0.01).divided(2) is None
 
 
 @pytest.mark.parametrize(
@@ -307,9 +308,9 @@ _OTHERS = np.random.default_rng(1).permutation(_ROWS)
 def test_labels_of_other_rows_pass_no_ruined_artefact(
     answers: np.ndarray, labels: np.ndarray, metric: str, instead: str
 ) -> None:
-    assert _judged((answers,), labels, metric=metric).metric == metric
+    assert _judged((answers,), labels, metric=metric).first.metric == metric
     judged = _judged((answers,), labels[_OTHERS], metric=metric)
-    assert judged.metric == instead
+    assert judged.first.metric == instead
     assert "does not show to be better than guessing" in judged.notes[0]
     assert judged.compare((answers,), (answers,)).passed
     assert not judged.compare((answers,), (answers[_OTHERS],)).passed
