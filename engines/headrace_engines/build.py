@@ -25,7 +25,7 @@ from headrace_engines.report import Report
 from headrace_engines.source import Source
 from headrace_engines.store import Wanted
 
-REVISION = 6
+REVISION = 7
 """Raised whenever the same source and tools come to make other bytes."""
 
 AUTO = "auto"
