@@ -96,6 +96,11 @@ def test_a_batch_that_waits_says_until_when_and_for_how_much(
     assert decide(batching, waiting, 1) == Decision(0, 2.0, enough_rows)
 
 
+@pytest.mark.parametrize(("rows", "decision"), [(3, Decision(0, 2.0, 4)), (4, Decision(4))])
+def test_a_batch_is_full_that_is_as_large_as_batches_may_be_for_now(rows: int, decision: Decision) -> None:
+    assert decide(Batching(preferred=(8,), delay_seconds=2.0), ones(rows), 1, max_rows=4) == decision
+
+
 LEVELS = Batching(steps=(1, 2, 4, 8, 16), has_levels=True)
 URGENT, LOW = Waiting(1, priority=1), Waiting(1, priority=2)
 

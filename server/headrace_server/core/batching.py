@@ -57,11 +57,12 @@ class Batching:
         is_due = bool(self.delay_seconds) and now >= due
         if not is_due and (sized := self._of_preferred_size(rows)):
             return Decision(sized)
-        largest = self.preferred[-1] if self.preferred else max_rows
+        largest = min(self.preferred[-1], max_rows) if self.preferred else max_rows
         is_full = requests < len(works) or not can_grow or rows[-1] >= largest
         if is_full or is_due or not self.delay_seconds or min(work.deadline for work in works) <= due:
             return Decision(requests)
-        return Decision(0, due, next((size for size in self.preferred if size > rows[-1]), max_rows))
+        enough_rows = next((size for size in self.preferred if size > rows[-1]), max_rows)
+        return Decision(0, due, min(enough_rows, max_rows))
 
     def _that_fit_the_urgent(self, works: Sequence[Work], max_rows: int) -> int:
         """Return how many requests fit the step that those of the highest level need."""
