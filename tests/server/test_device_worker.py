@@ -24,6 +24,7 @@ from scripted_engines import (
 
 from headrace_engines.engine import DeviceTimes
 from headrace_engines.errors import DeviceError, EngineSpoilt, ExecutionError, MemoryExhausted
+from headrace_server.core.device_worker import DeviceWorker
 from headrace_server.core.model import Limits
 from headrace_server.core.statistics import Compute
 from headrace_server.core.trials import trials_on
@@ -146,6 +147,22 @@ def test_who_has_its_turn_gives_it_back_though_the_trials_have_ended_meanwhile()
         served.infer(1, 2)
         assert served.answers.rows_of(1) == answered(2), "the first has left the air"
         assert not trials._turns
+
+
+def test_who_lands_while_it_is_being_suspected_is_acquitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials, gate = trials_on(9), Gate()
+    with serving(ScriptedDevice(rows_spec(1), gpu=9, before=gate), (1,)) as served:
+
+        def has_batch(worker: DeviceWorker) -> bool:
+            had = bool(worker._flights)
+            gate.open()
+            assert served.answers.rows_of(0) == answered(1)
+            return had
+
+        gate.arrival()
+        monkeypatch.setattr(DeviceWorker, "has_batch", property(has_batch))
+        trials.suspect()
+        eventually(lambda: not trials.are_on, "it is acquitted")
 
 
 @pytest.mark.parametrize("call", ["submit", "wait"])

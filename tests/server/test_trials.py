@@ -34,6 +34,15 @@ def test_only_those_with_a_batch_are_suspected_and_each_is_acquitted_by_itself()
     assert not trials.are_on
 
 
+def test_nothing_is_left_of_a_party_that_leaves() -> None:
+    trials = Trials()
+    first, second = Executes(trials), Executes(trials)
+    for _ in range(2):
+        trials.take_turn(first, never)
+    trials.leave(first)
+    trials.take_turn(second, lambda: pytest.fail("nobody is before it"))
+
+
 def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
     trials = Trials()
     first, second = Executes(trials), Executes(trials)

@@ -172,8 +172,8 @@ class DeviceWorker(Worker):
     def _left(self) -> None:
         """Note that a batch is in the air no more."""
         self._give_turn()
-        if self._trials.are_on and not self._flights and not self._flights.has_tried:
-            self._trials.acquit(self)
+        if not self._flights and not self._flights.has_tried:
+            self._trials.acquit(self)  # whatever `are_on` says: who saw the batch may be about to suspect
 
     def _give_turn(self) -> None:
         if self._has_turn:  # also when the trials have ended meanwhile

@@ -46,8 +46,8 @@ class Trials:
         with self._changed:
             self._parties.discard(party)
             self._suspects.discard(party)
-            if party in self._turns:
-                self._end_turn(party)
+            self._turns = deque(other for other in self._turns if other is not party)
+            self._changed.notify_all()
 
     def suspect(self) -> None:
         """Suspect whoever has a batch; to be called before anything is executed in a fresh context."""
