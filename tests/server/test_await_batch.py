@@ -32,7 +32,7 @@ class Waiting:
 
     def settle(self) -> None:
         """Wait until the thread waits."""
-        eventually(lambda: bool(self.model._dispatch.awaiting) or self.has_returned, "it waits")
+        eventually(lambda: bool(self.model._dispatch._awaiting) or self.has_returned, "it waits")
 
     @property
     def has_returned(self) -> bool:
@@ -95,7 +95,7 @@ def test_an_instance_that_has_nothing_to_do_is_woken_before_one_that_waits_for_a
     taken: list[object] = []
     idle = threading.Thread(target=lambda: taken.append(waiting.model.take(wait=True, instance=1)))
     idle.start()
-    eventually(lambda: waiting.model._dispatch.idle == 2, "both wait")
+    eventually(lambda: waiting.model._dispatch._idle == 2, "both wait")
     waiting.submit()
     idle.join(PATIENCE_SECONDS)
     assert len(taken) == 1

@@ -41,16 +41,6 @@ class Dispatch:
         self._is_lent = False
         """Whether somebody uses the only instance while its thread waits."""
 
-    @property
-    def idle(self) -> int:
-        """Instances that wait for work, or for a full batch."""
-        return self._idle
-
-    @property
-    def awaiting(self) -> int:
-        """Those of them that wait for a full batch."""
-        return self._awaiting
-
     def wake(self) -> None:
         """Have an instance look at what was pushed; the lock is held."""
         self._released = True
