@@ -241,6 +241,7 @@ class Choice:
             further=tuple(engines[1:]),
             counts=counts,
             rebuilds=tuple(self._replacements.orders),
+            is_rebuilt=candidate.is_rebuilt,
         )
 
     def _weights_bytes(self, chosen: Candidate) -> int:

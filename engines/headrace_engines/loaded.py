@@ -20,7 +20,8 @@ class Loaded:
     `held` is the memory that all its instances take.
     `further` are engines of the same file on further GPUs, and `counts` says how many instances there are to
     be of `engine` and of each of them. `rebuilds` are plans that would serve better and can be built here,
-    best first. `warned` are those lines of `why` that were logged as warnings.
+    best first, and `is_rebuilt` says that such a plan was chosen. `warned` are those lines of `why` that
+    were logged as warnings.
     """
 
     engine: Engine | StepEngine
@@ -32,6 +33,7 @@ class Loaded:
     further: tuple[Engine, ...] = ()
     counts: tuple[int, ...] = (1,)
     rebuilds: tuple[PlanOrder, ...] = ()
+    is_rebuilt: bool = False
     warned: tuple[str, ...] = ()
 
     @property

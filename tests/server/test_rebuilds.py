@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fake_plan_child
 import pytest
@@ -19,9 +20,12 @@ from onnx_models import Models
 from repositories import answer
 from scripted_engines import PATIENCE_SECONDS
 
+from headrace_engines.engine import Engine
+from headrace_engines.errors import MemoryExhausted
 from headrace_engines.rebuilt_plans import RebuiltPlans
 from headrace_engines.replan import Replanner
 from headrace_proto.v1 import model_config_pb2 as config_pb
+from headrace_server.errors import InvalidInput
 from headrace_server.models.repository import Mode, Repository, RepositoryOptions
 from headrace_server.models.versions import LoadOptions
 
@@ -96,14 +100,17 @@ def machine(driver: FakeDriver) -> Iterator[FakeMachine]:
 class Awaited(logging.Handler):
     """Waits for a line of the log."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, times: int = 1) -> None:
         super().__init__()
         self._text = text
+        self._times = times
         self._came = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._text in record.getMessage():
-            self._came.set()
+            self._times -= 1
+            if not self._times:
+                self._came.set()
 
     def __enter__(self) -> Awaited:
         _LOGGER.addHandler(self)
@@ -164,6 +171,46 @@ def test_where_no_plan_can_be_kept_that_is_told_with_the_folder_and_no_other_is_
         awaited.wait()
         assert answer(repository) == 1
     assert site.builds == 1
+
+
+def test_the_cpu_takes_nothing_over_from_the_gpu(
+    site: Site, driver: FakeDriver, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, provider = FakeMachine.plan_engine, FakeMachine.provider_engine
+    opened: list[None] = []
+
+    def plan_engine(*args: Any, **options: Any) -> Engine:
+        plan(*args, **options).close()
+        raise MemoryExhausted("what serves holds it")
+
+    def provider_engine(*args: Any, **options: Any) -> Engine:
+        opened.append(None)
+        if len(opened) > 1:
+            raise MemoryExhausted("what serves holds it")
+        return provider(*args, **options)
+
+    monkeypatch.setattr(FakeMachine, "plan_engine", plan_engine)
+    monkeypatch.setattr(FakeMachine, "provider_engine", provider_engine)
+    kept = Awaited("could not be loaded beside it", times=2)
+    with kept, fake_provider(driver), site.served(machine) as repository:
+        (model,) = repository.catalogue.ready()
+        kept.wait()
+        assert repository.catalogue.ready() == [model]
+        assert answer(repository) == 1
+    assert site.builds == 2
+
+
+def test_what_was_told_of_a_model_stands_when_its_plan_takes_over(site: Site, machine: FakeMachine) -> None:
+    site.mode("wait")
+    os.mkfifo(site.caches / "gate")
+    with site.served(machine) as repository:
+        (site.folder / "m" / "config.pbtxt").write_text("max_batch_size: x")
+        with (site.caches / "gate").open("wb"), pytest.raises(InvalidInput):  # once the child reads it
+            repository.load_model("m")
+        (before,) = repository.catalogue.index()
+        site.await_platform(repository, PLAN)
+        assert repository.catalogue.index() == [before]
+        assert "serves as it was loaded before" in before.reason
 
 
 def test_a_stop_ends_what_is_being_built(site: Site, machine: FakeMachine) -> None:

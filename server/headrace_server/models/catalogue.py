@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_engines.near import near
@@ -128,6 +128,15 @@ class ModelCatalogue:
             for number, reason in failures.items():
                 for concerned in models if number == WHOLE and models else (number,):
                     standings[concerned] = _failed(standings.get(concerned), reason, loaded)
+            self._put(name, standings)
+            self._publish()
+
+    def renewed(self, model: Model) -> None:
+        """Let this model answer for its version, which answered until now; all that was told stands."""
+        name, number = model.facts.name, int(model.facts.version)
+        with self._lock:
+            standings = self._of(name)
+            standings[number] = replace(standings[number], model=model)
             self._put(name, standings)
             self._publish()
 

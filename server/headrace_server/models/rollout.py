@@ -28,6 +28,10 @@ from headrace_server.models.versions import LoadOptions, Version, open_version
 
 _logger = logging.getLogger(__name__)
 _STOPPING: Final = "the server is stopping"
+_REFUSED: Final = (
+    "the plan that was rebuilt could not be loaded beside it; "
+    "unload and load the model to have the plan loaded alone"
+)
 
 
 class Rollout:
@@ -96,8 +100,9 @@ class Rollout:
     def renew(self, name: str, version: Version) -> Version | None:
         """Load a version again from the same files, since there is something better to serve it with.
 
-        Returns what serves in its place. None if it serves no more, or its files are others by now; or a
-        failure leaves it serving. Raises ShuttingDown if the end of the server comes between.
+        Returns what serves in its place. None if it serves no more, or its files are others by now; or it
+        goes on serving, since the load failed or ended at another file than a rebuilt plan. Raises
+        ShuttingDown if the end of the server comes between.
         """
         with self._turns.place(name, always):
             standing = self._serving.get(name, {})
@@ -106,9 +111,20 @@ class Rollout:
                 return None
             outcome = self._load(name, source)
             if not isinstance(outcome, Version):
-                _logger.error("model %s version %d serves as before: %s", name, version.number, outcome)
+                level = _level(outcome)
+                _logger.log(level, "model %s version %d serves as before: %s", name, version.number, outcome)
                 return None
-            self._swap(name, {**standing, version.number: outcome}, {})
+            if not outcome.is_rebuilt:  # what serves may hold the memory that all the better ones need
+                outcome.close()
+                outcome.join()
+                give_back()
+                _logger.warning("model %s version %d serves as before: %s", name, version.number, _REFUSED)
+                return None
+            old = self._exchange(name, {**standing, version.number: outcome})
+            self._catalogue.renewed(outcome.model)
+            self._on_change()
+            for one in old:
+                self._drain(one)
             give_back()
             return outcome
 
@@ -162,8 +178,7 @@ class Rollout:
             if isinstance(outcome, Version):
                 opened[source.number] = outcome
             else:
-                # A stop is no fault: what it leaves out may be told after "stopped", and is nobody's error.
-                level = logging.DEBUG if outcome == _STOPPING else logging.ERROR
+                level = _level(outcome)
                 _logger.log(level, "model %s version %d is not served: %s", name, source.number, outcome)
                 failures[source.number] = outcome
         return opened, failures
@@ -195,6 +210,14 @@ class Rollout:
         loaded: str = OF_REPOSITORY,
     ) -> list[threading.Thread]:
         """Let these versions answer, and drain those that did until now."""
+        old = self._exchange(name, serving)
+        models = {number: version.model for number, version in serving.items()}
+        self._catalogue.serve(name, models, failures, loaded)
+        self._on_change()
+        return [self._drain(version) for version in old]
+
+    def _exchange(self, name: str, serving: dict[int, Version]) -> list[Version]:
+        """Note that these versions serve; return those to be drained. Closes them for ShuttingDown."""
         with self._lock:
             before = self._serving.get(name, {})
             old = [version for version in before.values() if version not in serving.values()]
@@ -208,10 +231,7 @@ class Rollout:
             for version in serving.values():
                 version.close()
             raise ShuttingDown(_STOPPING)
-        models = {number: version.model for number, version in serving.items()}
-        self._catalogue.serve(name, models, failures, loaded)
-        self._on_change()
-        return [self._drain(version) for version in old]
+        return old
 
     def _drain(self, version: Version) -> threading.Thread:
         version.close()
@@ -233,3 +253,9 @@ class Rollout:
     def _model_lost(self) -> None:
         self._catalogue.note_loss()
         self._on_change()
+
+
+def _level(failure: str) -> int:
+    """How loudly a load that failed is told of."""
+    # A stop is no fault: what it leaves out may be told after "stopped", and is nobody's error.
+    return logging.DEBUG if failure == _STOPPING else logging.ERROR

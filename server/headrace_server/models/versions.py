@@ -53,11 +53,17 @@ class Version:
         model: Model,
         workers: list[EngineWorker],
         rebuilds: tuple[PlanOrder, ...] = (),
+        *,
+        is_rebuilt: bool = False,
     ) -> None:
-        """`rebuilds` are plans that would serve better and can be built, best first."""
+        """`rebuilds` are plans that would serve better and can be built, best first.
+
+        `is_rebuilt` says that a plan serves which this machine has built.
+        """
         self.number = source.number
         self.model = model
         self.rebuilds = rebuilds
+        self.is_rebuilt = is_rebuilt
         self._source: Source | None = source
         self._workers = workers
         for worker in workers:
@@ -132,7 +138,7 @@ def open_version(name: str, source: Source, options: LoadOptions, on_lost: Calla
     model.places = loaded.places
     model.load_seconds = time.monotonic() - begun
     _logger.info("model %s version %s is ready after %.2f s", name, version, model.load_seconds)
-    return Version(source, model, workers, loaded.rebuilds)
+    return Version(source, model, workers, loaded.rebuilds, is_rebuilt=loaded.is_rebuilt)
 
 
 def _warm_up(engine: AnyEngine, given: GivenConfig) -> None:
