@@ -149,6 +149,21 @@ def test_who_has_its_turn_gives_it_back_though_the_trials_have_ended_meanwhile()
         assert not trials._turns
 
 
+def test_who_waited_for_its_turn_holds_nobody_up_once_it_is_idle() -> None:
+    trials, gate = trials_on(10), Gate()
+    device = ScriptedDevice(rows_spec(1), gpu=10, before=gate)
+    device.script["wait"].append(EngineSpoilt(SPOILT))
+    with serving(device, (1,)) as spoilt, serving(ScriptedDevice(rows_spec(1), gpu=10)) as other:
+        gate.arrival()
+        other.infer(0, 5)
+        eventually(lambda: len(trials._turns) == 2, "it waits for its turn")
+        gate.open()
+        assert (spoilt.answers.rows_of(0), other.answers.rows_of(0)) == (answered(1), answered(5))
+        device.script["wait"].append(EngineSpoilt(SPOILT))
+        spoilt.infer(1, 2)
+        assert spoilt.answers.rows_of(1) == answered(2)
+
+
 def test_who_lands_while_it_is_being_suspected_is_acquitted(monkeypatch: pytest.MonkeyPatch) -> None:
     trials, gate = trials_on(9), Gate()
     with serving(ScriptedDevice(rows_spec(1), gpu=9, before=gate), (1,)) as served:
