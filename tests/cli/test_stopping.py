@@ -34,17 +34,20 @@ class _Code:
 
 @pytest.fixture(autouse=True)
 def unforeseen() -> Iterator[None]:
-    """A test that meets SIGTERM unprepared fails, and takes no other along."""
+    """A test that meets SIGTERM unprepared fails, and takes no other along; SIGINT interrupts."""
 
     def fail(_number: int, _frame: FrameType | None) -> None:
         pytest.fail("nobody was prepared for SIGTERM")
 
+    # What a shell starts in the background is given SIGINT ignored.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, fail)
     try:
         yield
         assert signal.getsignal(signal.SIGTERM) is fail
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def _endless(folder: Path, name: str) -> Path:
