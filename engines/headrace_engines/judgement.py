@@ -1,11 +1,10 @@
 """What a model's answers are judged by: each output's metric, and what is right.
 
-Where labels are given, that is the metric of their task, for the outputs that they are for. Others, and
-without labels all, can only be
-compared with the model in FP32: by the class that both name, where the output tells classes, else by how
-much of the variance of the FP32 answers is kept. On made-up rows a class says nothing, since noise lies
-near no model's data, so that there only the latter is asked. Where FP32 answers every row alike, nothing can
-be judged by them, which is told.
+Where labels are given, that is the metric of their task, for the outputs that they are for. Other outputs,
+and without labels all, can only be compared with the model in FP32: by the class that both name, where the
+output tells classes, else by how much of the variance of the FP32 answers is kept. On made-up rows a class
+says nothing, since noise lies near no model's data, so that there only the latter is asked. Where FP32
+answers every row alike, nothing can be judged by them, which is told.
 """
 
 from __future__ import annotations
